@@ -1,0 +1,42 @@
+# make run: set up on a fresh machine and run the pipeline; make test: set up and test. Works with GNU make 3.81.
+SHELL := /bin/bash
+PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python; do \
+	if $$p -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" >/dev/null 2>&1; then echo $$p; exit; fi; done; done)
+BIN := .venv/bin
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: run test test-all check bench clean
+
+run: .venv/core
+	$(BIN)/snakemake --cores 1
+
+test: .venv/dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/bench
+	$(BIN)/python benchmarks/trl_step.py
+
+.venv/core: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "rlvr needs Python 3.11, 3.12 or 3.13 on PATH (or make PYTHON=/path/to/python3.11 ...)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/bench: .venv/core
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	touch $@
+
+clean:
+	rm -rf .venv .pipeline .checkpoints

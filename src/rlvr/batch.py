@@ -1,0 +1,145 @@
+"""From groups of completions to flat micro-batches: shifted, masked and counted once, here.
+
+The last token of the prompt belongs to each row: a row's input is that token and its completion without the last
+token, so every input token of a row predicts exactly one trained token, and the rest of the prompt is a prefix
+that the rows of a group share. Nothing is padded, and there is no mask to get wrong.
+"""
+# P prompts · G completions per prompt · B = P·G rows · R rows of a micro-batch · S input tokens · T trained tokens
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvr.attention import PackedLayout
+from rlvr.types import Group, Totals
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion to train on. `group` numbers the prompt whose prefix it shares."""
+
+    group: int
+    prompt: tuple[int, ...]
+    token_ids: Tensor
+    sampler_logp: Tensor
+    advantage: float
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A piece of an optimizer step that fits in memory; it changes nothing else.
+
+    The input stream `token_S` holds the shared prefixes, then the rows; position s of the row part predicts
+    `target_T`[s]. `row_T` says to which row of the micro-batch a trained token belongs.
+    """
+
+    token_S: Tensor
+    position_S: Tensor
+    layout: PackedLayout
+    target_T: Tensor
+    row_T: Tensor
+    advantage_T: Tensor
+    sampler_logp_T: Tensor
+    old_logp_T: Tensor | None = None
+    reference_logp_T: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """What one optimizer step sees: the rows with a gradient, and the counts of all rows."""
+
+    rows: tuple[Row, ...]
+    totals: Totals
+
+    def split(self, tokens_per_micro_batch: int, device: torch.device) -> list[MicroBatch]:
+        """Micro-batches of at most that many input tokens each; prefixes are repeated where a group is split."""
+        return [micro_batch(rows, device) for rows in _by_tokens(self.rows, tokens_per_micro_batch)]
+
+
+def pack(
+    groups: Sequence[Group], advantage_PG: Tensor, keep_P: Sequence[bool], *, minibatches: int, mask_truncated: bool
+) -> list[MiniBatch]:
+    """Split a rollout into disjoint minibatches of whole groups.
+
+    Groups without `keep` have no gradient and are not computed; like completions masked for truncation they count
+    as rows. Kept tokens and tokens of groups that are not kept count as trained tokens.
+    """
+    advantages = advantage_PG.tolist()
+    size = len(groups) // minibatches
+    parts = []
+    for first in range(0, len(groups), size):
+        rows: list[Row] = []
+        tokens = 0
+        for p in range(first, first + size):
+            prompt, completions = groups[p].prompt.tokens, groups[p].completions
+            for completion, advantage in zip(completions, advantages[p], strict=True):
+                if mask_truncated and completion.is_truncated:
+                    continue
+                tokens += len(completion.token_ids)
+                if keep_P[p]:
+                    rows.append(Row(p, prompt, completion.token_ids, completion.logp, advantage))
+        num_rows = sum(len(group.completions) for group in groups[first : first + size])
+        parts.append(MiniBatch(tuple(_by_length(rows)), Totals(rows=num_rows, tokens=tokens)))
+    return parts
+
+
+def supervised(examples: Sequence[tuple[tuple[int, ...], Tensor]]) -> tuple[Row, ...]:
+    """Rows for supervised training and for scoring: each (prompt, target) is a group of its own."""
+    rows = [Row(i, prompt, target, torch.zeros(len(target)), 1.0) for i, (prompt, target) in enumerate(examples)]
+    return tuple(rows)
+
+
+def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
+    """Lay `rows`, those of a group side by side, into one flat stream."""
+    prefixes: dict[int, tuple[int, ...]] = {row.group: row.prompt[:-1] for row in rows}
+    number = {group: i for i, group in enumerate(prefixes)}
+    row_lengths = [len(row.token_ids) for row in rows]
+    starts = torch.tensor([len(row.prompt) - 1 for row in rows])
+    length_R = torch.tensor(row_lengths)
+    row_T = torch.arange(len(rows)).repeat_interleave(length_R)
+    target_T = torch.cat([row.token_ids for row in rows])
+    first_R = length_R.cumsum(0) - length_R
+    input_T = target_T.roll(1)
+    input_T[first_R] = torch.tensor([row.prompt[-1] for row in rows])
+    row_position_T = torch.arange(len(target_T)) - first_R[row_T] + starts[row_T]
+    prefix_tokens = [token for prefix in prefixes.values() for token in prefix]
+    prefix_positions = [i for prefix in prefixes.values() for i in range(len(prefix))]
+    layout = PackedLayout(
+        [len(prefix) for prefix in prefixes.values()], row_lengths, [number[row.group] for row in rows], device
+    )
+    return MicroBatch(
+        token_S=torch.cat([torch.tensor(prefix_tokens, dtype=torch.int64), input_T]).to(device),
+        position_S=torch.cat([torch.tensor(prefix_positions, dtype=torch.int64), row_position_T]).to(device),
+        layout=layout,
+        target_T=target_T.to(device),
+        row_T=row_T.to(device),
+        advantage_T=torch.tensor([row.advantage for row in rows], dtype=torch.float32)[row_T].to(device),
+        sampler_logp_T=torch.cat([row.sampler_logp for row in rows]).to(device),
+    )
+
+
+def _by_length(rows: Sequence[Row]) -> list[Row]:
+    """Longest groups first and longest rows first inside them: neighbours in a micro-batch have similar lengths."""
+    longest: dict[int, int] = {}
+    for row in rows:
+        longest[row.group] = max(longest.get(row.group, 0), len(row.token_ids))
+    return sorted(rows, key=lambda row: (-longest[row.group], row.group, -len(row.token_ids)))
+
+
+def _by_tokens(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    taken: list[Row] = []
+    tokens = 0
+    for row in rows:
+        prefix = 0 if taken and taken[-1].group == row.group else len(row.prompt) - 1
+        cost = prefix + len(row.token_ids)
+        if taken and tokens + cost > budget:
+            yield taken
+            taken, tokens, cost = [], 0, len(row.prompt) - 1 + len(row.token_ids)
+        taken.append(row)
+        tokens += cost
+    if taken:
+        yield taken

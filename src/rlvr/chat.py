@@ -1,0 +1,117 @@
+"""What the model reads and writes: chat messages, reasoning and answer tags, and how an answer is read back.
+
+The completion of a well-formed answer is
+
+    reasoning_start WORKING reasoning_end answer_start ANSWER answer_end
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, Self
+
+from rlvr.types import Problem
+
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+
+# For models that bring no chat template of their own.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The four strings around the reasoning and the answer."""
+
+    reasoning_start: str
+    reasoning_end: str
+    answer_start: str
+    answer_end: str
+
+    @classmethod
+    def of(cls, values: dict[str, str]) -> Self:
+        """Tags spelled out by the user. Raises ValueError."""
+        names = [field.name for field in fields(cls)]
+        if set(values) != set(names):
+            raise ValueError(f"tags must give exactly {', '.join(names)}; found {', '.join(values) or 'nothing'}")
+        stripped = [value.strip() for value in values.values()]
+        if "" in stripped or len(set(stripped)) < 4:
+            raise ValueError(f"tags must be four different strings that are not empty; found {stripped}")
+        return cls(**values)
+
+    def marks(self) -> tuple[str, str, str, str]:
+        """The tags without the white space around them."""
+        return tuple(value.strip() for value in asdict(self).values())  # type: ignore[return-value]
+
+
+TAGS = {
+    "working_out": Tags("<start_working_out>", "<end_working_out>", "<SOLUTION>", "</SOLUTION>"),
+    "think": Tags("<think>", "</think>", "<answer>", "</answer>"),
+    "xml": Tags("<reasoning>\n", "\n</reasoning>\n", "<answer>\n", "\n</answer>\n"),
+}
+
+
+def messages(question: str, system_prompt: str | None) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def render_prompt(tokenizer: Any, question: str, *, system_prompt: str | None, opening: str) -> str:
+    """The text up to where the completion begins; `opening` is the tag that the prompt gives away, or empty."""
+    text: str = tokenizer.apply_chat_template(
+        messages(question, system_prompt), tokenize=False, add_generation_prompt=True
+    )
+    return text + opening
+
+
+def render_target(problem: Problem, tags: Tags) -> str:
+    """The completion that the format pre-finetune teaches, opening tag included, end of sequence not."""
+    return (
+        f"{tags.reasoning_start}{problem.working}{tags.reasoning_end}"
+        f"{tags.answer_start}{problem.answer}{tags.answer_end}"
+    )
+
+
+@lru_cache
+def _well_formed(tags: Tags) -> re.Pattern[str]:
+    start, end, answer_start, answer_end = map(re.escape, tags.marks())
+    inside = f"(?:(?!{start}|{end}|{answer_start}|{answer_end}).)"
+    return re.compile(rf"\s*{start}{inside}+{end}\s*{answer_start}({inside}+){answer_end}\s*", re.DOTALL)
+
+
+def extract_answer(text: str, tags: Tags) -> str | None:
+    """The answer of a well-formed completion: each tag once and in order, nothing before, between or after."""
+    match = _well_formed(tags).fullmatch(text)
+    return match.group(1) if match else None
+
+
+def extract_tagged(text: str, tags: Tags) -> str | None:
+    """What follows the first answer tag, up to its end tag or the end of the text; None without the tag."""
+    _, _, answer_start, answer_end = tags.marks()
+    _, found, rest = text.partition(answer_start)
+    return rest.partition(answer_end)[0] if found else None
+
+
+def last_number(text: str) -> str | None:
+    found = NUMBER.findall(text)
+    return found[-1] if found else None
+
+
+def to_number(text: str | None) -> float | None:
+    """The number that `text` is, thousands separators allowed; None if it is not one."""
+    if text is None or not NUMBER.fullmatch(text.strip()):
+        return None
+    return float(text.strip().replace(",", ""))
+
+
+def is_correct(answer: str | None, gold: str) -> bool:
+    """Equal as numbers, or equal as text when the gold is none."""
+    if answer is None:
+        return False
+    gold_number = to_number(gold)
+    return answer.strip() == gold.strip() if gold_number is None else to_number(answer) == gold_number

@@ -1,0 +1,77 @@
+"""The command line: one command per stage of the pipeline, and tools around it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from rlvr.types import Interrupted, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="GRPO on one GPU as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`; "
+    "the commands below are its stages, which those two call.",
+)
+
+
+def _run(stage: str) -> None:
+    importlib.import_module(f"rlvr.stages.{stage}").main()
+
+
+@app.command()
+def check() -> None:
+    """Check params.yaml and say what is wrong with it."""
+    from rlvr.config import load_config  # noqa: PLC0415
+
+    load_config()
+    print("params.yaml is fine")
+
+
+@app.command()
+def prepare() -> None:
+    """Stage: make the problems, tables, tokenizer and the scratch model."""
+    _run("prepare")
+
+
+@app.command()
+def sft() -> None:
+    """Stage: format pre-finetune."""
+    _run("sft")
+
+
+@app.command()
+def grpo() -> None:
+    """Stage: GRPO."""
+    _run("grpo")
+
+
+@app.command()
+def evaluate() -> None:
+    """Stage: held-out evaluation of the base, pre-finetuned and GRPO models."""
+    _run("evaluate")
+
+
+@app.command()
+def report() -> None:
+    """Stage: the HTML report, figures and tables."""
+    _run("report")
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one message, not a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as error:
+        print(f"{error}. The same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Held-out evaluation: greedy and sampled answers, judged strictly and leniently, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlvr.chat import Tags, extract_answer, is_correct, last_number
+from rlvr.types import Completion, Group
+
+Z95 = 1.959963984540054
+
+
+def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags) -> pd.DataFrame:
+    """One row per problem: the greedy answer with its verdicts, and how many of the k sampled ones are right."""
+    rows = []
+    for one, many in zip(greedy, sampled, strict=True):
+        problem, completion = one.prompt.problem, one.completions[0]
+        verdicts = [is_correct(extract_answer(c.text, tags), problem.answer) for c in many.completions]
+        rows.append(
+            {
+                "id": problem.id,
+                "question": problem.question,
+                "answer": problem.answer,
+                "level": problem.level,
+                **_judged(completion, problem.answer, tags),
+                "num_samples": len(verdicts),
+                "num_correct": sum(verdicts),
+                "sample_texts": [c.text for c in many.completions],
+                "sample_correct": verdicts,
+                "sample_num_tokens": [len(c.token_ids) for c in many.completions],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _judged(completion: Completion, gold: str, tags: Tags) -> dict[str, Any]:
+    answer = extract_answer(completion.text, tags)
+    return {
+        "text": completion.text,
+        "correct": is_correct(answer, gold),
+        "correct_lenient": is_correct(last_number(completion.text), gold),
+        "has_format": answer is not None,
+        "num_tokens": len(completion.token_ids),
+        "is_truncated": completion.is_truncated,
+    }
+
+
+def summary(table: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Any]:
+    """The numbers of metrics/evaluate.json for one model. `accuracy` is greedy and strict."""
+    right = table["num_correct"].to_numpy()
+    samples = int(table["num_samples"].iloc[0])
+    share = right / samples
+    low, high = wilson(int(table["correct"].sum()), len(table))
+    sure = bootstrap(share, resamples=resamples, seed=seed)
+    return {
+        "accuracy": float(table["correct"].mean()),
+        "accuracy_lenient": float(table["correct_lenient"].mean()),
+        "accuracy_ci95": [low, high],
+        "mean_at_k": float(share.mean()),
+        "mean_at_k_ci95": list(sure),
+        "pass_at_k": pass_at(right, samples, samples),
+        "pass_at": {str(k): pass_at(right, samples, k) for k in powers_of_two(samples)},
+        "k": samples,
+        "format_rate": float(table["has_format"].mean()),
+        "mean_tokens": float(table["num_tokens"].mean()),
+        "truncated": float(table["is_truncated"].mean()),
+        "count": len(table),
+    }
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927): holds near 0 and 1, where the normal interval does not."""
+    p, z2 = successes / count, Z95**2
+    centre = (p + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(values: np.ndarray[Any, Any], *, resamples: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean, resampling problems."""
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, len(values)).mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def pass_at(right: np.ndarray[Any, Any], samples: int, k: int) -> float:
+    """Unbiased chance that one of k samples is right, 1 − C(n−c, k)/C(n, k) (Chen et al. 2021, 2107.03374)."""
+    ways = math.comb(samples, k)
+    return float(np.mean([1.0 - math.comb(samples - int(c), k) / ways for c in right]))
+
+
+def powers_of_two(limit: int) -> list[int]:
+    return [2**i for i in range(limit.bit_length()) if 2**i <= limit]

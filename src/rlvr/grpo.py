@@ -1,0 +1,116 @@
+"""GRPO: sample groups, score them, improve the policy. The loop, and nothing else."""
+# P prompts · G completions per prompt · K reward functions
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from rlvr.advantage import group_advantages, has_signal, total_rewards
+from rlvr.batch import MicroBatch, MiniBatch, pack
+from rlvr.config import Config
+from rlvr.loss import LossStats, policy_loss
+from rlvr.meter import Meter
+from rlvr.optim import Optimizer
+from rlvr.policy import Policy
+from rlvr.progress import Show
+from rlvr.prompts import draw
+from rlvr.rewards import score
+from rlvr.sampler import Sampler
+from rlvr.state import Run
+from rlvr.steplog import completion_table, step_record
+from rlvr.types import Interrupted, Prompt
+
+
+def train(
+    cfg: Config,
+    policy: Policy,
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    *,
+    run: Run,
+    meter: Meter,
+    show: Show,
+    stop: Callable[[], bool],
+) -> None:
+    """Run GRPO from where `run` stands to its last step. Raises Interrupted after a checkpoint when `stop()`."""
+    tags, seed = cfg.model.template.resolve(), cfg.compute.seed
+    reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
+    optimizer = make_optimizer(cfg, policy)
+    start, _ = run.restore(policy, optimizer)
+    steps = cfg.grpo.num_steps(len(prompts))
+    for step in range(start, steps):
+        with meter.phase("rollout"):
+            sampler.sync(policy)
+            batch = draw(prompts, cfg.grpo.prompts_per_step, step=step, seed=seed)
+            groups = sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(seed, step))
+        with meter.phase("score"):
+            scores = score(groups, cfg.rewards, tags)
+            reward_PG = total_rewards(torch.tensor(scores.points, dtype=torch.float64), scores.weights)
+            advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)
+        with meter.phase("update"):
+            signal_P = has_signal(reward_PG)
+            keep_P = [bool(signal) or reference is not None for signal in signal_P]
+            minibatches = pack(
+                groups,
+                advantage_PG,
+                keep_P,
+                minibatches=cfg.grpo.minibatches_per_rollout,
+                mask_truncated=cfg.grpo.mask_truncated_completions,
+            )
+            learning_rate = optimizer.rate()
+            losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
+        record = step_record(step, groups, scores, reward_PG, signal_P, keep_P, losses, stats, meter)
+        run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
+        if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
+            completion_table(step, groups, scores, reward_PG, advantage_PG).to_parquet(run.completions / f"{step:08d}.parquet")
+        asked_to_stop = stop()
+        if (step + 1) % cfg.grpo.checkpoint_every == 0 or asked_to_stop:
+            run.save(step + 1, policy, optimizer, {})
+        show(step + 1, reward=record["reward/mean"], accuracy=record["accuracy"],
+             length=record["completion/mean_length"], **{"tokens/s": record["tokens/second"]})  # fmt: skip
+        if asked_to_stop:
+            raise Interrupted(f"stopped after step {step + 1} of {steps}")
+
+
+def update(
+    cfg: Config, policy: Policy, reference: Policy | None, optimizer: Optimizer, minibatches: Sequence[MiniBatch]
+) -> tuple[list[float], list[LossStats], float]:
+    """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm."""
+    spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
+    plan = [minibatch.split(cfg.memory.tokens_per_micro_batch, policy.device) for minibatch in minibatches]
+    if reference is not None:
+        plan = [[with_reference(micro, reference, temperature) for micro in micros] for micros in plan]
+    if len(plan) > 1:  # later minibatches meet a policy that has moved
+        plan = [[replace(m, old_logp_T=policy.logprobs(m, temperature=temperature)) for m in micros] for micros in plan]
+    losses: list[float] = []
+    statistics: list[LossStats] = []
+    grad_norm = 0.0
+    for _ in range(cfg.grpo.passes_per_rollout):
+        for minibatch, micros in zip(minibatches, plan, strict=True):
+            total = torch.zeros((), device=policy.device)
+            for i, micro in enumerate(micros):
+                loss, stats = policy_loss(policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec)
+                loss.backward()
+                micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
+                total += loss.detach()
+                statistics.append(stats)
+            grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
+            losses.append(total.item())
+    return losses, statistics, grad_norm
+
+
+def with_reference(micro: MicroBatch, reference: Policy, temperature: float) -> MicroBatch:
+    return replace(micro, reference_logp_T=reference.logprobs(micro, temperature=temperature))
+
+
+def make_optimizer(cfg: Config, policy: Policy) -> Optimizer:
+    return Optimizer(
+        policy.trainable(),
+        learning_rate=cfg.grpo.learning_rate,
+        warmup_steps=cfg.grpo.warmup_steps,
+        betas=(cfg.grpo.beta1, cfg.grpo.beta2),
+        weight_decay=cfg.grpo.weight_decay,
+    )

@@ -1,0 +1,6 @@
+"""The policy loss of GRPO and its relatives."""
+
+from rlvr.loss.policy import LossStats, policy_loss
+from rlvr.loss.reference import token_loss
+
+__all__ = ["LossStats", "policy_loss", "token_loss"]

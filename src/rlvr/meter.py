@@ -1,0 +1,56 @@
+"""Time and peak memory per phase of a step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+class Meter:
+    """`seconds` and `peak_bytes` by phase, of the current step; `peaks` over the whole run.
+
+    On CUDA the peak is what the allocator handed out. Elsewhere it is the process's resident memory; only Linux can
+    reset that peak between phases, so on other systems a phase shows the largest peak so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.peak_bytes: dict[str, int] = {}
+        self.peaks: dict[str, int] = {}
+
+    @property
+    def kind(self) -> str:
+        """What the peaks measure."""
+        return "device memory allocated" if self.device.type == "cuda" else "process resident memory"
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._reset()
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = time.perf_counter() - start
+        self.peak_bytes[name] = self._peak()
+        self.peaks[name] = max(self.peaks.get(name, 0), self.peak_bytes[name])
+
+    def _reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "linux":
+            status = Path("/proc/self/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS

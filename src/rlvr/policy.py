@@ -1,0 +1,165 @@
+"""The model that is trained: loading, hidden states, head, and its files."""
+# S input tokens · T trained tokens · D hidden · V vocabulary
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+
+from rlvr import attention
+from rlvr.logprob import token_logprobs
+from rlvr.types import UserError
+
+if TYPE_CHECKING:
+    from rlvr.batch import MicroBatch
+    from rlvr.config import Config
+
+AttentionInterface.register(attention.NAME, attention.attention)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model, its decoder `body` without the head, and the ids that end a completion."""
+
+    model: Any
+    body: Any
+    eos_ids: tuple[int, ...]
+
+    @property
+    def head(self) -> Tensor:
+        """The output projection, [V, D]."""
+        weight: Tensor = self.base.get_output_embeddings().weight
+        return weight
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, under the adapter if there is one."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.device
+
+    def hidden(self, micro: MicroBatch) -> Tensor:
+        """Final hidden states where a trained token is predicted. [T, D]"""
+        hidden_SD = self.hidden_stream(micro.token_S, micro.position_S, micro.layout)
+        return hidden_SD[micro.layout.num_prefix_tokens :]
+
+    def hidden_stream(self, token_S: Tensor, position_S: Tensor, layout: attention.Layout) -> Tensor:
+        """Final hidden states of a flat token stream whose attention `layout` defines. [S, D]"""
+        output = self.body(input_ids=token_S[None], position_ids=position_S[None], use_cache=False, layout=layout)
+        hidden_SD: Tensor = output.last_hidden_state[0]
+        return hidden_SD
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name and parameter of everything that is trained: the adapter, or all weights."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.trainable().items()}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self.trainable().items():
+                weight.copy_(state[name])
+
+    def frozen_copy(self) -> Policy:
+        """The policy as it is now, for use as the reference; frozen base weights are shared, not copied."""
+        shared = {id(w): w for w in self.model.parameters() if not w.requires_grad}
+        model = copy.deepcopy(self.model, dict(shared)).requires_grad_(False)
+        return _policy(model, self.eos_ids)
+
+    @torch.no_grad()
+    def logprobs(self, micro: MicroBatch, *, temperature: float) -> Tensor:
+        """Log-probabilities of the micro-batch's trained tokens, without a graph. [T]"""
+        return token_logprobs(self.hidden(micro), self.head, micro.target_T, temperature=temperature)[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's layout, or the whole model in transformers'."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+
+
+def load_policy(cfg: Config, base: str, tokenizer: Any, *, start: Path | None) -> Policy:
+    """The policy for training: the model `base`, moved on to the weights in `start` where it holds any.
+
+    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect.
+    Raises UserError when the model cannot be used.
+    """
+    start = start if start is not None and has_weights(start) else None
+    with_adapter = cfg.model.adapter == "lora"
+    source = str(start) if start is not None and not with_adapter else base
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=cfg.model.revision or "main",
+            dtype=getattr(torch, cfg.compute.dtype),
+            attn_implementation=attention.NAME,
+        )
+    except OSError as error:
+        raise UserError(f"the model {source!r} cannot be loaded: {error}") from None
+    for key in ("final_logit_softcapping", "logit_scale"):
+        if getattr(model.config, key, None):
+            raise UserError(f"{source}: models with {key} are not supported yet")
+    model = model.to(device_of(cfg)).train()
+    eos_ids = end_of_sequence_ids(model, tokenizer)
+    return _policy(_with_adapter(cfg, model, start) if with_adapter else model, eos_ids)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a stage left weights in `folder` (a pre-finetune that is off leaves only a card)."""
+    return any(folder.glob("*.safetensors"))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def device_of(cfg: Config) -> torch.device:
+    """`compute.device`, with auto resolved. Raises UserError when the device is not there."""
+    name = cfg.compute.device
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])  # type: ignore[assignment]
+    if not available[name]:
+        raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
+    return torch.device(name)
+
+
+def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a completion: those of the generation config and the tokenizer's own."""
+    declared = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+    if not ids:
+        raise UserError("neither the tokenizer nor the generation config names an end-of-sequence token")
+    return tuple(sorted(ids))
+
+
+def _policy(model: Any, eos_ids: tuple[int, ...]) -> Policy:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return Policy(model, base.get_decoder(), eos_ids)
+
+
+def _with_adapter(cfg: Config, model: Any, start: Path | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model  # noqa: PLC0415
+
+    if start is not None:
+        rank = json.loads((start / "adapter_config.json").read_text())["r"]
+        if rank != cfg.model.lora.rank:
+            raise UserError(f"{start} holds an adapter of rank {rank}, but model.lora.rank is {cfg.model.lora.rank}")
+        return PeftModel.from_pretrained(model, start, is_trainable=True)
+    settings = LoraConfig(
+        r=cfg.model.lora.rank,
+        lora_alpha=cfg.model.lora.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.compute.seed)
+        return get_peft_model(model, settings)

@@ -1,0 +1,36 @@
+"""The prepared data as later stages read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rlvr.types import Problem, Prompt
+
+FOLDER = Path("data/prepared")
+BASE = FOLDER / "base"  # the model before any training: tokenizer, and the weights of a scratch model
+
+
+def write_table(path: Path, problems: list[Problem], encoded: list[dict[str, Any]]) -> None:
+    """One row per problem: its fields, then `prompt`, `prompt_tokens`, `target`, `target_tokens`."""
+    rows = [asdict(problem) | columns for problem, columns in zip(problems, encoded, strict=True)]
+    pd.DataFrame(rows).to_parquet(path, index=False)
+
+
+def read_table(split: str) -> pd.DataFrame:
+    return pd.read_parquet(FOLDER / f"{split}.parquet")
+
+
+def read_prompts(split: str) -> list[Prompt]:
+    """The prompts of a split (train, sft, dev or evaluation), in order."""
+    rows: list[dict[str, Any]] = read_table(split).to_dict("records")  # type: ignore[assignment]
+    return [
+        Prompt(
+            Problem(row["id"], row["question"], row["answer"], row["working"], int(row["level"])),
+            tuple(int(token) for token in row["prompt_tokens"]),
+        )
+        for row in rows
+    ]

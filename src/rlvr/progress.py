@@ -1,0 +1,66 @@
+"""Progress of long work: a live bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Show(Protocol):
+    def __call__(self, done: int, **values: float) -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Show]:
+    """Give a function to call after each step with what to show; time left is added."""
+    with _bar(title, total) if sys.stdout.isatty() else _lines(title, total) as show:
+        yield show
+
+
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Show]:
+    started = last = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, **values: float) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done - 1 if first is None else first
+        if now - last < SECONDS_BETWEEN_LINES and done not in (first + 1, total):
+            return
+        last = now
+        left = (now - started) / (done - first) * (total - done)
+        print(f"{title} {done}/{total}  {_text(values)}  left {_clock(left)}", flush=True)
+
+    yield show
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Show]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=total, text="")
+        yield lambda done, **values: bar.update(task, completed=done, text=_text(values))
+
+
+def _text(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,217 @@
+"""Sampling in plain torch with the policy's own weights: for CPU, for tests, and where no engine runs.
+
+The prompt is computed once per group and its keys and values are never repeated per completion; finished rows
+leave the batch. Each completion draws its tokens from random numbers of its own, so they do not depend on which
+other rows are computed beside it.
+"""
+# P prompts · R rows being generated · G slots per prompt · V vocabulary · H query heads · N key/value heads
+# L length · E head size
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.attention import PackedLayout, Ragged
+from rlvr.policy import Policy
+from rlvr.sampler.protocol import Sampling
+from rlvr.types import Completion, Group, Prompt
+
+COMPACT_BELOW = 0.85  # share of unfinished rows under which the finished ones are dropped from the cache
+
+
+@dataclass
+class NativeSampler:
+    """`opening` is the text that the prompt already gives away of the completion (see chat.render_prompt)."""
+
+    tokenizer: Any
+    opening: str
+    sampling: Sampling
+    policy: Policy | None = None
+
+    def sync(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]) -> list[Group]:
+        """See Sampler.sample; `seed` is mixed with each problem's id."""
+        at_once = max(1, self.sampling.max_rows // completions_per_prompt)
+        groups: list[Group] = []
+        for first in range(0, len(prompts), at_once):
+            groups += self._sample(prompts[first : first + at_once], completions_per_prompt, seed)
+        return groups
+
+    def _sample(self, prompts: Sequence[Prompt], per_prompt: int, seed: tuple[int, ...]) -> list[Group]:
+        assert self.policy is not None, "sync() comes before sample()"
+        limit, temperature = self.sampling.max_completion_tokens, self.sampling.temperature
+        device = self.policy.device
+        eos = torch.tensor(self.policy.eos_ids, device=device)
+        uniform_BL = torch.cat([_uniform((*seed, prompt.problem.id), per_prompt, limit) for prompt in prompts]).to(device)
+        token_BL = torch.zeros(uniform_BL.shape, dtype=torch.int64, device=device)
+        logp_BL = torch.zeros(uniform_BL.shape, device=device)
+        length_B = torch.full((len(uniform_BL),), limit, device=device)
+
+        cache = GroupCache([len(prompt.tokens) for prompt in prompts], limit, device)
+        hidden_PD = self._prefill(prompts, cache)
+        cache.start(per_prompt)
+        row_R = torch.arange(len(uniform_BL), device=device)  # which completion each row being generated is
+        hidden_RD = hidden_PD.repeat_interleave(per_prompt, dim=0)
+        for step in range(limit):
+            token_R, logp_R = _draw(hidden_RD, self.policy.head, uniform_BL[row_R, step], temperature)
+            token_BL[row_R, step], logp_BL[row_R, step] = token_R, logp_R
+            is_end_R = torch.isin(token_R, eos)
+            ended = row_R[is_end_R]
+            length_B[ended] = length_B[ended].clamp(max=step + 1)
+            open_R = length_B[row_R] > step + 1
+            if step + 1 == limit or not open_R.any():
+                break
+            if open_R.sum() < COMPACT_BELOW * len(row_R):
+                keep = open_R.nonzero()[:, 0]
+                row_R, token_R = row_R[keep], token_R[keep]
+                cache.keep(keep)
+            hidden_RD = self.policy.hidden_stream(token_R, cache.positions(), cache)
+            cache.advance()
+        return self._groups(prompts, per_prompt, token_BL.cpu(), logp_BL.cpu(), length_B.cpu(), eos.cpu())
+
+    def _prefill(self, prompts: Sequence[Prompt], cache: GroupCache) -> Tensor:
+        """Run the prompts, filling the cache; hidden state of each one's last token. [P, D]"""
+        assert self.policy is not None
+        device = self.policy.device
+        token_S = torch.tensor([token for prompt in prompts for token in prompt.tokens], device=device)
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        position_S = torch.cat([torch.arange(n) for n in lengths]).to(device)
+        hidden_SD = self.policy.hidden_stream(token_S, position_S, cache)
+        return hidden_SD[torch.tensor(lengths, device=device).cumsum(0) - 1]
+
+    def _groups(
+        self, prompts: Sequence[Prompt], per_prompt: int, token_BL: Tensor, logp_BL: Tensor, length_B: Tensor, eos: Tensor
+    ) -> list[Group]:
+        lengths = length_B.tolist()
+        last_B = token_BL[torch.arange(len(token_BL)), length_B - 1]
+        ended = torch.isin(last_B, eos).tolist()
+        ids = token_BL.tolist()
+        texts = self.tokenizer.batch_decode(
+            [row[: n - end] for row, n, end in zip(ids, lengths, ended, strict=True)],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        completions = [
+            Completion(token_BL[b, :n].clone(), logp_BL[b, :n].clone(), self.opening + texts[b], not ended[b])
+            for b, n in enumerate(lengths)
+        ]
+        return [
+            Group(prompt, tuple(completions[p * per_prompt : (p + 1) * per_prompt])) for p, prompt in enumerate(prompts)
+        ]
+
+
+class GroupCache:
+    """Keys and values of prompts [P, N, L, E] and of completions [R, N, L, E], per layer.
+
+    As a layout it first computes the prompts (`attend` before `start`), then one token of every row per call. The
+    rows of a prompt sit in slots beside one query, so that its keys are read and never copied per row.
+    """
+
+    def __init__(self, prompt_lengths: list[int], limit: int, device: torch.device) -> None:
+        self.limit, self.device = limit, device
+        self.length_P = torch.tensor(prompt_lengths, device=device)
+        self.prefill: PackedLayout | None = PackedLayout([], prompt_lengths, [], device)
+        self.prompt_padding: Tensor | None = None
+        self.prompt_keys: dict[int, Tensor] = {}
+        self.prompt_values: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.step = 0
+
+    def start(self, per_prompt: int) -> None:
+        """The prompts are done: `per_prompt` rows each begin."""
+        assert self.prefill is not None
+        if not self.prefill.rows.is_even:
+            visible = torch.arange(self.prefill.rows.longest, device=self.device) < self.length_P[:, None]
+            self.prompt_padding = torch.zeros(visible.shape, device=self.device).masked_fill(~visible, float("-inf"))
+        self.prefill = None
+        self.prompt_R = torch.arange(len(self.length_P), device=self.device).repeat_interleave(per_prompt)
+        self._place()
+
+    def positions(self) -> Tensor:
+        return self.length_P[self.prompt_R] + self.step
+
+    def advance(self) -> None:
+        self.step += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all other rows, and the prompts that have none left."""
+        for cached in (self.keys, self.values):
+            for layer, x in cached.items():
+                kept = x.new_empty(len(rows), *x.shape[1:])
+                kept[:, :, : self.step] = x[:, :, : self.step].index_select(0, rows)
+                cached[layer] = kept
+        prompts, self.prompt_R = self.prompt_R[rows].unique_consecutive(return_inverse=True)
+        if len(prompts) < len(self.length_P):
+            self.length_P = self.length_P[prompts]
+            if self.prompt_padding is not None:
+                self.prompt_padding = self.prompt_padding[prompts]
+            for cached in (self.prompt_keys, self.prompt_values):
+                for layer, x in cached.items():
+                    cached[layer] = x[prompts]
+        self._place()
+
+    def _place(self) -> None:
+        counts = torch.bincount(self.prompt_R, minlength=len(self.length_P)).tolist()
+        self.slots = Ragged(counts, self.device)
+
+    def attend(self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float) -> Tensor:
+        if self.prefill is not None:
+            self.prompt_keys[layer] = self.prefill.rows.pad(k_SNE).transpose(1, 2).contiguous()
+            self.prompt_values[layer] = self.prefill.rows.pad(v_SNE).transpose(1, 2).contiguous()
+            return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale)
+        rows, heads, size = q_SHE.shape
+        shared = k_SNE.shape[1]
+        if layer not in self.keys:
+            self.keys[layer] = k_SNE.new_empty(rows, shared, self.limit, size)
+            self.values[layer] = k_SNE.new_empty(rows, shared, self.limit, size)
+        self.keys[layer][:, :, self.step] = k_SNE
+        self.values[layer][:, :, self.step] = v_SNE
+        own_k, own_v = (x[layer][:, :, : self.step + 1] for x in (self.keys, self.values))
+        q = q_SHE.reshape(rows, shared, heads // shared, size) * scale
+
+        own_scores = q @ own_k.transpose(-1, -2)
+        prompt_scores = self._from_prompt(q, self.prompt_keys[layer].transpose(-1, -2), self.prompt_padding)
+        cut = prompt_scores.shape[-1]
+        weights = torch.cat([prompt_scores, own_scores], dim=-1).float().softmax(-1).to(q.dtype)
+        out = weights[..., cut:] @ own_v + self._from_prompt(weights[..., :cut], self.prompt_values[layer], None)
+        return out.reshape(rows, heads, size)
+
+    def _from_prompt(self, x: Tensor, prompt: Tensor, padding: Tensor | None) -> Tensor:
+        """Multiply each row's x [R, N, H/N, a] with its own prompt's matrix [P, N, a, b], reading that once. → b"""
+        rows, shared, repeat, _ = x.shape
+        slots = self.slots.pad(x).transpose(1, 2).reshape(self.slots.count, shared, self.slots.longest * repeat, -1)
+        product = slots @ prompt
+        if padding is not None:
+            product = product + padding[:, None, None]
+        product = product.reshape(self.slots.count, shared, self.slots.longest, repeat, -1).transpose(1, 2)
+        return self.slots.unpad(product)
+
+
+def _uniform(seed: tuple[int | str, ...], rows: int, limit: int) -> Tensor:
+    """Uniform random numbers [rows, limit] that depend on `seed` alone."""
+    digest = hashlib.sha256(repr(seed).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(rows, limit, generator=generator)
+
+
+def _draw(hidden_RD: Tensor, head_VD: Tensor, uniform_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token per row by inversion of the cumulative distribution, and its log-probability. [R], [R]"""
+    logits_RV = (hidden_RD @ head_VD.T).float()
+    if temperature == 0.0:
+        token_R = logits_RV.argmax(-1)
+        return token_R, logits_RV.log_softmax(-1).gather(1, token_R[:, None])[:, 0]
+    logp_RV = (logits_RV / temperature).log_softmax(-1)
+    total_RV = logp_RV.exp().cumsum(-1)
+    threshold_R1 = uniform_R[:, None] * total_RV[:, -1:]
+    token_R = torch.searchsorted(total_RV, threshold_R1, right=True)[:, 0].clamp(max=total_RV.shape[1] - 1)
+    return token_R, logp_RV.gather(1, token_R[:, None])[:, 0]

@@ -1,0 +1,105 @@
+"""The format pre-finetune: teach the answer's shape on worked examples until sampled answers are right now and then.
+
+GRPO learns only where the chance of a right answer is above zero, so the stop is measured on sampled answers:
+greedy ones hide how weak the policy is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.batch import MiniBatch, supervised
+from rlvr.chat import Tags, extract_answer, is_correct
+from rlvr.config import Config
+from rlvr.logprob import token_logprobs
+from rlvr.optim import Optimizer
+from rlvr.policy import Policy
+from rlvr.progress import Show
+from rlvr.prompts import draw
+from rlvr.sampler import Sampler
+from rlvr.state import Run
+from rlvr.types import Group, Interrupted, Prompt, Totals
+
+Example = tuple[tuple[int, ...], Tensor]  # prompt tokens, target tokens
+
+
+def train(
+    cfg: Config,
+    policy: Policy,
+    sampler: Sampler,
+    examples: Sequence[Example],
+    dev: Sequence[Prompt],
+    *,
+    run: Run,
+    show: Show,
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Train until a stop threshold is reached or `sft.max_steps` are done; what was measured last.
+
+    Raises Interrupted after a checkpoint when `stop()`.
+    """
+    tags, seed = cfg.model.template.resolve(), cfg.compute.seed
+    optimizer = Optimizer(
+        policy.trainable(),
+        learning_rate=cfg.sft.learning_rate,
+        warmup_steps=cfg.sft.warmup_steps,
+        betas=(0.9, cfg.sft.beta2),
+        weight_decay=cfg.sft.weight_decay,
+    )
+    start, notes = run.restore(policy, optimizer)
+    measured: dict[str, Any] = notes.get("measured", {})
+    for step in range(start, cfg.sft.max_steps):
+        if _reached(cfg, measured):
+            break
+        batch = draw(examples, cfg.sft.batch_size, step=step, seed=seed)
+        loss = supervised_step(policy, optimizer, batch, cfg.memory.tokens_per_micro_batch, cfg.sft.max_grad_norm)
+        done = step + 1
+        if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
+            sampler.sync(policy)
+            measured = rates(sampler.sample(dev, 1, seed=(seed, done)), tags)
+            run.append_log({"step": step, "loss": loss, **measured})
+            run.save(done, policy, optimizer, {"measured": measured})
+            show(done, loss=loss, **measured)
+        if stop():
+            run.save(done, policy, optimizer, {"measured": measured})
+            raise Interrupted(f"stopped after step {done}")
+        measured |= {"steps": done, "loss": loss}
+    return measured
+
+
+def supervised_step(
+    policy: Policy, optimizer: Optimizer, batch: Sequence[Example], tokens_per_micro_batch: int, max_grad_norm: float
+) -> float:
+    """One step on −Σ logp / N over the N target tokens of `batch`: every token weighs the same. The loss before."""
+    rows = supervised(batch)
+    num_tokens = sum(len(row.token_ids) for row in rows)
+    total = 0.0
+    for micro in MiniBatch(rows, Totals(len(rows), num_tokens)).split(tokens_per_micro_batch, policy.device):
+        logp_T, _ = token_logprobs(policy.hidden(micro), policy.head, micro.target_T, temperature=1.0)
+        loss = -logp_T.sum() / num_tokens
+        torch.autograd.backward(loss)
+        total += loss.item()
+    optimizer.step_clipped(max_grad_norm)
+    return total
+
+
+def rates(groups: Sequence[Group], tags: Tags) -> dict[str, float]:
+    """Strict accuracy and format rate of sampled answers."""
+    answers = [
+        (extract_answer(completion.text, tags), group.prompt.problem.answer)
+        for group in groups
+        for completion in group.completions
+    ]
+    return {
+        "accuracy": sum(is_correct(answer, gold) for answer, gold in answers) / len(answers),
+        "format_rate": sum(answer is not None for answer, _ in answers) / len(answers),
+    }
+
+
+def _reached(cfg: Config, measured: dict[str, Any]) -> bool:
+    thresholds = {"accuracy": cfg.sft.stop_accuracy, "format_rate": cfg.sft.stop_format_rate}
+    return any(least is not None and measured.get(name, 0.0) >= least for name, least in thresholds.items())

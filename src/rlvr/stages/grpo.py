@@ -1,0 +1,43 @@
+"""data/prepared, models/sft → models/grpo, logs, metrics/train.json, metrics/memory.json."""
+
+import json
+import shutil
+from pathlib import Path
+
+from rlvr import grpo, prepared
+from rlvr.interrupt import stop_requested
+from rlvr.meter import Meter
+from rlvr.progress import progress
+from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.stages.begin import stage
+from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.state import open_run
+from rlvr.steplog import run_summary
+
+SECTIONS = ("compute", "model", "rollout", "rewards", "grpo", "memory")
+SFT, FOLDER = Path("models/sft"), Path("models/grpo")
+LOG, COMPLETIONS = Path("logs/train.jsonl"), Path("logs/completions")
+
+
+def main() -> None:
+    with stage("grpo", SECTIONS) as cfg:
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT)
+        prompts = prepared.read_prompts("train")
+        policy, tokenizer = open_policy(cfg, start=SFT)
+        sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
+        meter = Meter(policy.device)
+        with (
+            open_run("grpo", fingerprint) as run,
+            stop_requested() as stop,
+            progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
+        ):
+            grpo.train(cfg, policy, sampler, prompts, run=run, meter=meter, show=show, stop=stop)
+            policy.save(FOLDER)
+            tokenizer.save_pretrained(FOLDER)
+            write_json(FOLDER / "card.json", provenance(cfg, device=str(policy.device)))
+            LOG.parent.mkdir(exist_ok=True)
+            shutil.copy(run.log, LOG)
+            shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)
+            records = [json.loads(line) for line in LOG.read_text().splitlines()]
+            write_json(Path("metrics/train.json"), run_summary(records))
+            write_json(Path("metrics/memory.json"), {"kind": meter.kind, "peak_bytes": meter.peaks})

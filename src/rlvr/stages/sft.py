@@ -1,0 +1,45 @@
+"""data/prepared → models/sft: the format pre-finetune, or a marker that it is off."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from rlvr import prepared, sft
+from rlvr.interrupt import stop_requested
+from rlvr.progress import progress
+from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.stages.begin import stage
+from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.state import open_run
+
+SECTIONS = ("compute", "model", "sft", "rollout", "memory")
+FOLDER, METRICS = Path("models/sft"), Path("metrics/sft.json")
+
+
+def main() -> None:
+    with stage("sft", SECTIONS) as cfg:
+        if not cfg.sft.enabled:
+            write_json(FOLDER / "card.json", {"enabled": False})
+            write_json(METRICS, {"enabled": False})
+            return
+        started = time.perf_counter()
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
+        policy, tokenizer = open_policy(cfg, start=None)
+        sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
+        examples = [
+            (tuple(map(int, row.prompt_tokens)), torch.tensor(row.target_tokens.copy()))
+            for row in prepared.read_table("sft").itertuples()
+        ]
+        with (
+            open_run("sft", fingerprint) as run,
+            stop_requested() as stop,
+            progress("sft", cfg.sft.max_steps) as show,
+        ):
+            measured = sft.train(
+                cfg, policy, sampler, examples, prepared.read_prompts("dev"), run=run, show=show, stop=stop
+            )
+            policy.save(FOLDER)
+            tokenizer.save_pretrained(FOLDER)
+            write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=str(policy.device)))
+            write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

@@ -1,0 +1,117 @@
+"""What a GRPO step leaves behind: one JSON line, and now and then a table of its completions."""
+# P prompts · G completions per prompt · K reward functions
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rlvr.loss import LossStats
+from rlvr.meter import Meter
+from rlvr.rewards import Scores
+from rlvr.types import Group
+
+
+def step_record(
+    step: int,
+    groups: Sequence[Group],
+    scores: Scores,
+    reward_PG: Tensor,
+    signal_P: Tensor,
+    keep_P: Sequence[bool],
+    losses: Sequence[float],
+    statistics: Sequence[LossStats],
+    meter: Meter,
+) -> dict[str, Any]:
+    """The line of `step`. `policy/*` and `sampler/*` are means over the tokens of the groups that were computed."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    correct = [verdict for verdicts in scores.correct for verdict in verdicts]
+    points_BK = torch.tensor(scores.points, dtype=torch.float64).flatten(0, 1)
+    record: dict[str, Any] = {
+        "step": step,
+        "loss": sum(losses) / len(losses),
+        "accuracy": sum(correct) / len(correct),
+        "reward/mean": reward_PG.nanmean().item(),
+        "reward/std": _std(reward_PG[~reward_PG.isnan()]),
+    }
+    for k, name in enumerate(scores.names):
+        record[f"reward/{name}/mean"] = points_BK[:, k].nanmean().item()
+        record[f"reward/{name}/std"] = _std(points_BK[:, k])
+    record |= {
+        "advantage/zero_std_groups": int((~signal_P).sum()),
+        "groups/skipped": sum(not keep for keep in keep_P),
+        "completion/mean_length": sum(lengths) / len(lengths),
+        "completion/max_length": max(lengths),
+        "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
+    }
+    record |= _policy_metrics(statistics)
+    seconds = meter.seconds
+    record |= {f"time/{phase}": seconds[phase] for phase in ("rollout", "score", "update")}
+    record["tokens/second"] = sum(lengths) / sum(seconds.values())
+    record |= {f"memory/{phase}_peak_bytes": meter.peak_bytes[phase] for phase in ("rollout", "update")}
+    return record
+
+
+def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float]:
+    """Means over tokens and passes; 0 when every group was skipped."""
+    if not statistics:
+        sums, gap_max = torch.zeros(len(LossStats.NAMES)), 0.0
+    else:
+        sums = torch.stack([stats.sums for stats in statistics]).double().sum(0)
+        gap_max = max(stats.logp_gap_max.item() for stats in statistics)
+    value = dict(zip(LossStats.NAMES, sums.tolist(), strict=True))
+    tokens = max(value["tokens"], 1.0)
+    return {
+        "policy/entropy": value["entropy"] / tokens,
+        "policy/clip_low": value["clip_low"] / tokens,
+        "policy/clip_high": value["clip_high"] / tokens,
+        "policy/kl": value["kl"] / tokens,
+        "sampler/logp_gap_mean": value["logp_gap"] / tokens,
+        "sampler/logp_gap_max": gap_max,
+    }
+
+
+def completion_table(
+    step: int, groups: Sequence[Group], scores: Scores, reward_PG: Tensor, advantage_PG: Tensor
+) -> pd.DataFrame:
+    """One row per completion: step, problem_id, question, answer, text, num_tokens, is_truncated, correct, rewards."""
+    rows = []
+    for p, group in enumerate(groups):
+        problem = group.prompt.problem
+        for g, completion in enumerate(group.completions):
+            row: dict[str, Any] = {
+                "step": step,
+                "problem_id": problem.id,
+                "question": problem.question,
+                "answer": problem.answer,
+                "text": completion.text,
+                "num_tokens": len(completion.token_ids),
+                "is_truncated": completion.is_truncated,
+                "correct": scores.correct[p][g],
+                "reward": reward_PG[p, g].item(),
+                "advantage": advantage_PG[p, g].item(),
+            }
+            rows.append(row | {f"reward/{name}": scores.points[p][g][k] for k, name in enumerate(scores.names)})
+    return pd.DataFrame(rows)
+
+
+def run_summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """metrics/train.json: means over the first and the last tenth of the steps, and where the time went."""
+    tenth = max(1, len(records) // 10)
+    names = ("accuracy", "reward/mean", "completion/mean_length", "policy/entropy")
+    value: dict[str, Any] = {"steps": len(records)}
+    for part, chosen in (("first", records[:tenth]), ("last", records[-tenth:])):
+        value[part] = {name: sum(r[name] for r in chosen) / len(chosen) for name in names} if chosen else None
+    value["seconds"] = {
+        phase: sum(record[f"time/{phase}"] for record in records) for phase in ("rollout", "score", "update")
+    }
+    return value
+
+
+def _std(values: Tensor) -> float:
+    return values.std(correction=1).item() if values.numel() > 1 else 0.0

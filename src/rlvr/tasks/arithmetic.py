@@ -1,0 +1,61 @@
+"""Addition with worked steps, generated. Level n adds two numbers of n digits.
+
+The working goes from the ones column upwards with the carry as third addend:
+47+38 is worked as 7+8+0=15;4+3+1=8.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from rlvr.tasks.splits import Splits
+from rlvr.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Prepare
+
+
+def working(a: int, b: int) -> str:
+    """The column sums of a + b, ones first."""
+    digits_a, digits_b = str(a)[::-1], str(b)[::-1]
+    steps, carry = [], 0
+    for i in range(max(len(digits_a), len(digits_b))):
+        x, y = int(digits_a[i : i + 1] or 0), int(digits_b[i : i + 1] or 0)
+        steps.append(f"{x}+{y}+{carry}={x + y + carry}")
+        carry = (x + y + carry) // 10
+    return ";".join(steps)
+
+
+def problem(a: int, b: int, level: int) -> Problem:
+    return Problem(id=f"{a}+{b}", question=f"What is {a}+{b}?", answer=str(a + b), working=working(a, b), level=level)
+
+
+def load(prepare: Prepare, seed: int) -> Splits:
+    """Draw disjoint splits, levels mixed evenly. Raises UserError when there are too few sums."""
+    counts = {
+        "evaluation": prepare.evaluation_problems,
+        "dev": prepare.dev_problems,
+        "sft": prepare.sft_problems,
+        "train": prepare.train_problems,
+    }
+    levels = range(prepare.arithmetic.min_level, prepare.arithmetic.max_level + 1)
+    rng = random.Random(f"arithmetic {seed}")
+    needed = -(-sum(counts.values()) // len(levels))
+    drawn: list[Problem] = []
+    for level in levels:
+        low, high = 10 ** (level - 1), 10**level
+        available = (high - low) ** 2
+        if available < needed:
+            raise UserError(
+                f"prepare: level {level} has {available} sums, {needed} are needed for {sum(counts.values())} problems "
+                f"over {len(levels)} level(s): ask for fewer problems or raise prepare.arithmetic.min_level"
+            )
+        picks = rng.sample(range(available), needed)
+        drawn += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
+    rng.shuffle(drawn)
+    splits, start = {}, 0
+    for name, count in counts.items():
+        splits[name] = drawn[start : start + count]
+        start += count
+    return Splits(**splits)

@@ -1,0 +1,86 @@
+"""The values that travel between the parts of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+
+
+class UserError(Exception):
+    """Something the user can mend: the message says what was found, what is allowed, and the remedy."""
+
+
+class Interrupted(Exception):
+    """The work stopped after a checkpoint because the user asked for it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question whose answer can be checked. `working` is a worked solution, empty when there is none."""
+
+    id: str
+    question: str
+    answer: str
+    working: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model sees it: `tokens` end where the completion begins."""
+
+    problem: Problem
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    `token_ids` [n] are the sampled tokens, the end-of-sequence token included; `logp` [n] are their
+    log-probabilities at the sampling temperature as the sampler saw them. `text` is what the rewards
+    read: the opening tag if the prompt holds it, then the decoded tokens without the end of sequence.
+    """
+
+    token_ids: Tensor
+    logp: Tensor
+    text: str
+    is_truncated: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions of one prompt."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts of a whole optimizer step, skipped groups included (ALGORITHMS: B and N)."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What the policy loss needs to know, as plain numbers.
+
+    `epsilon_high` is resolved (never None): the upper clip distance, or for cispo the absolute cap.
+    """
+
+    loss_type: LossType
+    epsilon: float
+    epsilon_high: float
+    delta: float | None
+    beta: float
+    kl_unbiased: bool
+    max_completion_tokens: int
+    temperature: float
