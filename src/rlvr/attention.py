@@ -40,7 +40,7 @@ class _Pad(torch.autograd.Function):
         return x_S.new_zeros(num_slots, *x_S.shape[1:]).index_copy_(0, slot_S, x_S)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (slot_S,) = ctx.saved_tensors
         return grad.index_select(0, slot_S), None, None
 
@@ -55,7 +55,7 @@ class _Unpad(torch.autograd.Function):
         return x.index_select(0, slot_S)
 
     @staticmethod
-    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_S: Tensor) -> tuple[Tensor, None]:
         (slot_S,) = ctx.saved_tensors
         return grad_S.new_zeros(ctx.num_slots, *grad_S.shape[1:]).index_copy_(0, slot_S, grad_S), None
 

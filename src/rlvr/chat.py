@@ -46,7 +46,7 @@ class Tags:
 
     def marks(self) -> tuple[str, str, str, str]:
         """The tags without the white space around them."""
-        return tuple(value.strip() for value in asdict(self).values())  # type: ignore[return-value]
+        return tuple(value.strip() for value in asdict(self).values())
 
 
 TAGS = {

@@ -179,7 +179,9 @@ class Grpo(Section):
                 "and must be at least 1, for example 5.0"
             )
         if self.delta is not None and self.delta < 1.0 + self.clip_high:
-            raise ValueError(f"delta {self.delta} must be at least 1 + epsilon_high = {1.0 + self.clip_high:g}, or null")
+            raise ValueError(
+                f"delta {self.delta} must be at least 1 + epsilon_high = {1.0 + self.clip_high:g}, or null"
+            )
         return self
 
     @property
@@ -233,7 +235,8 @@ class Config(Section):
         for name, reward in self.rewards.items():
             if name not in FUNCTIONS:
                 raise ValueError(
-                    f"rewards.{name}: no such reward function; there are {', '.join(FUNCTIONS)}{_nearest(name, FUNCTIONS)}"
+                    f"rewards.{name}: no such reward function; there are {', '.join(FUNCTIONS)}"
+                    f"{_nearest(name, FUNCTIONS)}"
                 )
             check_options(name, reward.options)
         if not any(reward.weight for reward in self.rewards.values()):
@@ -298,9 +301,11 @@ def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"  {key}: {message}"
     found = problem["input"]
-    hint = _nearest(found, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")) if (
-        problem["type"] == "literal_error" and isinstance(found, str)
-    ) else ""
+    hint = (
+        _nearest(found, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        if (problem["type"] == "literal_error" and isinstance(found, str))
+        else ""
+    )
     return f"  {key}: {found!r} ({type(found).__name__}): {message}{hint}"
 
 

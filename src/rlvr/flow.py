@@ -45,7 +45,9 @@ class Stage:
 def load(path: Path = Path("dvc.yaml")) -> dict[str, Stage]:
     """The stages of dvc.yaml with the edges between them."""
     specs = YAML(typ="safe", pure=True).load(path.read_text())["stages"]
-    owner = {out: name for name, spec in specs.items() for kind in ("outs", "metrics", "plots") for out in _paths(spec, kind)}
+    owner = {
+        out: name for name, spec in specs.items() for kind in ("outs", "metrics", "plots") for out in _paths(spec, kind)
+    }
     stages = {}
     for name, spec in specs.items():
         meta = spec.get("meta", {}).get("snakemake", {})
@@ -121,7 +123,11 @@ def _reason(entries: list[Any]) -> str:
     for entry in entries:
         for what, items in entry.items() if isinstance(entry, dict) else [(entry, {})]:
             for path, how in items.items():
-                reasons += [f"{path}:{key} {change}" for key, change in how.items()] if isinstance(how, dict) else [f"{path} {how}"]
+                reasons += (
+                    [f"{path}:{key} {change}" for key, change in how.items()]
+                    if isinstance(how, dict)
+                    else [f"{path} {how}"]
+                )
             reasons += [what] if not items else []
     return ", ".join(reasons)
 

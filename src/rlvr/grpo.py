@@ -65,7 +65,9 @@ def train(
         record = step_record(step, groups, scores, reward_PG, signal_P, keep_P, losses, stats, meter)
         run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
-            completion_table(step, groups, scores, reward_PG, advantage_PG).to_parquet(run.completions / f"{step:08d}.parquet")
+            completion_table(step, groups, scores, reward_PG, advantage_PG).to_parquet(
+                run.completions / f"{step:08d}.parquet"
+            )
         asked_to_stop = stop()
         if (step + 1) % cfg.grpo.checkpoint_every == 0 or asked_to_stop:
             run.save(step + 1, policy, optimizer, {})
@@ -93,7 +95,7 @@ def update(
             total = torch.zeros((), device=policy.device)
             for i, micro in enumerate(micros):
                 loss, stats = policy_loss(policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec)
-                loss.backward()
+                torch.autograd.backward(loss)
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()
                 statistics.append(stats)

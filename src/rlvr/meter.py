@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import platform
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,13 +44,13 @@ class Meter:
     def _reset(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif sys.platform == "linux":
+        elif platform.system() == "Linux":
             Path("/proc/self/clear_refs").write_text("5")
 
     def _peak(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        if sys.platform == "linux":
+        if platform.system() == "Linux":
             status = Path("/proc/self/status").read_text()
             return int(status.partition("VmHWM:")[2].split()[0]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS

@@ -43,7 +43,9 @@ class Optimizer:
                 parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(self.parameters, max_norm).item()
         if not norm < float("inf"):
-            raise UserError(f"the gradient norm is {norm} at optimizer step {self.steps_taken}: lower the learning rate")
+            raise UserError(
+                f"the gradient norm is {norm} at optimizer step {self.steps_taken}: lower the learning rate"
+            )
         for group in self.adamw.param_groups:
             group["lr"] = self.rate()
         self.adamw.step()
@@ -57,5 +59,3 @@ class Optimizer:
     def load_state(self, state: dict[str, Any]) -> None:
         self.steps_taken = state["steps_taken"]
         self.adamw.load_state_dict(state["adamw"])
-
-

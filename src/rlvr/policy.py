@@ -126,7 +126,7 @@ def device_of(cfg: Config) -> torch.device:
     name = cfg.compute.device
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])  # type: ignore[assignment]
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     if not available[name]:
         raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
     return torch.device(name)

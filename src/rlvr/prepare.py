@@ -60,7 +60,9 @@ def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
 
     if cfg.model.source == "scratch":
         tags = cfg.model.template.resolve()
-        texts = [text for _, problems in splits.items() for p in problems for text in (p.question, render_target(p, tags))]
+        texts = [
+            text for _, problems in splits.items() for p in problems for text in (p.question, render_target(p, tags))
+        ]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         scratch.save_model(cfg, tokenizer, base)
         return tokenizer

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from rlvr.types import Problem, Prompt
 
@@ -22,6 +23,15 @@ def write_table(path: Path, problems: list[Problem], encoded: list[dict[str, Any
 
 def read_table(split: str) -> pd.DataFrame:
     return pd.read_parquet(FOLDER / f"{split}.parquet")
+
+
+def read_examples(split: str) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+    """Prompt tokens and target tokens, the end of sequence included, of each problem of a split."""
+    table = read_table(split)
+    return [
+        (tuple(prompt.tolist()), torch.tensor(target.tolist()))
+        for prompt, target in zip(table["prompt_tokens"], table["target_tokens"], strict=True)
+    ]
 
 
 def read_prompts(split: str) -> list[Prompt]:

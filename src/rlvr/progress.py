@@ -35,7 +35,7 @@ def _lines(title: str, total: int) -> Iterator[Show]:
             return
         last = now
         left = (now - started) / (done - first) * (total - done)
-        print(f"{title} {done}/{total}  {_text(values)}  left {_clock(left)}", flush=True)
+        print("  ".join(filter(None, [f"{title} {done}/{total}", _text(values), f"left {_clock(left)}"])), flush=True)
 
     yield show
 
@@ -57,7 +57,9 @@ def _bar(title: str, total: int) -> Iterator[Show]:
 
 
 def _text(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items())
+    return "  ".join(
+        f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items()
+    )
 
 
 def _clock(seconds: float) -> str:

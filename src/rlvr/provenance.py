@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlvr.config import Config
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "datasets", "pandas", "pyarrow", "snakemake", "dvc", "triton")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "snakemake",
+    "dvc",
+    "triton",
+)
 
 
 def provenance(cfg: Config, *, device: str) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def make_tokenizer(texts: Iterable[str], tags: Tags) -> Any:
     )
     for text in texts:
         if tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) != text:
-            raise UserError(f"the scratch tokenizer cannot write this text back: {text!r}; model.template.tags may clash")
+            raise UserError(
+                f"the scratch tokenizer cannot write this text back: {text!r}; model.template.tags may clash"
+            )
     return tokenizer
 
 

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 
-def token_logprobs(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, at `temperature`.
 
     logp = log_softmax(h·Wᵀ / temperature)[target], H = −Σ p·log p; both [T], at least float32 (float64 in, float64

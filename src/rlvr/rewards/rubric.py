@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +31,7 @@ class Scores:
     correct: list[list[bool]]
 
 
-def score(groups: Sequence[Group], rubric: dict[str, RewardSetting], tags: Tags) -> Scores:
+def score(groups: Sequence[Group], rubric: Mapping[str, RewardSetting], tags: Tags) -> Scores:
     """Apply every reward function of `rubric` to every completion, and the strict verdict beside them."""
     functions = [(FUNCTIONS[name], setting.options) for name, setting in rubric.items()]
     points = [

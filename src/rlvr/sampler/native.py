@@ -51,7 +51,9 @@ class NativeSampler:
         limit, temperature = self.sampling.max_completion_tokens, self.sampling.temperature
         device = self.policy.device
         eos = torch.tensor(self.policy.eos_ids, device=device)
-        uniform_BL = torch.cat([_uniform((*seed, prompt.problem.id), per_prompt, limit) for prompt in prompts]).to(device)
+        uniform_BL = torch.cat([_uniform((*seed, prompt.problem.id), per_prompt, limit) for prompt in prompts]).to(
+            device
+        )
         token_BL = torch.zeros(uniform_BL.shape, dtype=torch.int64, device=device)
         logp_BL = torch.zeros(uniform_BL.shape, device=device)
         length_B = torch.full((len(uniform_BL),), limit, device=device)
@@ -89,7 +91,13 @@ class NativeSampler:
         return hidden_SD[torch.tensor(lengths, device=device).cumsum(0) - 1]
 
     def _groups(
-        self, prompts: Sequence[Prompt], per_prompt: int, token_BL: Tensor, logp_BL: Tensor, length_B: Tensor, eos: Tensor
+        self,
+        prompts: Sequence[Prompt],
+        per_prompt: int,
+        token_BL: Tensor,
+        logp_BL: Tensor,
+        length_B: Tensor,
+        eos: Tensor,
     ) -> list[Group]:
         lengths = length_B.tolist()
         last_B = token_BL[torch.arange(len(token_BL)), length_B - 1]
@@ -150,7 +158,7 @@ class GroupCache:
                 kept = x.new_empty(len(rows), *x.shape[1:])
                 kept[:, :, : self.step] = x[:, :, : self.step].index_select(0, rows)
                 cached[layer] = kept
-        prompts, self.prompt_R = self.prompt_R[rows].unique_consecutive(return_inverse=True)
+        prompts, self.prompt_R = torch.unique_consecutive(self.prompt_R[rows], return_inverse=True)
         if len(prompts) < len(self.length_P):
             self.length_P = self.length_P[prompts]
             if self.prompt_padding is not None:
@@ -188,7 +196,7 @@ class GroupCache:
 
     def _from_prompt(self, x: Tensor, prompt: Tensor, padding: Tensor | None) -> Tensor:
         """Multiply each row's x [R, N, H/N, a] with its own prompt's matrix [P, N, a, b], reading that once. → b"""
-        rows, shared, repeat, _ = x.shape
+        _, shared, repeat, _ = x.shape
         slots = self.slots.pad(x).transpose(1, 2).reshape(self.slots.count, shared, self.slots.longest * repeat, -1)
         product = slots @ prompt
         if padding is not None:

@@ -11,9 +11,11 @@ from rlvr import prepared
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
 from rlvr.policy import has_weights
+from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.types import Group
 
 SECTIONS = ("compute", "model", "rollout", "evaluate")
 FOLDER, KEPT = Path("evaluations"), Path(".checkpoints/evaluate")
@@ -29,33 +31,43 @@ def main() -> None:
             if start is not None and not has_weights(start):
                 metrics[name] = None
                 continue
-            table = _rows(cfg, start)
+            table = _rows(cfg, name, start)
             table.to_parquet(FOLDER / f"{name}.parquet")
             metrics[name] = summary(table, resamples=cfg.evaluate.bootstrap_resamples, seed=cfg.compute.seed)
-            print(f"{name}: greedy {metrics[name]['accuracy']:.3f}, mean@k {metrics[name]['mean_at_k']:.3f}", flush=True)
+            print(
+                f"{name}: greedy {metrics[name]['accuracy']:.3f}, mean@k {metrics[name]['mean_at_k']:.3f}", flush=True
+            )
         write_json(Path("metrics/evaluate.json"), metrics)
         write_json(FOLDER / "card.json", provenance(cfg, device=cfg.compute.device))
 
 
-def _rows(cfg: Config, start: Path | None) -> pd.DataFrame:
+def _rows(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
     """The table of one model, computed unless these weights were already judged on these problems and settings."""
     weights = hash_files(*sorted((start or prepared.BASE).glob("*.safetensors")))
     settings = [cfg.digest("compute", "model", "rollout"), cfg.evaluate.samples_per_problem, cfg.evaluate.temperature]
-    key = hashlib.sha256(json.dumps([weights, hash_files(prepared.FOLDER), settings]).encode()).hexdigest()
+    problems = hash_files(prepared.FOLDER / "evaluation.parquet", prepared.BASE)
+    key = hashlib.sha256(json.dumps([weights, problems, settings]).encode()).hexdigest()
     kept = KEPT / f"{key}.parquet"
     if not kept.exists():
         writing = kept.with_suffix(".writing")
-        _judge(cfg, start).to_parquet(writing)
+        _judge(cfg, name, start).to_parquet(writing)
         writing.rename(kept)
     return pd.read_parquet(kept)
 
 
-def _judge(cfg: Config, start: Path | None) -> pd.DataFrame:
+def _judge(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
     policy, tokenizer = open_policy(cfg, start=start)
     prompts = prepared.read_prompts("evaluation")
-    groups = []
-    for temperature, count in ((0.0, 1), (cfg.evaluate.temperature, cfg.evaluate.samples_per_problem)):
-        sampler = open_sampler(cfg, tokenizer, temperature=temperature)
-        sampler.sync(policy)
-        groups.append(sampler.sample(prompts, count, seed=(cfg.compute.seed, -1)))
-    return evaluation_table(*groups, cfg.model.template.resolve())
+    greedy: list[Group] = []
+    sampled: list[Group] = []
+    k = cfg.evaluate.samples_per_problem
+    with progress(f"evaluate {name}", 2 * len(prompts)) as show:
+        for groups, count, temperature in ((greedy, 1, 0.0), (sampled, k, cfg.evaluate.temperature)):
+            sampler = open_sampler(cfg, tokenizer, temperature=temperature)
+            sampler.sync(policy)
+            at_once = max(1, cfg.rollout.max_rows // count)
+            for first in range(0, len(prompts), at_once):
+                batch = prompts[first : first + at_once]
+                groups.extend(sampler.sample(batch, count, seed=(cfg.compute.seed, -1)))
+                show(len(greedy) + len(sampled))
+    return evaluation_table(greedy, sampled, cfg.model.template.resolve())

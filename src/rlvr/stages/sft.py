@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import torch
-
 from rlvr import prepared, sft
 from rlvr.interrupt import stop_requested
 from rlvr.progress import progress
@@ -27,18 +25,13 @@ def main() -> None:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
         policy, tokenizer = open_policy(cfg, start=None)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
-        examples = [
-            (tuple(map(int, row.prompt_tokens)), torch.tensor(row.target_tokens.copy()))
-            for row in prepared.read_table("sft").itertuples()
-        ]
+        examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         with (
             open_run("sft", fingerprint) as run,
             stop_requested() as stop,
             progress("sft", cfg.sft.max_steps) as show,
         ):
-            measured = sft.train(
-                cfg, policy, sampler, examples, prepared.read_prompts("dev"), run=run, show=show, stop=stop
-            )
+            measured = sft.train(cfg, policy, sampler, examples, dev, run=run, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
             write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=str(policy.device)))
