@@ -13,7 +13,7 @@ import torch
 
 
 class Meter:
-    """`seconds` and `peak_bytes` by phase, of the current step; `peaks` over the whole run.
+    """`seconds` and `peak_bytes` by phase, of the current step.
 
     On CUDA the peak is what the allocator handed out. Elsewhere it is the process's resident memory; only Linux can
     reset that peak between phases, so on other systems a phase shows the largest peak so far.
@@ -23,7 +23,6 @@ class Meter:
         self.device = device
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
-        self.peaks: dict[str, int] = {}
 
     @property
     def kind(self) -> str:
@@ -39,7 +38,6 @@ class Meter:
             torch.cuda.synchronize(self.device)
         self.seconds[name] = time.perf_counter() - start
         self.peak_bytes[name] = self._peak()
-        self.peaks[name] = max(self.peaks.get(name, 0), self.peak_bytes[name])
 
     def _reset(self) -> None:
         if self.device.type == "cuda":

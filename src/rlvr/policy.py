@@ -132,6 +132,11 @@ def device_of(cfg: Config) -> torch.device:
     return torch.device(name)
 
 
+def device_name(device: torch.device) -> str:
+    """How the device is called in cards and reports."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends a completion: those of the generation config and the tokenizer's own."""
     declared = model.generation_config.eos_token_id

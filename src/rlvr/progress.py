@@ -24,18 +24,21 @@ def progress(title: str, total: int) -> Iterator[Show]:
 
 @contextmanager
 def _lines(title: str, total: int) -> Iterator[Show]:
-    started = last = time.monotonic()
-    first: int | None = None
+    first: tuple[int, float] | None = None  # a resumed run does not begin at 0, so the rate counts from the first call
+    last = 0.0
 
     def show(done: int, **values: float) -> None:
-        nonlocal last, first
+        nonlocal first, last
         now = time.monotonic()
-        first = done - 1 if first is None else first
-        if now - last < SECONDS_BETWEEN_LINES and done not in (first + 1, total):
+        if first is not None and now - last < SECONDS_BETWEEN_LINES and done != total:
             return
+        parts = [f"{title} {done}/{total}", *_texts(values)]
+        if first is None:
+            first = done, now
+        elif done > first[0]:
+            parts.append(f"left {_clock((now - first[1]) / (done - first[0]) * (total - done))}")
         last = now
-        left = (now - started) / (done - first) * (total - done)
-        print("  ".join(filter(None, [f"{title} {done}/{total}", _text(values), f"left {_clock(left)}"])), flush=True)
+        print("  ".join(parts), flush=True)
 
     yield show
 
@@ -53,13 +56,11 @@ def _bar(title: str, total: int) -> Iterator[Show]:
     )
     with Progress(*columns) as bar:
         task = bar.add_task(title, total=total, text="")
-        yield lambda done, **values: bar.update(task, completed=done, text=_text(values))
+        yield lambda done, **values: bar.update(task, completed=done, text="  ".join(_texts(values)))
 
 
-def _text(values: dict[str, float]) -> str:
-    return "  ".join(
-        f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items()
-    )
+def _texts(values: dict[str, float]) -> list[str]:
+    return [f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items()]
 
 
 def _clock(seconds: float) -> str:

@@ -15,6 +15,9 @@ from rlvr.meter import Meter
 from rlvr.rewards import Scores
 from rlvr.types import Group
 
+POLICY_METRICS = ("entropy", "clip_low", "clip_high", "kl")
+SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max")
+
 
 def step_record(
     step: int,
@@ -57,23 +60,17 @@ def step_record(
     return record
 
 
-def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float]:
-    """Means over tokens and passes; 0 when every group was skipped."""
+def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float | None]:
+    """Means over tokens and passes; None when every group was skipped and nothing was computed."""
     if not statistics:
-        sums, gap_max = torch.zeros(len(LossStats.NAMES)), 0.0
-    else:
-        sums = torch.stack([stats.sums for stats in statistics]).double().sum(0)
-        gap_max = max(stats.logp_gap_max.item() for stats in statistics)
-    value = dict(zip(LossStats.NAMES, sums.tolist(), strict=True))
-    tokens = max(value["tokens"], 1.0)
-    return {
-        "policy/entropy": value["entropy"] / tokens,
-        "policy/clip_low": value["clip_low"] / tokens,
-        "policy/clip_high": value["clip_high"] / tokens,
-        "policy/kl": value["kl"] / tokens,
-        "sampler/logp_gap_mean": value["logp_gap"] / tokens,
-        "sampler/logp_gap_max": gap_max,
-    }
+        return dict.fromkeys([*(f"policy/{name}" for name in POLICY_METRICS), *SAMPLER_METRICS])
+    sums = torch.stack([stats.sums for stats in statistics]).tolist()
+    total = {name: sum(column) for name, column in zip(LossStats.NAMES, zip(*sums, strict=True), strict=True)}
+    mean = {name: value / total["tokens"] for name, value in total.items()}
+    gap_max = max(stats.logp_gap_max.item() for stats in statistics)
+    return {f"policy/{name}": mean[name] for name in POLICY_METRICS} | dict(
+        zip(SAMPLER_METRICS, (mean["logp_gap"], gap_max), strict=True)
+    )
 
 
 def completion_table(
@@ -106,11 +103,23 @@ def run_summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = ("accuracy", "reward/mean", "completion/mean_length", "policy/entropy")
     value: dict[str, Any] = {"steps": len(records)}
     for part, chosen in (("first", records[:tenth]), ("last", records[-tenth:])):
-        value[part] = {name: sum(r[name] for r in chosen) / len(chosen) for name in names} if chosen else None
+        value[part] = {name: _mean([r[name] for r in chosen if r[name] is not None]) for name in names}
     value["seconds"] = {
         phase: sum(record[f"time/{phase}"] for record in records) for phase in ("rollout", "score", "update")
     }
     return value
+
+
+def peak_bytes(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """metrics/memory.json: the largest peak of each phase over the run."""
+    return {
+        phase: max((record[f"memory/{phase}_peak_bytes"] for record in records), default=0)
+        for phase in ("rollout", "update")
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _std(values: Tensor) -> float:

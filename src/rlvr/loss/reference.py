@@ -38,7 +38,7 @@ def token_loss(
         assert reference_T is not None, "beta needs the log-probabilities of the reference policy"
         kl_T = k3(logp_T, reference_T)
         g_T = g_T + spec.beta * (kl_T * ratio_T if spec.kl_unbiased else kl_T)
-    return (g_T * token_weights(row_T, spec=spec, totals=totals).to(g_T.dtype)).sum()
+    return (g_T * token_weights(row_T, spec=spec, totals=totals, dtype=g_T.dtype)).sum()
 
 
 def k3(logp_T: Tensor, reference_T: Tensor) -> Tensor:
@@ -47,16 +47,16 @@ def k3(logp_T: Tensor, reference_T: Tensor) -> Tensor:
     return difference_T.exp() - difference_T - 1.0
 
 
-def token_weights(row_T: Tensor, *, spec: LossSpec, totals: Totals) -> Tensor:
-    """The aggregation weight of each trained token, with counts of the whole optimizer step. [T], float64.
+def token_weights(row_T: Tensor, *, spec: LossSpec, totals: Totals, dtype: torch.dtype) -> Tensor:
+    """The aggregation weight of each trained token, with counts of the whole optimizer step. [T]
 
     grpo 1/(n_i·B), dr_grpo 1/(B·L_max), bnpo, dapo and cispo 1/N; n_i trained tokens of row i, B rows, N tokens.
     """
     if spec.loss_type == "grpo":
-        length_R = torch.bincount(row_T).to(torch.float64)
+        length_R = torch.bincount(row_T).to(dtype)
         return 1.0 / (length_R * totals.rows)[row_T]
     if spec.loss_type == "dr_grpo":
         weight = 1.0 / (totals.rows * spec.max_completion_tokens)
     else:
         weight = 1.0 / max(totals.tokens, 1)
-    return torch.full(row_T.shape, weight, dtype=torch.float64, device=row_T.device)
+    return torch.full(row_T.shape, weight, dtype=dtype, device=row_T.device)

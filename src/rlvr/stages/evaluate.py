@@ -10,7 +10,7 @@ import pandas as pd
 from rlvr import prepared
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
-from rlvr.policy import has_weights
+from rlvr.policy import device_name, device_of, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
@@ -38,7 +38,7 @@ def main() -> None:
                 f"{name}: greedy {metrics[name]['accuracy']:.3f}, mean@k {metrics[name]['mean_at_k']:.3f}", flush=True
             )
         write_json(Path("metrics/evaluate.json"), metrics)
-        write_json(FOLDER / "card.json", provenance(cfg, device=cfg.compute.device))
+        write_json(FOLDER / "card.json", provenance(cfg, device=device_name(device_of(cfg))))
 
 
 def _rows(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:

@@ -7,12 +7,13 @@ from pathlib import Path
 from rlvr import grpo, prepared
 from rlvr.interrupt import stop_requested
 from rlvr.meter import Meter
+from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
-from rlvr.steplog import run_summary
+from rlvr.steplog import peak_bytes, run_summary
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "grpo", "memory")
 SFT, FOLDER = Path("models/sft"), Path("models/grpo")
@@ -34,10 +35,10 @@ def main() -> None:
             grpo.train(cfg, policy, sampler, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
-            write_json(FOLDER / "card.json", provenance(cfg, device=str(policy.device)))
+            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)))
             LOG.parent.mkdir(exist_ok=True)
             shutil.copy(run.log, LOG)
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)
             records = [json.loads(line) for line in LOG.read_text().splitlines()]
             write_json(Path("metrics/train.json"), run_summary(records))
-            write_json(Path("metrics/memory.json"), {"kind": meter.kind, "peak_bytes": meter.peaks})
+            write_json(Path("metrics/memory.json"), {"kind": meter.kind, "peak_bytes": peak_bytes(records)})

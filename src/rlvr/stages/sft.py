@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlvr import prepared, sft
 from rlvr.interrupt import stop_requested
+from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
@@ -34,5 +35,5 @@ def main() -> None:
             measured = sft.train(cfg, policy, sampler, examples, dev, run=run, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
-            write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=str(policy.device)))
+            write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=device_name(policy.device)))
             write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

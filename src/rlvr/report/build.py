@@ -1,0 +1,38 @@
+"""The report's files, put together in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlvr.report import tables
+from rlvr.report.figures import draw_figures
+from rlvr.report.load import Inputs
+from rlvr.report.page import render_page, reward_weights
+from rlvr.report.verdict import Verdict, changes, judge
+
+
+def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) -> tuple[Verdict, dict[Path, bytes]]:
+    """The verdict, and the contents of every file by its path inside the report's folder."""
+    weights = reward_weights(inputs)
+    changed = changes(inputs.evaluations[inputs.before], inputs.evaluations["grpo"], resamples=resamples, seed=seed)
+    verdict = judge(inputs.before, inputs.summaries, changed, inputs.train)
+    figures = draw_figures(
+        inputs.log,
+        before=inputs.summaries[inputs.before],
+        after=inputs.summaries["grpo"],
+        rewards=weights,
+        prompts_per_step=inputs.params["grpo"]["prompts_per_step"],
+    )
+    written = {
+        "curves": tables.curves(inputs.log),
+        "comparison": tables.comparison(inputs.summaries),
+        "correlations": tables.correlations(inputs.completions, weights),
+        "memory": tables.memory_peaks(inputs.memory),
+    }
+    page = render_page(inputs, verdict, changed, figures, examples=examples)
+    files = {Path("report.html"): page.encode()}
+    files |= {
+        Path(f"{name}.csv"): table.to_csv(index=False, lineterminator="\n").encode() for name, table in written.items()
+    }
+    files |= {Path("figures", f"{name}.png"): png for name, png in figures.items()}
+    return verdict, files
