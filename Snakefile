@@ -27,6 +27,8 @@ except UserError as error:
 rule all:
     input:
         lambda wildcards: [stage.stamp for stage in STAGES.values()],
+    message:
+        "every stage of dvc.yaml"
     default_target: True
 
 

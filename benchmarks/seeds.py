@@ -56,9 +56,8 @@ def run(name: str, changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def line(result: dict[str, Any]) -> str:
     sft, grpo = result["sft"], result["grpo"]
-    return (
-        f"greedy {sft['accuracy']:.3f} -> {grpo['accuracy']:.3f}, mean@8 {sft['mean_at_k']:.3f} -> {grpo['mean_at_k']:.3f}"
-    )
+    greedy = f"greedy {sft['accuracy']:.3f} -> {grpo['accuracy']:.3f}"
+    return f"{greedy}, mean@8 {sft['mean_at_k']:.3f} -> {grpo['mean_at_k']:.3f}"
 
 
 def processor() -> str:

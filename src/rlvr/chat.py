@@ -44,6 +44,7 @@ class Tags:
             raise ValueError(f"tags must be four different strings that are not empty; found {stripped}")
         return cls(**values)
 
+    @lru_cache  # noqa: B019  (tags are few and live as long as the program)
     def marks(self) -> tuple[str, str, str, str]:
         """The tags without the white space around them."""
         return tuple(value.strip() for value in asdict(self).values())

@@ -23,6 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -121,7 +122,7 @@ class Sft(Section):
     batch_size: Positive
     learning_rate: Rate
     warmup_steps: Annotated[int, Field(ge=0)]
-    beta2: Share
+    beta2: Momentum
     weight_decay: NonNegative
     max_grad_norm: Rate
     check_every: Positive
@@ -149,8 +150,8 @@ class Grpo(Section):
     passes_per_rollout: Positive
     learning_rate: Rate
     warmup_steps: Annotated[int, Field(ge=0)]
-    beta1: Share
-    beta2: Share
+    beta1: Momentum
+    beta2: Momentum
     weight_decay: NonNegative
     max_grad_norm: Rate
     loss_type: LossType

@@ -1,13 +1,14 @@
-"""dvc.yaml is the only definition of the pipeline and DVC the only judge of what is stale; this shows both to Snakemake.
+"""dvc.yaml is the only definition of the pipeline, DVC the only judge of what is stale; this shows both to Snakemake.
 
 A rule's output is a stamp that mirrors `dvc status`; Snakemake never touches an artifact. Run as a program, it is
-the job of a rule: `dvc repro --single-item STAGE`.
+the job of a rule: `dvc repro --single-item STAGE`, then the stamp.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,10 +17,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from rlvr.lifetime import die_with_parent, ignore_interrupts
+from rlvr.lifetime import die_with_parent, ignore_interrupts, in_child
 
-STAMPS = Path(".pipeline")
+FOLDER = Path(".pipeline")  # stamps, logs and benchmarks
 CLEAN_TIME = 1_000_000_000  # all stamps of clean stages share one date, so that none is newer than another
+DVC_LOCKS = Path(".dvc/tmp/rwlock")
+REASONS_SHOWN = 4
+HINTS = (  # what DVC says about git and remotes at the end of every call
+    "To track the changes with git, run:",
+    "To enable auto staging, run:",
+    "\tgit add ",
+    "\tdvc config core.autostage true",
+    "Use `dvc push` to send your updates to remote storage.",
+)
 
 
 class DvcError(RuntimeError):
@@ -39,7 +49,15 @@ class Stage:
 
     @property
     def stamp(self) -> str:
-        return str(STAMPS / f"{self.name}.stamp")
+        return str(FOLDER / f"{self.name}.stamp")
+
+    @property
+    def log(self) -> str:
+        return str(FOLDER / "logs" / f"{self.name}.log")
+
+    @property
+    def benchmark(self) -> str:
+        return str(FOLDER / "benchmarks" / f"{self.name}.tsv")
 
 
 def load(path: Path = Path("dvc.yaml")) -> dict[str, Stage]:
@@ -65,7 +83,7 @@ def load(path: Path = Path("dvc.yaml")) -> dict[str, Stage]:
 def sync(stages: dict[str, Stage]) -> dict[str, str]:
     """Make the stamps say what `dvc status` says; reasons by stale stage. Raises DvcError."""
     status = dvc_status()
-    STAMPS.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for stage in stages.values():
         stamp = Path(stage.stamp)
         if stage.name in status:
@@ -77,33 +95,41 @@ def sync(stages: dict[str, Stage]) -> dict[str, str]:
 
 
 def dvc_status() -> dict[str, list[Any]]:
-    """What `dvc status` finds changed, by stage. Raises DvcError, with the remedy when another run holds the lock."""
-    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True, check=False, env=environment())
+    """What `dvc status` finds changed, by stage. Raises DvcError with the remedy."""
+    done = _ask_status()
+    if done.returncode and (holders := _lock_holders(done.stderr)) and all(map(_is_zombie, holders)):
+        DVC_LOCKS.unlink(missing_ok=True)  # DVC takes them for alive and says to do this by hand
+        done = _ask_status()
     if done.returncode:
-        message = (done.stderr or done.stdout).strip()
-        if "lock" in message.lower():
-            message += "\nAnother dvc or snakemake is running in this folder: wait for it or stop it."
-        raise DvcError(f"dvc status failed:\n{message}")
+        raise DvcError(_explain((done.stderr or done.stdout).strip()))
     changed: dict[str, list[Any]] = json.loads(done.stdout or "{}")
     return changed
 
 
-def run(stage: str, log: Path, *, force: bool) -> int:
-    """Reproduce one stage, copying its output to `log`; DVC's exit code. It ends when this process is killed.
+def run(stage: Stage, *, force: bool) -> int:
+    """Reproduce one stage, copying its output to its log; DVC's exit code. It ends when this process is killed.
 
     Jobs that run in parallel meet DVC's lock, hence --wait-for-lock.
     """
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.name]
+    log = Path(stage.log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file, ignore_interrupts():  # Ctrl-C reaches the stage itself, which stops after a checkpoint
+    with log.open("w") as file, ignore_interrupts():  # Ctrl-C reaches the stage itself, which stops after a checkpoint
         dvc = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), preexec_fn=die_with_parent
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment(),
+            preexec_fn=in_child,  # noqa: PLW1509  (no threads here)
         )
         assert dvc.stdout is not None
-        while chunk := dvc.stdout.read1():  # type: ignore[attr-defined]
-            for target in (sys.stdout.buffer, file):
-                target.write(chunk)
-                target.flush()
+        for line in dvc.stdout:
+            if line.strip() and not line.startswith(HINTS):
+                for target in (sys.stdout, file):
+                    target.write(line)
+                    target.flush()
         return dvc.wait()
 
 
@@ -118,21 +144,56 @@ def _paths(spec: dict[str, Any], kind: str) -> list[str]:
 
 
 def _reason(entries: list[Any]) -> str:
-    """One line out of what `dvc status --json` says of a stage."""
-    reasons = []
+    """A line out of what `dvc status --json` says of a stage, parameters first."""
+    reasons: list[str] = []
     for entry in entries:
         for what, items in entry.items() if isinstance(entry, dict) else [(entry, {})]:
+            if items.get("params.yaml") == "new":
+                return "it has not run yet"
             for path, how in items.items():
-                reasons += (
-                    [f"{path}:{key} {change}" for key, change in how.items()]
-                    if isinstance(how, dict)
-                    else [f"{path} {how}"]
-                )
+                if isinstance(how, dict):
+                    reasons[:0] = [f"{path}:{key} {change}" for key, change in how.items()]
+                else:
+                    reasons.append(f"{path} {how}")
             reasons += [what] if not items else []
-    return ", ".join(reasons)
+    more = len(reasons) - REASONS_SHOWN
+    return ", ".join(reasons[:REASONS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _ask_status() -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True, check=False, env=environment())
+
+
+def _lock_holders(message: str) -> dict[int, str]:
+    """Command lines by PID of those that DVC says are in the way."""
+    return {int(pid): command for pid, command in re.findall(r"\(PID (\d+)\): (.*)", message)}
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process was killed and PID 1 has not noticed: in many containers it never does."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def _explain(message: str) -> str:
+    """DVC's error, or who holds its lock, and what to do."""
+    if holders := _lock_holders(message):
+        who = ", ".join(f"process {pid} ({command})" for pid, command in holders.items())
+        return f"{who} is running this pipeline in this folder: wait for it or stop it"
+    if "lock" in message.lower():
+        return f"{message}\nAnother dvc or snakemake is running in this folder: wait for it or stop it."
+    if "not a git repository" in message:
+        return f"{message}\nDVC keeps results by commit: run `git init`, or clone the project instead of copying it."
+    return f"dvc status failed:\n{message}"
 
 
 if __name__ == "__main__":
     die_with_parent()
-    name, log_path, *flags = sys.argv[1:]
-    sys.exit(run(name, Path(log_path), force="--force" in flags))
+    job = load()[sys.argv[1]]
+    code = run(job, force="--force" in sys.argv[2:])
+    if code == 0:
+        Path(job.stamp).touch()
+    sys.exit(code)

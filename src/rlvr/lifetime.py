@@ -17,6 +17,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def in_child() -> None:
+    """For `preexec_fn` within ignore_interrupts: the child ends with this process, and does hear interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent()
+
+
 @contextmanager
 def ignore_interrupts() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

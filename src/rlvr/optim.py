@@ -25,7 +25,7 @@ class Optimizer:
     ) -> None:
         self.parameters = list(parameters.values())
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
-        self.adamw = torch.optim.AdamW(self.parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(self.parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=True)
         self.steps_taken = 0
 
     def rate(self) -> float:

@@ -102,7 +102,7 @@ def load_policy(cfg: Config, base: str, tokenizer: Any, *, start: Path | None) -
             dtype=getattr(torch, cfg.compute.dtype),
             attn_implementation=attention.NAME,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"the model {source!r} cannot be loaded: {error}") from None
     for key in ("final_logit_softcapping", "logit_scale"):
         if getattr(model.config, key, None):

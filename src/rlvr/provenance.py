@@ -1,4 +1,4 @@
-"""What made an artifact: parameters, commit, versions, device. Nothing that changes between equal runs."""
+"""What made an artifact: parameters, versions, device. Nothing that changes between equal runs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ PACKAGES = (
 
 
 def provenance(cfg: Config, *, device: str) -> dict[str, Any]:
-    """`params` are the resolved values of the sections that the stage may read."""
+    """`params` are the resolved values of the sections that the stage may read.
+
+    No commit: it changes while the artifact stays the same, and every later stage would run again. The commit that
+    holds dvc.lock is the one that made it.
+    """
     return {
         "params": cfg.model_dump(),
-        "commit": commit(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,

@@ -58,16 +58,17 @@ def train(
         batch = draw(examples, cfg.sft.batch_size, step=step, seed=seed)
         loss = supervised_step(policy, optimizer, batch, cfg.memory.tokens_per_micro_batch, cfg.sft.max_grad_norm)
         done = step + 1
+        measured |= {"steps": done, "loss": loss}
         if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
             sampler.sync(policy)
-            measured = rates(sampler.sample(dev, 1, seed=(seed, done)), tags)
-            run.append_log({"step": step, "loss": loss, **measured})
+            answers = rates(sampler.sample(dev, 1, seed=(seed, done)), tags)
+            measured |= answers
+            run.append_log({"step": step, "loss": loss, **answers})
             run.save(done, policy, optimizer, {"measured": measured})
-            show(done, loss=loss, **measured)
+            show(done, loss=loss, **answers)
         if stop():
             run.save(done, policy, optimizer, {"measured": measured})
             raise Interrupted(f"stopped after step {done}")
-        measured |= {"steps": done, "loss": loss}
     return measured
 
 
@@ -102,4 +103,4 @@ def rates(groups: Sequence[Group], tags: Tags) -> dict[str, float]:
 
 def _reached(cfg: Config, measured: dict[str, Any]) -> bool:
     thresholds = {"accuracy": cfg.sft.stop_accuracy, "format_rate": cfg.sft.stop_format_rate}
-    return any(least is not None and measured.get(name, 0.0) >= least for name, least in thresholds.items())
+    return any(least is not None and measured.get(name, -1.0) >= least for name, least in thresholds.items())

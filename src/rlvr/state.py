@@ -81,7 +81,9 @@ class Run:
         """Drop what was logged after the checkpoint: it will be computed again."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         kept = [line for line in lines if _step_of(line, default=step) < step]
-        self.log.write_text("".join(f"{line}\n" for line in kept))
+        writing = self.log.with_suffix(".writing")
+        writing.write_text("".join(f"{line}\n" for line in kept))
+        writing.rename(self.log)  # a kill in between must not lose the lines before the checkpoint
         self.completions.mkdir(exist_ok=True)
         for table in self.completions.iterdir():
             if not table.stem.isdigit() or int(table.stem) >= step:
@@ -114,6 +116,7 @@ def open_run(stage: str, fingerprint: str) -> Iterator[Run]:
             folder.mkdir()
             mark.write_text(fingerprint)
         yield Run(folder)
+        mark.unlink()  # first: half of a finished run is not resumed
         shutil.rmtree(folder)
 
 

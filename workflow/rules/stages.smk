@@ -26,11 +26,11 @@ for _name, _stage in STAGES.items():
             sources=ancient(_stage.sources),
             upstream=[STAGES[name].stamp for name in _stage.upstream],
         output:
-            touch(_stage.stamp),
+            _stage.stamp,
         log:
-            f".pipeline/logs/{_name}.log",
+            _stage.log,
         benchmark:
-            f".pipeline/benchmarks/{_name}.tsv"
+            _stage.benchmark
         threads: _stage.threads
         resources:
             **_stage.resources,
@@ -43,4 +43,4 @@ for _name, _stage in STAGES.items():
         # Only {placeholders} here: a Python expression would be read after the loop, for the last stage.
         # exec: the job is a direct child of Snakemake and ends with it.
         shell:
-            "PYTHONPATH=src exec {params.python} -m rlvr.flow {params.stage} {log} {params.force}"
+            "PYTHONPATH=src exec {params.python} -m rlvr.flow {params.stage} {params.force}"

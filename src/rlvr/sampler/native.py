@@ -102,15 +102,16 @@ class NativeSampler:
         lengths = length_B.tolist()
         last_B = token_BL[torch.arange(len(token_BL)), length_B - 1]
         ended = torch.isin(last_B, eos).tolist()
-        ids = token_BL.tolist()
+        is_sampled_BL = torch.arange(token_BL.shape[1]) < length_B[:, None]
+        token_ids, logps = (torch.split(x[is_sampled_BL], lengths) for x in (token_BL, logp_BL))
         texts = self.tokenizer.batch_decode(
-            [row[: n - end] for row, n, end in zip(ids, lengths, ended, strict=True)],
+            [ids.tolist()[: len(ids) - end] for ids, end in zip(token_ids, ended, strict=True)],
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
         completions = [
-            Completion(token_BL[b, :n].clone(), logp_BL[b, :n].clone(), self.opening + texts[b], not ended[b])
-            for b, n in enumerate(lengths)
+            Completion(ids, logp, self.opening + text, not end)
+            for ids, logp, text, end in zip(token_ids, logps, texts, ended, strict=True)
         ]
         return [
             Group(prompt, tuple(completions[p * per_prompt : (p + 1) * per_prompt])) for p, prompt in enumerate(prompts)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rlvr.config import Config, load_config
-from rlvr.lifetime import die_with_parent
 from rlvr.types import UserError
 
 
@@ -18,7 +18,6 @@ def stage(name: str, sections: Sequence[str]) -> Iterator[Config]:
     Threads are set before any arithmetic. Raises UserError at the end if these parameters were edited meanwhile:
     dvc.lock would record values that did not make this result.
     """
-    die_with_parent()
     cfg = load_config()
     _set_threads(cfg.compute.threads)
     quiet_transformers()
@@ -28,17 +27,21 @@ def stage(name: str, sections: Sequence[str]) -> Iterator[Config]:
 
 
 def _set_threads(threads: int) -> None:
-    """Environment first, torch next: what an engine exports must not change the bits."""
+    """What an engine exports must not change the bits: the environment for a torch that is loaded later, or torch."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    import torch  # noqa: PLC0415
-
-    torch.set_num_threads(threads)
+    if torch := sys.modules.get("torch"):  # a stage that computes nothing does not wait for its import
+        torch.set_num_threads(threads)
 
 
 def quiet_transformers() -> None:
     """No telemetry, and no progress bars for loads that take milliseconds."""
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    from transformers.utils import logging  # noqa: PLC0415
+    os.environ |= {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if "transformers" in sys.modules:
+        from transformers.utils import logging  # noqa: PLC0415
 
-    logging.disable_progress_bar()
+        logging.disable_progress_bar()

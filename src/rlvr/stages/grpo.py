@@ -9,7 +9,7 @@ from rlvr.interrupt import stop_requested
 from rlvr.meter import Meter
 from rlvr.policy import device_name
 from rlvr.progress import progress
-from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
@@ -35,7 +35,7 @@ def main() -> None:
             grpo.train(cfg, policy, sampler, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
-            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)))
+            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)) | {"commit": commit()})
             LOG.parent.mkdir(exist_ok=True)
             shutil.copy(run.log, LOG)
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)

@@ -1,0 +1,62 @@
+"""dvc.yaml says what the code does: parameters, code dependencies, and nothing in two places."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clone import ROOT, SMOKE, STAGES
+
+from imports import closure, module_file
+from rlvr.config import Config, load_config, read_yaml
+
+# Modules that a stage imports and that cannot change its result: no dependency, so that an edit re-runs nothing.
+WITHOUT_EFFECT = frozenset(
+    f"rlvr.{name}" for name in ("config", "progress", "interrupt", "lifetime", "meter", "provenance", "stages")
+)
+
+
+def spec(stage: str) -> dict[str, Any]:
+    return read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+
+
+def names(value: Any, prefix: str = "") -> set[str]:
+    """Every key path of a mapping; the rewards, whose names are the user's choice, as one."""
+    if not isinstance(value, dict) or prefix == "rewards.":
+        return {prefix}
+    return {path for key, child in value.items() for path in names(child, f"{prefix}{key}.")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_the_sections_that_the_stage_may_read(stage: str) -> None:
+    module = importlib.import_module(f"rlvr.stages.{stage}")
+    assert list(module.SECTIONS) == spec(stage)["params"]
+    assert set(module.SECTIONS) <= set(Config.model_fields)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_are_the_import_closure(stage: str) -> None:
+    modules = closure(f"rlvr.stages.{stage}", stop=WITHOUT_EFFECT)
+    imported = {str(file.relative_to(ROOT)) for name in modules if (file := module_file(name))}
+    listed = {dep for dep in spec(stage)["deps"] if dep.startswith("src/")}
+    covered = {dep: {file for file in imported if Path(file).is_relative_to(dep)} for dep in listed}
+    assert imported == set().union(*covered.values()), "imported, but not a dependency"
+    assert all(covered.values()), f"no import reaches {[dep for dep, files in covered.items() if not files]}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_command_runs_the_stage_of_its_name_from_this_source(stage: str) -> None:
+    assert spec(stage)["cmd"] == f"exec env PYTHONPATH=src python -m rlvr {stage}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_outputs_keep_the_run_cache(stage: str) -> None:
+    """An option such as cache: false on a plain output would switch it off for the stage."""
+    assert all(isinstance(out, str) for out in spec(stage).get("outs", []))
+
+
+def test_smoke_parameters_have_the_keys_of_the_default_and_are_valid() -> None:
+    assert names(read_yaml(ROOT / SMOKE)) == names(read_yaml(ROOT / "params.yaml"))
+    load_config(ROOT / SMOKE)

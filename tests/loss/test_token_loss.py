@@ -1,0 +1,270 @@
+"""The loss against its formulas: value and gradient in float64."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from math import exp, log
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from oracle import Row, loss_and_gradient
+from rlvr.loss import token_loss
+from rlvr.types import LossSpec, LossType, Totals
+
+LOSS_TYPES = get_args(LossType)
+TOLERANCE = 1e-12
+LENGTHS = (40, 48, 1, 7, 48, 26, 12, 37)
+
+
+def make_spec(loss_type: str, **values: Any) -> LossSpec:
+    default = LossSpec(
+        loss_type=loss_type,  # type: ignore[arg-type]
+        epsilon=0.2,
+        epsilon_high=2.0 if loss_type == "cispo" else 0.28,
+        delta=None,
+        beta=0.0,
+        kl_unbiased=True,
+        max_completion_tokens=48,
+        temperature=1.0,
+    )
+    return replace(default, **values)
+
+
+def make_rows(*, moved: float = 0.5, lengths: tuple[int, ...] = LENGTHS) -> list[Row]:
+    """Both signs of the advantage; log ratios of standard deviation `moved` (the clip is at -0.22 and 0.25)."""
+    rng = random.Random(5)
+    rows = []
+    for i, length in enumerate(lengths):
+        old = [-rng.uniform(0.05, 4.0) for _ in range(length)]
+        logp = [value + rng.gauss(0.0, moved) for value in old]
+        reference = [value + rng.gauss(0.0, 0.3) for value in logp]
+        rows.append(Row(logp, old, reference, (-1.0 if i % 2 else 1.0) * rng.uniform(0.2, 2.0)))
+    return rows
+
+
+def computed(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:
+    """Value and gradient of the code under test."""
+    flat = [(a, b, c, row.advantage, i) for i, row in enumerate(rows) for a, b, c in zip(*parts(row), strict=True)]
+    logp_T, old_T, reference_T, advantage_T = (
+        torch.tensor([token[k] for token in flat], dtype=torch.float64) for k in range(4)
+    )
+    row_T = torch.tensor([token[4] for token in flat])
+    logp_T.requires_grad_()
+    loss = token_loss(logp_T, old_T, advantage_T, row_T, spec=spec, totals=totals, reference_T=reference_T)
+    (gradient_T,) = torch.autograd.grad(loss, logp_T)
+    return loss.item(), gradient_T.tolist()
+
+
+def parts(row: Row) -> tuple[list[float], list[float], list[float]]:
+    return row.logp, row.old, row.reference
+
+
+def totals_of(rows: list[Row]) -> Totals:
+    return Totals(rows=len(rows), tokens=sum(len(row.logp) for row in rows))
+
+
+def agree(found: tuple[float, list[float]], expected: tuple[float, list[float]]) -> bool:
+    """Value and every component of the gradient, within the tolerance."""
+    distances = [abs(a - b) for a, b in zip(found[1], expected[1], strict=True)]
+    return max(abs(found[0] - expected[0]), *distances) <= TOLERANCE
+
+
+def truth(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:
+    return loss_and_gradient(rows, spec, num_rows=totals.rows, num_tokens=totals.tokens)
+
+
+def test_the_inputs_reach_every_branch() -> None:
+    spec = make_spec("grpo", delta=1.7)
+    cells = dict.fromkeys(product((-1, 1), ("below", "inside", "above", "beyond delta")), 0)
+    for row in make_rows():
+        for logp, old in zip(row.logp, row.old, strict=True):
+            w = exp(logp - old)
+            limits = (1 - spec.epsilon, 1 + spec.epsilon_high, spec.delta or 0.0)
+            place = ("below", "inside", "above", "beyond delta")[sum(w > limit for limit in limits)]
+            cells[1 if row.advantage > 0 else -1, place] += 1
+    assert min(cells.values()) >= 0.05 * sum(cells.values()), cells
+
+
+@pytest.mark.parametrize("beta, kl_unbiased", [(0.0, True), (0.04, True), (0.04, False)])
+@pytest.mark.parametrize("delta", [None, 1.7, 1.28])
+@pytest.mark.parametrize("epsilon_high", [0.2, 0.28])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_value_and_gradient(
+    loss_type: str, epsilon_high: float, delta: float | None, beta: float, kl_unbiased: bool
+) -> None:
+    cap = epsilon_high * 10 if loss_type == "cispo" else epsilon_high
+    spec = make_spec(loss_type, epsilon_high=cap, delta=delta, beta=beta, kl_unbiased=kl_unbiased)
+    rows = make_rows()
+    totals = Totals(rows=len(rows) + 3, tokens=sum(LENGTHS) + 41)  # rows and tokens that were skipped count
+    assert agree(computed(rows, spec, totals), truth(rows, spec, totals))
+
+
+# Two rows of three tokens, A = +1 and A = -2; w is 1.5, 0.5, 1.0 in the first and 1.5, 0.5, 1.1 in the second.
+# epsilon 0.2, epsilon_high 0.3. min(w·A, clip(w)·A) by token:
+#   A = +1:  min(1.5, 1.3) = 1.3   min(0.5, 0.8) = 0.5     min(1.0, 1.0) = 1.0     sum 2.8
+#   A = -2:  min(-3, -2.6) = -3    min(-1, -1.6) = -1.6    min(-2.2, -2.2) = -2.2  sum -6.8
+# Gradient -w·A where the unclipped branch or the inside of the clip is taken:  0, -0.5, -1.0 and 3.0, 0, 2.2.
+# cispo with cap 1.2: min(w, 1.2)·A is 1.2, 0.5, 1.0 and -2.4, -1.0, -2.2; logp is -1, -2, -3 in both rows:
+#   sum of -min(w, 1.2)·A·logp = (1.2 + 1.0 + 3.0) + (-2.4 - 2.0 - 6.6) = 5.2 - 11.0 = -5.8
+BY_HAND = {
+    "grpo": (4.0 / 6, [0, -0.5 / 6, -1 / 6, 3 / 6, 0, 2.2 / 6]),
+    "bnpo": (4.0 / 6, [0, -0.5 / 6, -1 / 6, 3 / 6, 0, 2.2 / 6]),
+    "dr_grpo": (4.0 / 20, [0, -0.5 / 20, -1 / 20, 3 / 20, 0, 2.2 / 20]),
+    "dapo": (4.0 / 6, [0, -0.5 / 6, -1 / 6, 3 / 6, 0, 2.2 / 6]),
+    "cispo": (-5.8 / 6, [-1.2 / 6, -0.5 / 6, -1 / 6, 2.4 / 6, 1 / 6, 2.2 / 6]),
+}
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_two_rows_of_three_by_hand(loss_type: str) -> None:
+    ratios = [[1.5, 0.5, 1.0], [1.5, 0.5, 1.1]]
+    logp = [-1.0, -2.0, -3.0]
+    rows = [
+        Row(logp, [lp - log(w) for lp, w in zip(logp, ratio, strict=True)], logp, advantage)
+        for ratio, advantage in zip(ratios, (1.0, -2.0), strict=True)
+    ]
+    high = 1.2 if loss_type == "cispo" else 0.3
+    spec = make_spec(loss_type, epsilon_high=high, max_completion_tokens=10)
+    assert agree(computed(rows, spec, totals_of(rows)), BY_HAND[loss_type])
+
+
+@pytest.mark.parametrize("delta, gradient", [(None, 8.0), (3.0, 0.0), (4.5, 8.0)])
+def test_delta_bounds_the_unclipped_branch(delta: float | None, gradient: float) -> None:
+    """One token with A = -2 and w = 4: the loss is -min(-8, -2.6) = 8, with delta 3 it is 6 and flat."""
+    rows = [Row([-1.0], [-1.0 - log(4.0)], [-1.0], -2.0)]
+    found = computed(rows, make_spec("dapo", delta=delta), Totals(1, 1))
+    assert agree(found, (6.0 if delta == 3.0 else 8.0, [gradient]))
+
+
+@pytest.mark.parametrize("kl_unbiased, gradient", [(True, 2 * log(2)), (False, 0.5)])
+def test_kl_term_by_hand(kl_unbiased: bool, gradient: float) -> None:
+    """w = 2 and ref - logp = -log 2: K = 1/2 + log 2 - 1; plain dK = 1 - 1/2, of K·w it is w·(logp - ref)."""
+    rows = [Row([-1.0], [-1.0 - log(2)], [-1.0 - log(2)], 0.0)]
+    k = log(2) - 0.5
+    found = computed(rows, make_spec("dapo", beta=1.0, kl_unbiased=kl_unbiased), Totals(1, 1))
+    assert agree(found, (2 * k if kl_unbiased else k, [gradient]))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_gradcheck(loss_type: str, beta: float) -> None:
+    rows = make_rows(moved=0.4, lengths=(4, 1, 3))
+    if loss_type == "cispo":  # only where the cap holds is the detached ratio constant
+        rows = [replace(row, old=[lp - 1.0 for lp in row.logp]) for row in rows]
+    spec = make_spec(loss_type, delta=1.5, beta=beta)
+    old_T, reference_T = (torch.tensor([v for row in rows for v in parts(row)[k]]).double() for k in (1, 2))
+    logp_T = torch.tensor([v for row in rows for v in row.logp], dtype=torch.float64, requires_grad=True)
+    row_T = torch.tensor([i for i, row in enumerate(rows) for _ in row.logp])
+    advantage_T = torch.tensor([row.advantage for row in rows]).double()[row_T]
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return token_loss(x, old_T, advantage_T, row_T, spec=spec, totals=Totals(3, 8), reference_T=reference_T)
+
+    assert torch.autograd.gradcheck(loss, logp_T, eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_shares_of_micro_batches_add_up(loss_type: str) -> None:
+    rows, spec = make_rows(), make_spec(loss_type, beta=0.04)
+    whole = computed(rows, spec, totals_of(rows))
+    for cuts in ([1], [3, 4], list(range(1, len(rows)))):
+        pieces = [rows[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+        shares = [computed(piece, spec, totals_of(rows)) for piece in pieces]
+        assert agree((sum(value for value, _ in shares), [g for _, gradient in shares for g in gradient]), whole)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_the_order_of_siblings_does_not_matter(loss_type: str) -> None:
+    rows, spec = make_rows(), make_spec(loss_type, beta=0.04)
+    value, gradient = computed(rows, spec, totals_of(rows))
+    value_back, gradient_back = computed(rows[::-1], spec, totals_of(rows))
+    ends = [sum(LENGTHS[: i + 1]) for i in range(len(LENGTHS))]
+    turned = [g for i in reversed(range(len(rows))) for g in gradient[ends[i] - LENGTHS[i] : ends[i]]]
+    assert agree((value_back, gradient_back), (value, turned))
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_rows_that_are_left_out_count_in_the_totals_alone(loss_type: str) -> None:
+    """A row of advantage 0 may be skipped: same loss, same gradient of the others."""
+    rows, spec = make_rows(), make_spec(loss_type)
+    idle = replace(rows[0], advantage=0.0)
+    value, gradient = computed([*rows[1:], idle], spec, totals_of(rows))
+    assert gradient[-LENGTHS[0] :] == [0.0] * LENGTHS[0]
+    assert agree(computed(rows[1:], spec, totals_of(rows)), (value, gradient[: -LENGTHS[0]]))
+
+
+class TestWhereThePolicyHasNotMoved:
+    """w = 1 everywhere: the facts of ALGORITHMS."""
+
+    @staticmethod
+    def at(loss_type: str) -> tuple[float, list[float]]:
+        rows = [replace(row, old=row.logp) for row in make_rows()]
+        high = 5.0 if loss_type == "cispo" else 0.28
+        return computed(rows, make_spec(loss_type, epsilon_high=high), totals_of(rows))
+
+    def test_grpo_is_minus_the_mean_advantage_and_its_gradient_is_not_zero(self) -> None:
+        value, gradient = self.at("grpo")
+        advantages = [row.advantage for row in make_rows()]
+        assert value == pytest.approx(-sum(advantages) / len(advantages), abs=TOLERANCE)
+        assert max(map(abs, gradient)) > 0.01
+
+    def test_grpo_is_zero_when_the_advantages_sum_to_zero_but_its_gradient_is_not(self) -> None:
+        """... and the losses that weigh tokens are not zero, since lengths differ inside the group."""
+        rows = [replace(row, old=row.logp, advantage=1.0 - 2.0 * (i % 2)) for i, row in enumerate(make_rows())]
+        losses = {
+            kind: computed(rows, make_spec(kind), totals_of(rows)) for kind in ("grpo", "bnpo", "dr_grpo", "dapo")
+        }
+        assert abs(losses["grpo"][0]) < TOLERANCE
+        assert min(abs(losses[kind][0]) for kind in ("bnpo", "dr_grpo", "dapo")) > 0.01
+        assert all(max(map(abs, gradient)) > 0.001 for _, gradient in losses.values())
+
+    def test_the_gradient_of_cispo_is_dapos(self) -> None:
+        assert agree((0.0, self.at("cispo")[1]), (0.0, self.at("dapo")[1]))
+
+    def test_the_whole_gradient_passes_at_the_edges_of_the_clip(self) -> None:
+        """w exactly 1 with an empty clip range below: clamp passes the gradient at equality."""
+        rows = [Row([-1.0], [-1.0], [-1.0], sign) for sign in (1.0, -1.0)]
+        spec = make_spec("dapo", epsilon=0.0, epsilon_high=0.0, delta=1.0)
+        assert agree(computed(rows, spec, totals_of(rows)), (0.0, [-0.5, 0.5]))
+
+
+def with_one_token_too_many(rows: list[Row]) -> list[Row]:
+    return [Row([*r.logp, -1.0], [*r.old, -1.0], [*r.reference, -1.0], r.advantage) for r in rows]
+
+
+def mask_ignored(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:
+    """A token after the end of each row is trained on; the gradient of the true tokens is what is left of it."""
+    value, gradient = computed(with_one_token_too_many(rows), spec, totals)
+    ends = [sum(len(row.logp) + 1 for row in rows[: i + 1]) - 1 for i in range(len(rows))]
+    return value, [g for i, g in enumerate(gradient) if i not in ends]
+
+
+def scaled(factor: float) -> Callable[..., tuple[float, list[float]]]:
+    def wrong(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:
+        value, gradient = computed(rows, spec, totals)
+        return value, [factor * g for g in gradient]
+
+    return wrong
+
+
+MUTANTS: dict[str, Callable[..., tuple[float, list[float]]]] = {
+    "no gradient": scaled(0.0),
+    "gradient 2 % too large": scaled(1.02),
+    "gradient of the other sign": scaled(-1.0),
+    "clip_high := clip_low": lambda rows, spec, totals: computed(rows, replace(spec, epsilon_high=0.2), totals),
+    "mask ignored": mask_ignored,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_the_comparison_rejects(loss_type: str, mutant: str) -> None:
+    rows, spec = make_rows(), make_spec(loss_type)
+    expected = truth(rows, spec, totals_of(rows))
+    assert agree(computed(rows, spec, totals_of(rows)), expected)
+    assert not agree(MUTANTS[mutant](rows, spec, totals_of(rows)), expected)

@@ -1,0 +1,325 @@
+"""The loop: it improves a toy, gives the same bits twice, and goes on after a stop as if there had been none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from rlvr import grpo
+from rlvr.batch import pack
+from rlvr.chat import Tags
+from rlvr.config import Config
+from rlvr.meter import Meter
+from rlvr.policy import Policy
+from rlvr.rewards import FUNCTIONS
+from rlvr.state import Run
+from rlvr.types import Group, Interrupted, LossType, Problem, Prompt
+
+CPU = torch.device("cpu")
+CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
+PROMPTS = tuple(3 + i % 4 for i in range(10))
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledIn:
+    """A sampler that dies in the middle of a step."""
+
+    def __init__(self, sampler: Any, *, step: int) -> None:
+        self.sampler, self.step = sampler, step
+
+    def sync(self, policy: Policy) -> None:
+        self.sampler.sync(policy)
+
+    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> list[Group]:
+        if seed[1] == self.step:
+            raise Killed
+        groups: list[Group] = self.sampler.sample(prompts, count, seed=seed)
+        return groups
+
+
+@pytest.fixture
+def prompts(make_prompts: Callable[..., list[Prompt]]) -> list[Prompt]:
+    return make_prompts(*PROMPTS)
+
+
+def train(toy: Any, prompts: Sequence[Prompt], folder: Path, *, sampler: Any = None, stop_after: int = 1_000) -> Any:
+    """Run or go on with a run in `folder`, up to `stop_after` more steps; the toy with its policy trained."""
+    folder.mkdir(exist_ok=True)
+    calls: list[int] = []
+
+    def stop() -> bool:
+        calls.append(1)
+        return len(calls) >= stop_after
+
+    grpo.train(
+        toy.cfg,
+        toy.policy,
+        sampler or toy.sampler,
+        prompts,
+        run=Run(folder),
+        meter=Meter(CPU),
+        show=lambda done, **values: None,
+        stop=stop,
+    )
+    return toy
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The log without what may differ between equal runs."""
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
+
+
+def weights(toy: Any) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in toy.policy.trainable().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
+    "with a reference": {"grpo.beta": 0.05},
+    "adapter with a reference": {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 0.05},
+    "cispo, batch scale, truncated masked": {
+        "grpo.loss_type": "cispo",
+        "grpo.epsilon_high": 2.0,
+        "grpo.scale_rewards": "batch",
+        "grpo.mask_truncated_completions": True,
+    },
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def sevens(text: str, problem: Problem, tags: Tags) -> float:
+    """A reward that a policy can raise to the length limit, 10."""
+    return float(text.count("7"))
+
+
+@pytest.mark.parametrize("loss_type", get_args(LossType))
+def test_the_reward_rises(
+    loss_type: str,
+    make_toy: Callable[..., Any],
+    prompts: list[Prompt],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FUNCTIONS, "sevens", sevens)
+    changes = {
+        "rewards": {"sevens": {"weight": 1.0, "options": {}}},
+        "grpo.steps": 30,
+        "grpo.learning_rate": 1e-2,
+        "grpo.completions_per_prompt": 8,
+        "grpo.loss_type": loss_type,
+        "grpo.epsilon_high": 5.0 if loss_type == "cispo" else 0.28,
+        "memory.tokens_per_micro_batch": 1000,
+    }
+    train(make_toy(changes), prompts, tmp_path)
+    rewards = [record["reward/mean"] for record in records(tmp_path)]
+    assert len(rewards) == 30
+    assert rewards[0] < 1
+    assert sum(rewards[-5:]) / 5 > 7
+
+
+@every_variant
+def test_the_same_seed_gives_the_same_weights_and_the_same_log(
+    variant: str, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    first, again = (train(make_toy(VARIANTS[variant]), prompts, tmp_path / name) for name in ("a", "b"))
+    assert same(weights(first), weights(again))
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    assert not same(weights(first), weights(make_toy(VARIANTS[variant])))
+
+
+def test_another_seed_gives_other_weights(make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path) -> None:
+    first, other = (train(make_toy({"compute.seed": seed}), prompts, tmp_path / str(seed)) for seed in (0, 1))
+    assert not same(weights(first), weights(other))
+
+
+@every_variant
+def test_stopped_and_resumed_is_bit_identical(
+    variant: str, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    whole = train(make_toy(VARIANTS[variant]), prompts, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="stopped after step 2 of 6"):
+        train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts", stop_after=2)
+    with pytest.raises(Interrupted, match="stopped after step 5 of 6"):
+        train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts", stop_after=3)
+    parts = train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts")
+    assert same(weights(whole), weights(parts))
+    assert records(tmp_path / "whole") == records(tmp_path / "parts")
+
+
+def test_killed_between_checkpoints_and_resumed_is_bit_identical(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    changes = {"grpo.checkpoint_every": 2, "grpo.log_completions_every": 1}
+    whole = train(make_toy(changes), prompts, tmp_path / "whole")
+    toy = make_toy(changes)
+    with pytest.raises(Killed):
+        train(toy, prompts, tmp_path / "parts", sampler=KilledIn(toy.sampler, step=5))
+    assert [record["step"] for record in records(tmp_path / "parts")] == [0, 1, 2, 3, 4]
+    parts = train(make_toy(changes), prompts, tmp_path / "parts")
+    assert same(weights(whole), weights(parts))
+    assert records(tmp_path / "whole") == records(tmp_path / "parts")
+    tables = [sorted(path.name for path in (tmp_path / name / "completions").iterdir()) for name in ("whole", "parts")]
+    assert tables[0] == tables[1] == [f"{step:08d}.parquet" for step in range(6)]
+    for name in tables[0]:
+        one, two = (pd.read_parquet(tmp_path / folder / "completions" / name) for folder in ("whole", "parts"))
+        pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_finished_run_is_not_trained_further(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    changes = {"grpo.checkpoint_every": 3}
+    first = weights(train(make_toy(changes), prompts, tmp_path))
+    assert same(first, weights(train(make_toy(changes), prompts, tmp_path)))
+
+
+class TestReference:
+    def test_the_divergence_starts_at_zero_and_grows(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        train(make_toy({"grpo.beta": 1e-3, "grpo.passes_per_rollout": 1}), prompts, tmp_path)
+        divergence = [record["policy/kl"] for record in records(tmp_path)]
+        assert divergence[0] == pytest.approx(0.0, abs=1e-9)
+        assert min(divergence[1:]) > 1e-6 and divergence[-1] > 10 * divergence[1]
+
+    def test_it_is_the_adapter_as_grpo_starts_not_the_base(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        changes = {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 1e-3, "grpo.passes_per_rollout": 1}
+        before = make_toy(changes)
+        with torch.no_grad():
+            for weight in before.policy.trainable().values():
+                weight.add_(0.2)
+        before.policy.save(tmp_path / "sft")
+        train(make_toy(changes, start=tmp_path / "sft"), prompts, tmp_path / "grpo")
+        assert records(tmp_path / "grpo")[0]["policy/kl"] == pytest.approx(0.0, abs=1e-9)
+
+    def test_a_strong_pull_keeps_the_policy_near(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        last = {}
+        for beta in (1e-4, 3.0):
+            train(make_toy({"grpo.beta": beta, "grpo.steps": 20}), prompts, tmp_path / str(beta))
+            last[beta] = records(tmp_path / str(beta))[-1]["policy/kl"]
+        assert last[3.0] < 0.2 * last[1e-4]
+
+
+def test_without_signal_nothing_is_computed_and_nothing_moves(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    toy = make_toy({"rewards": {"format_exact": {"weight": 1.0, "options": {"points": 3.0}}}})
+    before = weights(toy)
+    train(toy, prompts, tmp_path)
+    assert same(weights(toy), before)
+    for record in records(tmp_path):
+        assert record["groups/skipped"] == record["advantage/zero_std_groups"] == 4
+        assert record["loss"] == record["grad_norm"] == 0.0
+        assert record["policy/entropy"] is None  # nothing was computed that it could be taken from
+
+
+def test_each_minibatch_of_each_pass_is_an_optimizer_step(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """With two of each, a rollout takes four steps of the warm-up."""
+    changes = {**VARIANTS["two minibatches, two passes"], "grpo.warmup_steps": 10, "grpo.learning_rate": 1e-3}
+    train(make_toy(changes), prompts, tmp_path)
+    assert [record["learning_rate"] for record in records(tmp_path)] == pytest.approx(
+        [1e-4, 5e-4, 9e-4, 1e-3, 1e-3, 1e-3]
+    )
+
+
+def test_completions_are_kept_now_and_then_and_at_the_end(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    train(make_toy({"grpo.log_completions_every": 2}), prompts, tmp_path)
+    names = sorted(path.stem for path in (tmp_path / "completions").iterdir())
+    assert [int(name) for name in names] == [0, 2, 4, 5]
+
+
+def plain_logp(model: Any, group: Group, ids: Tensor) -> Tensor:
+    tokens = torch.tensor([*group.prompt.tokens, *ids.tolist()])
+    logp_SV = model(input_ids=tokens[None]).logits[0].log_softmax(-1)
+    return logp_SV[len(group.prompt.tokens) - 1 : -1].gather(1, ids[:, None])[:, 0]
+
+
+def test_an_update_is_the_textbook_loop(
+    make_config: Callable[..., Config],
+    make_policy: Callable[..., Policy],
+    make_plain: Callable[..., Any],
+    make_groups: Callable[..., list[Group]],
+) -> None:
+    """Two minibatches and two passes, against one written out with a plain model and torch's own parts."""
+    groups = make_groups([(5, [4, 9, 6]), (2, [3, 8, 5]), (7, [7, 1, 2]), (3, [5, 5, 6])])
+    advantage_PG = torch.tensor([[1.0, -0.5, -0.5], [0.25, 0.5, -0.75], [-1.0, 0.0, 1.0], [0.5, 0.5, -1.0]])
+    cfg = make_config(
+        {
+            "grpo.minibatches_per_rollout": 2,
+            "grpo.passes_per_rollout": 2,
+            "grpo.learning_rate": 3e-3,
+            "grpo.warmup_steps": 0,
+            "grpo.max_grad_norm": 0.1,
+            "memory.tokens_per_micro_batch": 112,
+        }
+    )
+    policy = make_policy()
+    minibatches = pack(groups, advantage_PG, [True] * 4, minibatches=2, mask_truncated=False)
+    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy), minibatches)
+
+    plain = make_plain()
+    adamw = torch.optim.AdamW(plain.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0)
+    with torch.no_grad():
+        old = [[plain_logp(plain, group, c.token_ids) for c in group.completions] for group in groups]
+    expected_losses, clipped = [], 0
+    for _ in range(2):
+        for part in ((0, 1), (2, 3)):
+            loss = torch.zeros((), dtype=torch.float64)
+            for p in part:
+                for g, completion in enumerate(groups[p].completions):
+                    ratio = (plain_logp(plain, groups[p], completion.token_ids) - old[p][g]).exp()
+                    a = advantage_PG[p, g].double()
+                    bounded = ratio.clamp(0.8, 1.28)
+                    clipped += int((bounded != ratio).sum())
+                    loss = loss - torch.minimum(ratio * a, bounded * a).sum() / (6 * 48)
+            loss.backward()
+            expected_norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+            adamw.step()
+            adamw.zero_grad()
+            expected_losses.append(loss.item())
+    assert clipped > 0 and expected_norm > 0.1
+    assert losses == pytest.approx(expected_losses, abs=1e-7)  # the loop adds the shares up in float32
+    assert grad_norm == pytest.approx(expected_norm.item(), rel=1e-9)
+    for found, expected in zip(policy.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_a_saved_adapter_loads_with_peft_and_gives_the_same_logits(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    toy = train(make_toy({"model.adapter": "lora", "model.lora.rank": 4}), prompts, tmp_path / "run")
+    toy.policy.save(tmp_path / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(toy.base, attn_implementation="sdpa")
+    tokens = torch.tensor([prompts[3].tokens])
+    with torch.no_grad():
+        untrained = plain(tokens).logits
+        loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter")(tokens).logits
+        toy.policy.base.config._attn_implementation = "sdpa"
+        torch.testing.assert_close(toy.policy.model(tokens).logits, loaded, rtol=0, atol=1e-6)
+    assert (loaded - untrained).abs().max() > 1e-3
