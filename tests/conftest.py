@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +21,19 @@ from rlvr.config import Config, read_yaml
 from rlvr.policy import Policy, has_weights, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.types import Completion, Group, Problem, Prompt
+
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, default=None, help="skip what has not begun after that many seconds")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("--seconds")
+    if seconds is not None and time.monotonic() - STARTED > seconds:
+        pytest.skip(f"left out: --seconds {seconds:.0f} are over")
+
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 # grouped queries: two query heads for each key and value head

@@ -86,9 +86,16 @@ def _well_formed(tags: Tags) -> re.Pattern[str]:
 
 
 def extract_answer(text: str, tags: Tags) -> str | None:
-    """The answer of a well-formed completion: each tag once and in order, nothing before, between or after."""
+    """The answer of a well-formed completion: each tag once and in order, nothing before, between or after.
+
+    White space that belongs to the answer tags, as the line breaks of xml do, is no part of the answer.
+    """
     match = _well_formed(tags).fullmatch(text)
-    return match.group(1) if match else None
+    if match is None:
+        return None
+    answer_start, answer_end = tags.answer_start, tags.answer_end
+    lead, trail = answer_start[len(answer_start.rstrip()) :], answer_end[: -len(answer_end.lstrip())]
+    return match.group(1).removeprefix(lead).removesuffix(trail)
 
 
 def extract_tagged(text: str, tags: Tags) -> str | None:

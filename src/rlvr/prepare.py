@@ -68,7 +68,7 @@ def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
         return tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(cfg.model.source, revision=cfg.model.revision or "main")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"model.source {cfg.model.source!r} cannot be loaded: give a local folder, or a hub name that you may "
             f"read (gated models need a token), or scratch\n{error}"

@@ -29,6 +29,10 @@ def make_tokenizer(texts: Iterable[str], tags: Tags) -> Any:
     texts = list(texts)
     special = [PAD, EOS, UNKNOWN, *ROLES]
     marks = list(tags.marks())
+    if taken := set(special) & set(marks):
+        raise UserError(
+            f"model.template.tags: the scratch tokenizer needs {', '.join(sorted(taken))} itself; take others"
+        )
     pattern = "|".join([*(re.escape(mark) for mark in [*special, *marks]), PIECES])
     pieces = {piece for text in texts for piece in re.findall(pattern, text)}
     words = sorted(pieces.union("0123456789+-=;.,:? ") - {*special, *marks})

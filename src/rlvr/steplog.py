@@ -40,7 +40,7 @@ def step_record(
         "loss": sum(losses) / len(losses),
         "accuracy": sum(correct) / len(correct),
         "reward/mean": reward_PG.nanmean().item(),
-        "reward/std": _std(reward_PG[~reward_PG.isnan()]),
+        "reward/std": _std(reward_PG),
     }
     for k, name in enumerate(scores.names):
         record[f"reward/{name}/mean"] = points_BK[:, k].nanmean().item()
@@ -123,4 +123,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _std(values: Tensor) -> float:
-    return values.std(correction=1).item() if values.numel() > 1 else 0.0
+    known = values[~values.isnan()]
+    return known.std(correction=1).item() if known.numel() > 1 else 0.0

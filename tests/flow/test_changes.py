@@ -27,6 +27,7 @@ def test_a_learning_rate_reruns_grpo_and_what_follows(finished: Finished) -> Non
     assert after["dvc"].repro("snakemake").ran == after["snakemake"].repro("dvc").ran == []
 
 
+@pytest.mark.slow
 def test_switching_the_prefinetune_off(finished: Finished) -> None:
     """Later stages start from the base model; what the pre-finetune would have done is nobody's business."""
     clone = finished("clone")

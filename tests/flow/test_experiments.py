@@ -10,7 +10,6 @@ import pytest
 from clone import Clone, wait
 
 Finished = Callable[[str], Clone]
-LATER = ["grpo", "evaluate", "report"]
 
 
 def shown(clone: Clone) -> list[dict[str, str]]:
@@ -27,39 +26,42 @@ def column(row: dict[str, str], name: str) -> str:
 def test_an_experiment_is_run_shown_and_applied(finished: Finished) -> None:
     clone = finished("clone")
     committed = clone.weights()
-    done = clone.run("dvc", "exp", "run", "--name", "slow", "-S", "grpo.learning_rate=1e-5")
-    assert done.ran == LATER
+    settings = ("-S", "grpo.learning_rate=1e-5", "-S", "sft.enabled=false")
+    assert clone.run("dvc", "exp", "run", "--name", "gentle", *settings).ran == ["sft", "grpo", "evaluate", "report"]
     rate = clone.json("models/grpo/card.json")["params"]["grpo"]["learning_rate"]
     assert isinstance(rate, float)
     assert rate == 1e-5
+    assert clone.json("models/sft/card.json") == {"enabled": False}
     experiment = clone.weights()
     assert experiment != committed
 
     rows = {row["Experiment"] or row["rev"]: row for row in shown(clone)}
-    assert float(column(rows["slow"], "grpo.learning_rate")) == 1e-5
+    assert float(column(rows["gentle"], "grpo.learning_rate")) == 1e-5
     assert float(column(rows["main"], "grpo.learning_rate")) == 3e-4
-    assert float(column(rows["slow"], "grpo.mean_at_k")) >= 0.0
+    assert float(column(rows["gentle"], "grpo.mean_at_k")) >= 0.0
 
     clone.git("checkout", "--quiet", "--force", "main")
     clone.run("dvc", "checkout")
     assert clone.weights() == committed
     assert clone.repro("dvc").ran == clone.repro("snakemake").ran == []
-    clone.run("dvc", "exp", "apply", "slow")
+    clone.run("dvc", "exp", "apply", "gentle")
     assert clone.weights() == experiment
     assert clone.repro("snakemake").ran == clone.repro("dvc").ran == []
+    clone.set("sft.learning_rate", 1.0e-3)  # of the pre-finetune that is off
+    assert clone.repro("dvc").ran == ["sft"]
 
 
 def test_queued_experiments_leave_the_workspace_alone(finished: Finished) -> None:
     clone = finished("clone")
-    committed = clone.weights()
-    clone.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "grpo.learning_rate=1e-5")
+    page = clone.folder / "reports/report.html"
+    committed = page.read_bytes()
+    clone.run("dvc", "exp", "run", "--queue", "--name", "short", "-S", "report.examples=1")
     clone.run("dvc", "exp", "run", "--run-all")
-    assert clone.weights() == committed
+    assert page.read_bytes() == committed
     assert clone.git("status", "--porcelain") == ""
     assert clone.repro("snakemake").ran == clone.repro("dvc").ran == []
-    clone.run("dvc", "exp", "apply", "queued")
-    assert clone.weights() != committed
-    assert clone.json("models/grpo/card.json")["params"]["grpo"]["learning_rate"] == 1e-5
+    clone.run("dvc", "exp", "apply", "short")
+    assert page.read_bytes() != committed
     assert clone.repro("snakemake").ran == clone.repro("dvc").ran == []
 
 
@@ -73,3 +75,6 @@ def test_the_queue_in_the_background(finished: Finished) -> None:
     clone.run("dvc", "queue", "stop", "--kill")
     rates = {row["Experiment"]: column(row, "grpo.learning_rate") for row in shown(clone) if row["Experiment"]}
     assert {name: float(rate) for name, rate in rates.items()} == {"rate-1e-5": 1e-5, "rate-2e-5": 2e-5}
+    clone.run("dvc", "exp", "apply", "rate-2e-5")
+    assert clone.json("models/grpo/card.json")["params"]["grpo"]["learning_rate"] == 2e-5
+    assert clone.repro("snakemake").ran == clone.repro("dvc").ran == []

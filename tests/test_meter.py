@@ -1,0 +1,49 @@
+"""Time and peak memory of a phase."""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import pytest
+import torch
+
+from rlvr.meter import Meter
+
+MEGABYTES = 1024**2
+
+
+@pytest.fixture
+def meter() -> Meter:
+    return Meter(torch.device("cpu"))
+
+
+def test_a_phase_takes_the_time_it_takes(meter: Meter) -> None:
+    with meter.phase("rollout"):
+        time.sleep(0.05)
+    with meter.phase("score"):
+        pass
+    assert 0.05 <= meter.seconds["rollout"] < 1.0
+    assert meter.seconds["score"] < 0.05
+
+
+def test_a_phase_replaces_that_of_the_step_before(meter: Meter) -> None:
+    for pause in (0.05, 0.0):
+        with meter.phase("rollout"):
+            time.sleep(pause)
+    assert meter.seconds["rollout"] < 0.05
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux can reset the peak of a process")
+def test_the_peak_is_that_of_the_phase_alone(meter: Meter) -> None:
+    """64 MB that are freed inside a phase count for it, and not for the next one."""
+    for name, size in (("before", 0), ("large", 64), ("after", 0)):
+        with meter.phase(name):
+            torch.ones(size * MEGABYTES // 4).sum()
+    assert meter.peak_bytes["large"] - meter.peak_bytes["before"] > 60 * MEGABYTES
+    assert meter.peak_bytes["large"] - meter.peak_bytes["after"] > 60 * MEGABYTES
+
+
+def test_what_is_measured_is_said(meter: Meter) -> None:
+    assert meter.kind == "process resident memory"
+    assert Meter(torch.device("cuda")).kind == "device memory allocated"
