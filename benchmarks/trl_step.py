@@ -3,9 +3,9 @@
     pip install -e '.[bench]'
     python benchmarks/trl_step.py --steps 300
 
-Both start from models/sft of a finished default run, with the settings of params.yaml, one pass per rollout, and the
-same prompts in the same order. They take turns of --block steps, so that a machine that speeds up or slows down does
-so for both. A side is timed only while it has the turn, in two ways:
+Both start from models/sft of a finished default run, with the settings of params.yaml but one pass per rollout and a
+constant learning rate after the warm-up, and the same prompts in the same order. They take turns of --block steps, so
+that a machine that speeds up or slows down does so for both. A side is timed only while it has the turn, in two ways:
 
     loop   everything from the end of one step to the end of the next; for this project with its log line, completion
            tables and checkpoints; for TRL with its data loader, and without logs and checkpoints
@@ -437,7 +437,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cpu/trl_step.json"))
     options = parser.parse_args()
     cfg = load_config()
-    one_pass = cfg.grpo.model_copy(update={"steps": options.steps, "epochs": None, "passes_per_rollout": 1})
+    settings = {"steps": options.steps, "epochs": None, "passes_per_rollout": 1, "schedule": "constant"}
+    one_pass = cfg.grpo.model_copy(update=settings)
     cfg = cfg.model_copy(update={"grpo": one_pass})
     result = {
         "command": shlex.join(["python", "benchmarks/trl_step.py", *sys.argv[1:]]),

@@ -55,6 +55,7 @@ TOY: dict[str, Any] = {
     "grpo.completions_per_prompt": 4,
     "grpo.learning_rate": 3e-3,
     "grpo.warmup_steps": 2,
+    "grpo.schedule": "constant",
     "grpo.checkpoint_every": 100,
     "memory.tokens_per_micro_batch": 100,
 }

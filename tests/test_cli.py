@@ -20,7 +20,6 @@ STAGES = ("prepare", "sft", "grpo", "evaluate", "report")
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Run a command in an empty folder; its exit code. No stage does anything unless a test says so."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlvr.cli.die_with_parent", lambda: None)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["rlvr", *arguments])

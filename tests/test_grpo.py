@@ -92,6 +92,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "falling rate": {"grpo.schedule": "linear"},
     "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
     "with a reference": {"grpo.beta": 0.05},
     "adapter with a reference": {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 0.05},
@@ -212,6 +213,15 @@ class TestReference:
         train(make_toy(changes, start=tmp_path / "sft"), prompts, tmp_path / "grpo")
         assert records(tmp_path / "grpo")[0]["policy/kl"] == pytest.approx(0.0, abs=1e-9)
 
+    def test_groups_without_signal_are_pulled_too(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        rewards = {"format_exact": {"weight": 1.0, "options": {"points": 3.0}}}
+        train(make_toy({"rewards": rewards, "grpo.beta": 0.1}), prompts, tmp_path)
+        for record in records(tmp_path):
+            assert (record["advantage/zero_std_groups"], record["groups/skipped"]) == (4, 0)
+            assert record["policy/kl"] is not None
+
     def test_a_strong_pull_keeps_the_policy_near(
         self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
     ) -> None:
@@ -246,6 +256,16 @@ def test_each_minibatch_of_each_pass_is_an_optimizer_step(
     )
 
 
+def test_a_falling_rate_reaches_zero_after_the_last_optimizer_step(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Six rollouts of four steps: up in 4, then down by 1/20 a step; each line has the rate of its first step."""
+    changes = {**VARIANTS["two minibatches, two passes"], "grpo.warmup_steps": 4, "grpo.learning_rate": 1e-3}
+    train(make_toy(changes | {"grpo.schedule": "linear"}), prompts, tmp_path)
+    rates = [record["learning_rate"] for record in records(tmp_path)]
+    assert rates == pytest.approx([0.25e-3, 1e-3, 0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3])
+
+
 def test_completions_are_kept_now_and_then_and_at_the_end(
     make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
 ) -> None:
@@ -260,28 +280,31 @@ def plain_logp(model: Any, group: Group, ids: Tensor) -> Tensor:
     return logp_SV[len(group.prompt.tokens) - 1 : -1].gather(1, ids[:, None])[:, 0]
 
 
+@pytest.mark.parametrize("parts", [[(0, 1, 2, 3)], [(0, 1), (2, 3)]], ids=["one minibatch", "two minibatches"])
 def test_an_update_is_the_textbook_loop(
+    parts: list[tuple[int, ...]],
     make_config: Callable[..., Config],
     make_policy: Callable[..., Policy],
     make_plain: Callable[..., Any],
     make_groups: Callable[..., list[Group]],
 ) -> None:
-    """Two minibatches and two passes, against one written out with a plain model and torch's own parts."""
+    """Two passes, against a loop written out with a plain model and torch's own parts."""
     groups = make_groups([(5, [4, 9, 6]), (2, [3, 8, 5]), (7, [7, 1, 2]), (3, [5, 5, 6])])
     advantage_PG = torch.tensor([[1.0, -0.5, -0.5], [0.25, 0.5, -0.75], [-1.0, 0.0, 1.0], [0.5, 0.5, -1.0]])
     cfg = make_config(
         {
-            "grpo.minibatches_per_rollout": 2,
+            "grpo.minibatches_per_rollout": len(parts),
             "grpo.passes_per_rollout": 2,
             "grpo.learning_rate": 3e-3,
             "grpo.warmup_steps": 0,
+            "grpo.schedule": "constant",
             "grpo.max_grad_norm": 0.1,
             "memory.tokens_per_micro_batch": 112,
         }
     )
     policy = make_policy()
-    minibatches = pack(groups, advantage_PG, [True] * 4, minibatches=2, mask_truncated=False)
-    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy), minibatches)
+    minibatches = pack(groups, advantage_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
+    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches)
 
     plain = make_plain()
     adamw = torch.optim.AdamW(plain.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0)
@@ -289,7 +312,7 @@ def test_an_update_is_the_textbook_loop(
         old = [[plain_logp(plain, group, c.token_ids) for c in group.completions] for group in groups]
     expected_losses, clipped = [], 0
     for _ in range(2):
-        for part in ((0, 1), (2, 3)):
+        for part in parts:
             loss = torch.zeros((), dtype=torch.float64)
             for p in part:
                 for g, completion in enumerate(groups[p].completions):
@@ -297,7 +320,7 @@ def test_an_update_is_the_textbook_loop(
                     a = advantage_PG[p, g].double()
                     bounded = ratio.clamp(0.8, 1.28)
                     clipped += int((bounded != ratio).sum())
-                    loss = loss - torch.minimum(ratio * a, bounded * a).sum() / (6 * 48)
+                    loss = loss - torch.minimum(ratio * a, bounded * a).sum() / (3 * len(part) * 48)
             loss.backward()
             expected_norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
             adamw.step()

@@ -73,6 +73,30 @@ def test_without_warm_up_the_first_step_has_the_full_rate(warmup_steps: int) -> 
     assert make(warmup_steps=warmup_steps)[1].rate() == 0.1
 
 
+def rates(count: int, **settings: Any) -> list[float]:
+    weights, optimizer = make(**settings)
+    found = []
+    for step in range(count):
+        found.append(optimizer.rate())
+        take_step(weights, optimizer, step)
+    return found
+
+
+def test_the_rate_falls_to_zero_after_the_last_step() -> None:
+    """Up in 4 steps, then 10 steps of which each takes a tenth; what comes later has none left."""
+    expected = [0.025, 0.05, 0.075, 0.1, *(0.1 - 0.01 * i for i in range(10)), 0.0, 0.0]
+    assert rates(16, decay_steps=14) == pytest.approx(expected)
+
+
+def test_without_decay_the_rate_stays() -> None:
+    assert rates(8) == pytest.approx([0.025, 0.05, 0.075] + 5 * [0.1])
+
+
+@pytest.mark.parametrize("decay_steps", [0, 2, 4])
+def test_a_run_shorter_than_its_warm_up_only_warms_up(decay_steps: int) -> None:
+    assert rates(4, decay_steps=decay_steps) == pytest.approx([0.025, 0.05, 0.075, 0.1])
+
+
 def test_gradients_are_cleared() -> None:
     weights, optimizer = make()
     take_step(weights, optimizer, 0)

@@ -55,7 +55,7 @@ class TestHash:
         if change == "content":
             Path("data/a.parquet").write_text("A")
         elif change == "name":
-            Path("data/a.parquet").rename("data/c.parquet")
+            Path("data/a.parquet").rename("data/aa.parquet")  # the order stays
         elif change == "new file":
             Path("data/c").touch()
         elif change == "removed file":

@@ -2,12 +2,19 @@
 
 import sys
 
-try:
-    from rlvr.cli import main
-except ModuleNotFoundError as error:
-    sys.exit(
-        f"error: {sys.executable} has no module {error.name}: it is not the Python that rlvr was installed for. "
-        "Activate that environment first (after `make run`: source .venv/bin/activate)."
-    )
+from rlvr.lifetime import die_with_parent
+
+
+def main() -> None:
+    die_with_parent()  # before the slow imports: a trainer whose engine is killed meanwhile would run on alone
+    try:
+        from rlvr import cli  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: {sys.executable} has no module {error.name}: it is not the Python that rlvr was installed for. "
+            "Activate that environment first (after `make run`: source .venv/bin/activate)."
+        )
+    cli.main()
+
 
 main()

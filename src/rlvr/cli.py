@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from rlvr.lifetime import die_with_parent
 from rlvr.types import Interrupted, UserError
 
 app = typer.Typer(
@@ -20,7 +19,6 @@ app = typer.Typer(
 
 
 def _run(stage: str) -> None:
-    die_with_parent()  # before the slow imports: a trainer whose engine is killed meanwhile would run on alone
     importlib.import_module(f"rlvr.stages.{stage}").main()
 
 

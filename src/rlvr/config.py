@@ -150,6 +150,7 @@ class Grpo(Section):
     passes_per_rollout: Positive
     learning_rate: Rate
     warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "linear"]
     beta1: Momentum
     beta2: Momentum
     weight_decay: NonNegative

@@ -38,9 +38,9 @@ def train(
     """Run GRPO from where `run` stands to its last step. Raises Interrupted after a checkpoint when `stop()`."""
     tags, seed = cfg.model.template.resolve(), cfg.compute.seed
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
-    optimizer = make_optimizer(cfg, policy)
-    start, _ = run.restore(policy, optimizer)
     steps = cfg.grpo.num_steps(len(prompts))
+    optimizer = make_optimizer(cfg, policy, steps)
+    start, _ = run.restore(policy, optimizer)
     for step in range(start, steps):
         with meter.phase("rollout"):
             sampler.sync(policy)
@@ -108,11 +108,13 @@ def with_reference(micro: MicroBatch, reference: Policy, temperature: float) -> 
     return replace(micro, reference_logp_T=reference.logprobs(micro, temperature=temperature))
 
 
-def make_optimizer(cfg: Config, policy: Policy) -> Optimizer:
+def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
+    updates = steps * cfg.grpo.minibatches_per_rollout * cfg.grpo.passes_per_rollout
     return Optimizer(
         policy.trainable(),
         learning_rate=cfg.grpo.learning_rate,
         warmup_steps=cfg.grpo.warmup_steps,
         betas=(cfg.grpo.beta1, cfg.grpo.beta2),
         weight_decay=cfg.grpo.weight_decay,
+        decay_steps=updates if cfg.grpo.schedule == "linear" else None,
     )

@@ -12,7 +12,9 @@ from rlvr.types import UserError
 
 
 class Optimizer:
-    """AdamW over named parameters, with linear warm-up to a constant learning rate."""
+    """AdamW over named parameters. The learning rate warms up linearly; with `decay_steps` it then falls linearly to 0
+    at that step, else it stays.
+    """
 
     def __init__(
         self,
@@ -22,15 +24,21 @@ class Optimizer:
         warmup_steps: int,
         betas: tuple[float, float],
         weight_decay: float,
+        decay_steps: int | None = None,
     ) -> None:
         self.parameters = list(parameters.values())
-        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.learning_rate, self.warmup_steps, self.decay_steps = learning_rate, warmup_steps, decay_steps
         self.adamw = torch.optim.AdamW(self.parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=True)
         self.steps_taken = 0
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return self.learning_rate * min(1.0, (self.steps_taken + 1) / max(1, self.warmup_steps))
+        done = self.steps_taken
+        if done < self.warmup_steps:
+            return self.learning_rate * (done + 1) / self.warmup_steps
+        if self.decay_steps is None:
+            return self.learning_rate
+        return self.learning_rate * max(0, self.decay_steps - done) / max(1, self.decay_steps - self.warmup_steps)
 
     def step_clipped(self, max_norm: float) -> float:
         """Scale the gradients down to a norm of `max_norm` where above, step, clear them; the norm before.

@@ -129,10 +129,11 @@ class Clone:
         return found[0]
 
     def last_step(self) -> int:
-        """The last step that GRPO has logged and not yet moved to logs/; -1 before the first."""
+        """The last step that a GRPO under way has logged; -1 before the first."""
         log = self.folder / ".checkpoints/grpo/train.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("\n") else len(lines) - 2
+        whole = [line for line in lines if line.endswith("\n")]
+        return json.loads(whole[-1])["step"] if whole else -1
 
 
 class Running:

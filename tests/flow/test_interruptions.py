@@ -8,16 +8,21 @@ import random
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from clone import ENGINES, OTHER, Clone, Done, Running, nothing_left, under_each, wait
 
+from rlvr import state
+
 Finished = Callable[[str], Clone]
 STEPS = 150  # long enough to be hit in the middle; the smoke run has 8
 TRAINER = r"-m rlvr grpo"
+TRAINER_ALONE = ("env", "PYTHONPATH=src", "python", "-m", "rlvr", "grpo")
 DVC = r"bin/dvc .*\brepro\b"
 SNAKEMAKE = r"bin/snakemake "
 
@@ -50,6 +55,20 @@ def test_a_lock_of_a_process_that_nobody_waited_for_is_no_obstacle(finished: Fin
         assert "Nothing to be done" in clone.repro("snakemake").text
 
 
+def test_half_of_a_finished_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while the checkpoint of a finished run is being removed."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt), state.open_run("grpo", "same parameters") as run:
+        checkpoint = run.folder / "step-00000002"
+        checkpoint.mkdir()
+        monkeypatch.setattr(state.shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.exists()
+    with state.open_run("grpo", "same parameters"):
+        assert not checkpoint.exists()
+
+
 def begin(clone: Clone, engine: str) -> Running:
     return clone.start(*ENGINES[engine], "grpo")
 
@@ -77,8 +96,7 @@ def interrupted(long: Clone, folder: Path) -> dict[str, Interrupted]:
         running.reaches_step(5)
         trainer = clone.process(TRAINER)
         os.kill(trainer, signal.SIGSTOP)  # it waits while others try
-        trainer_again = ("env", "PYTHONPATH=src", "python", "-m", "rlvr", "grpo")
-        others = {name: clone.start(*command) for name, command in (ENGINES | {"trainer": trainer_again}).items()}
+        others = {name: clone.start(*command) for name, command in (ENGINES | {"trainer": TRAINER_ALONE}).items()}
         refused = {name: other.ends() for name, other in others.items()}
         os.kill(trainer, signal.SIGCONT)
         running.signal_group(signal.SIGINT)
@@ -154,6 +172,21 @@ def test_parameters_edited_during_the_run_fail_the_stage(finished: Finished) -> 
     under_each(edit)
 
 
+def test_ctrl_c_in_a_stage_without_checkpoints_is_heard(fresh: Clone, tmp_path: Path) -> None:
+    def interrupt(engine: str) -> None:
+        clone = fresh.copy(tmp_path / engine)
+        running = clone.start(*ENGINES[engine])
+        wait(lambda: "Running stage" in running.output.read_text(), "the first stage", alive=running)
+        running.signal_group(signal.SIGINT)
+        done = running.ends()
+        assert done.code != 0
+        assert "Traceback" not in done.text
+        assert not (clone.folder / "dvc.lock").exists()
+        nothing_left(clone)
+
+    under_each(interrupt)
+
+
 def kill_and_wait(running: Running, victim: str) -> Done:
     """SIGKILL to the group or to the one process of `victim`. Nothing of the run may stay alive."""
     alive = running.clone.processes()
@@ -186,6 +219,15 @@ def survives(clone: Clone, engine: str, victims: list[str], undisturbed: dict[st
     assert clone.weights() == undisturbed
     assert [record["step"] for record in clone.json_lines("logs/train.jsonl")] == list(range(STEPS))
     assert clone.run("dvc", "status", "grpo").text.count("changed") == 0
+
+
+def test_a_trainer_that_is_just_starting_ends_with_its_engine(long: Clone, tmp_path: Path) -> None:
+    clone = long.copy(tmp_path / "clone")
+    running = begin(clone, "dvc")
+    wait(lambda: any(re.search(TRAINER, line) for line in clone.processes().values()), "the trainer", alive=running)
+    time.sleep(1.0)  # it is importing torch
+    assert clone.last_step() == -1
+    kill_and_wait(running, DVC)
 
 
 ONE_VICTIM = {"dvc": DVC, "snakemake": SNAKEMAKE}

@@ -125,6 +125,14 @@ class TestSeeds:
         for rows in tokens(make_sampler(ends=()).sample(make_prompts(*LENGTHS), 5, seed=(0,))).values():
             assert len(set(map(tuple, rows))) == 5
 
+    def test_problems_draw_numbers_of_their_own_even_behind_one_prompt(
+        self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., list[Prompt]]
+    ) -> None:
+        (prompt,) = make_prompts(6)
+        twin = replace(prompt, problem=replace(prompt.problem, id="twin"))
+        found = tokens(make_sampler().sample([prompt, twin], 5, seed=(0,)))
+        assert found["p0"] != found["twin"]
+
     @ARCHITECTURES
     @pytest.mark.parametrize("max_rows", [1, 5, 10, 17])
     def test_how_many_rows_run_at_once_does_not_matter(
