@@ -90,6 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"memory.tokens_per_micro_batch": 100, "prepare.max_prompt_tokens": 64, "rollout.max_completion_tokens": 48},
         ["memory.tokens_per_micro_batch 100 cannot hold one sequence", "= 112", "raise it to at least that"],
     ),
+    "a batch under one group": (
+        {"rollout.max_rows": 4},
+        ["rollout.max_rows 4 cannot hold the completions of one prompt", ": 8)", "raise it to at least that"],
+    ),
     "no such reward": (
         {"rewards.answr": {"weight": 1.0, "options": {}}},
         ["rewards.answr: no such reward function; there are format_exact", "did you mean answer?"],

@@ -20,18 +20,18 @@ def meter() -> Meter:
 
 def test_a_phase_takes_the_time_it_takes(meter: Meter) -> None:
     with meter.phase("rollout"):
-        time.sleep(0.05)
+        time.sleep(0.2)
     with meter.phase("score"):
         pass
-    assert 0.05 <= meter.seconds["rollout"] < 1.0
-    assert meter.seconds["score"] < 0.05
+    assert 0.2 <= meter.seconds["rollout"] < 2.0
+    assert meter.seconds["score"] < 0.2
 
 
 def test_a_phase_replaces_that_of_the_step_before(meter: Meter) -> None:
-    for pause in (0.05, 0.0):
+    for pause in (0.2, 0.0):
         with meter.phase("rollout"):
             time.sleep(pause)
-    assert meter.seconds["rollout"] < 0.05
+    assert meter.seconds["rollout"] < 0.2
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux can reset the peak of a process")

@@ -234,6 +234,12 @@ class Config(Section):
                 f"memory.tokens_per_micro_batch {self.memory.tokens_per_micro_batch} cannot hold one sequence: "
                 f"prepare.max_prompt_tokens + rollout.max_completion_tokens = {longest}; raise it to at least that"
             )
+        largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
+        if self.rollout.max_rows < largest:
+            raise ValueError(
+                f"rollout.max_rows {self.rollout.max_rows} cannot hold the completions of one prompt "
+                f"(grpo.completions_per_prompt, evaluate.samples_per_problem: {largest}); raise it to at least that"
+            )
         for name, reward in self.rewards.items():
             if name not in FUNCTIONS:
                 raise ValueError(

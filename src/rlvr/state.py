@@ -61,7 +61,7 @@ class Run:
         save_file(state, temporary / "weights.safetensors")
         torch.save(optimizer.state(), temporary / "optimizer.pt")
         (temporary / "state.json").write_text(json.dumps({"step": step, "notes": notes}))
-        for file in temporary.iterdir():
+        for file in [*temporary.iterdir(), *([self.log] if self.log.exists() else [])]:
             _flush(file)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
