@@ -22,7 +22,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from rlvr.provenance import PACKAGES, commit
+from rlvr.provenance import commit, versions
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks/results/cpu/seeds.json"
@@ -75,14 +75,12 @@ def main() -> None:
     if args.controls:
         runs.append(run("0 steps", {"grpo": {"steps": 0}}))
         runs.append(run("random reward", {"rewards": RANDOM_REWARD}))
-    from importlib.metadata import version  # noqa: PLC0415
-
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
         "device": f"{processor()}, 1 thread",
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
     }
     RESULT.write_text(json.dumps(about | {"runs": runs}, indent=2) + "\n")
     print("\n".join(f"{entry['name']:>14}  {line(entry)}  {entry['seconds']:.0f} s" for entry in runs))

@@ -35,10 +35,15 @@ def provenance(cfg: Config, *, device: str) -> dict[str, Any]:
     """
     return {
         "params": cfg.model_dump(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Python and the packages that can change a result; None for one that is not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def commit() -> str | None:

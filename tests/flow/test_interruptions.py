@@ -32,6 +32,7 @@ def long(first_runs: dict[str, tuple[Clone, Done]], folder: Path) -> Clone:
     """A finished clone whose next run is a longer GRPO. Copy it."""
     clone = first_runs["dvc"][0].copy(folder / "long")
     clone.set("grpo.steps", STEPS)
+    clone.set("grpo.prompts_per_step", 2)
     clone.commit()
     return clone
 
