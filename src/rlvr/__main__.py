@@ -1,8 +1,11 @@
 """`python -m rlvr STAGE`, as dvc.yaml calls it."""
 
+import signal
 import sys
 
 from rlvr.lifetime import die_with_parent
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a stage that has nothing to save, without a traceback
 
 
 def main() -> None:
