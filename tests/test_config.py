@@ -168,6 +168,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model.scratch.hidden_size": 128, "model.scratch.heads": 4, "model.scratch.kv_heads": 3},
         ["model.scratch: heads 4 must be a multiple of kv_heads 3"],
     ),
+    "no such task": ({"prepare.task": "gsm8"}, ["prepare.task: 'gsm8' (str)", "did you mean gsm8k?"]),
+    "all that are left of arithmetic": (
+        {"prepare.train_problems": None},
+        ["prepare: train_problems null means all that are left", "arithmetic has no end", "give a number"],
+    ),
+    "no steps at all": ({"prepare.gsm8k.max_steps": 0}, ["prepare.gsm8k.max_steps: 0 (int)", "greater than or equal"]),
     "levels the wrong way round": (
         {"prepare.arithmetic.min_level": 3, "prepare.arithmetic.max_level": 2},
         ["prepare.arithmetic: min_level 3 must not be above max_level 2"],
@@ -216,6 +222,7 @@ def test_several_problems_are_all_shown(complaint: Callable[[dict[str, Any]], st
 ACCEPTED: dict[str, dict[str, Any]] = {
     "a whole number for a fraction": {"rollout.temperature": 1, "rewards.format_exact.options": {"points": 3}},
     "zero steps": {"grpo.steps": 0},
+    "all that are left of a table": {"prepare.task": "gsm8k", "prepare.train_problems": None},
     "epochs": {"grpo.steps": None, "grpo.epochs": 2},
     "the least delta": {"grpo.delta": 1.28, "grpo.epsilon_high": 0.28},
     "cispo with a cap": {"grpo.loss_type": "cispo", "grpo.epsilon_high": 5.0},

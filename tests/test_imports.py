@@ -17,8 +17,8 @@ LAYERS = (
     ("stages",),
     ("grpo", "sft", "prepare", "report"),
     ("evaluate", "steplog", "state", "scratch"),
-    ("sampler", "prepared", "tasks", "meter", "optim"),
-    ("policy", "loss"),
+    ("sampler", "prepared", "selection", "meter", "optim"),
+    ("policy", "loss", "tasks"),
     ("batch", "logprob", "config"),
     ("rewards", "attention", "advantage"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
@@ -36,7 +36,19 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"progress"},
 }
-WITHOUT_TORCH = ("chat", "types", "config", "rewards", "tasks", "report", "cli", "flow", "prompts", "provenance")
+WITHOUT_TORCH = (
+    "chat",
+    "types",
+    "config",
+    "rewards",
+    "tasks",
+    "selection",
+    "report",
+    "cli",
+    "flow",
+    "prompts",
+    "provenance",
+)
 FILES = sorted((SOURCE / "rlvr").rglob("*.py"))
 
 

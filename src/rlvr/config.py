@@ -106,14 +106,39 @@ class Arithmetic(Section):
         return self
 
 
+class Gsm8k(Section):
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    max_steps: Positive | None
+
+
 class Prepare(Section):
-    task: Literal["arithmetic"]
-    train_problems: Positive
+    task: Literal["arithmetic", "gsm8k"]
+    train_problems: Positive | None
     sft_problems: Positive
     dev_problems: Positive
     evaluation_problems: Positive
     max_prompt_tokens: Positive
     arithmetic: Arithmetic
+    gsm8k: Gsm8k
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.task == "arithmetic" and self.train_problems is None:
+            raise ValueError(
+                "train_problems null means all that are left, and task arithmetic has no end of them: "
+                "give a number, for example 4000"
+            )
+        return self
+
+    def wanted(self) -> dict[str, int | None]:
+        """How many problems each split shall have; None for all that are left."""
+        return {
+            "train": self.train_problems,
+            "sft": self.sft_problems,
+            "dev": self.dev_problems,
+            "evaluation": self.evaluation_problems,
+        }
 
 
 class Sft(Section):

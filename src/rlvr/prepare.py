@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rlvr import scratch
 from rlvr.chat import CHAT_TEMPLATE, messages, render_prompt, render_target
 from rlvr.prepared import write_table
-from rlvr.tasks import TASKS, Splits
-from rlvr.tasks.splits import check_disjoint
+from rlvr.selection import select
+from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
 
     Raises UserError for duplicates between splits and for prompts that are too long.
     """
-    splits = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
-    check_disjoint(splits)
-    tokenizer = _tokenizer(cfg, splits, base)
-    card: dict[str, Any] = {"splits": {}}
+    pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
+    tokenizer = _tokenizer(cfg, pools.problems(), base)
+    splits, left_out = select(pools, cfg.prepare.wanted())
+    card: dict[str, Any] = {"origin": pools.origin, "splits": {}}
     for name, problems in splits.items():
         encoded = [_encode(cfg, tokenizer, problem) for problem in problems]
         longest = max(len(columns["prompt_tokens"]) for columns in encoded)
@@ -38,6 +38,7 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         write_table(path, problems, encoded)
         card["splits"][name] = {
             "count": len(problems),
+            "left_out": left_out[name],
             "levels": {str(level): sum(p.level == level for p in problems) for level in {p.level for p in problems}},
             "prompt_tokens": _lengths([len(columns["prompt_tokens"]) for columns in encoded]),
             "target_tokens": _lengths([len(columns["target_tokens"]) for columns in encoded]),
@@ -55,14 +56,12 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     return card
 
 
-def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
+def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     if cfg.model.source == "scratch":
         tags = cfg.model.template.resolve()
-        texts = [
-            text for _, problems in splits.items() for p in problems for text in (p.question, render_target(p, tags))
-        ]
+        texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         scratch.save_model(cfg, tokenizer, base)
         return tokenizer
