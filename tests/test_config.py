@@ -168,6 +168,13 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model.scratch.hidden_size": 128, "model.scratch.heads": 4, "model.scratch.kv_heads": 3},
         ["model.scratch: heads 4 must be a multiple of kv_heads 3"],
     ),
+    "pre-finetune on nothing": (
+        {"prepare.sft_problems": 0},
+        ["sft.enabled needs prepare.sft_problems 0 and prepare.dev_problems 256", "set sft.enabled to false"],
+    ),
+    "pre-finetune that cannot measure itself": ({"prepare.dev_problems": 0}, ["prepare.dev_problems 0 to be at least"]),
+    "no evaluation": ({"prepare.evaluation_problems": 0}, ["prepare.evaluation_problems: 0 (int)"]),
+    "no such way with long prompts": ({"prepare.long_prompts": "cut"}, ["prepare.long_prompts: 'cut'", "'truncate'"]),
     "no such task": ({"prepare.task": "gsm8"}, ["prepare.task: 'gsm8' (str)", "did you mean gsm8k?"]),
     "all that are left of arithmetic": (
         {"prepare.train_problems": None},
@@ -222,6 +229,7 @@ def test_several_problems_are_all_shown(complaint: Callable[[dict[str, Any]], st
 ACCEPTED: dict[str, dict[str, Any]] = {
     "a whole number for a fraction": {"rollout.temperature": 1, "rewards.format_exact.options": {"points": 3}},
     "zero steps": {"grpo.steps": 0},
+    "no worked examples": {"prepare.sft_problems": 0, "prepare.dev_problems": 0, "sft.enabled": False},
     "all that are left of a table": {"prepare.task": "gsm8k", "prepare.train_problems": None},
     "epochs": {"grpo.steps": None, "grpo.epochs": 2},
     "the least delta": {"grpo.delta": 1.28, "grpo.epsilon_high": 0.28},

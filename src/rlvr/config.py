@@ -115,10 +115,11 @@ class Gsm8k(Section):
 class Prepare(Section):
     task: Literal["arithmetic", "gsm8k"]
     train_problems: Positive | None
-    sft_problems: Positive
-    dev_problems: Positive
+    sft_problems: Annotated[int, Field(ge=0)]
+    dev_problems: Annotated[int, Field(ge=0)]
     evaluation_problems: Positive
     max_prompt_tokens: Positive
+    long_prompts: Literal["drop", "truncate"]
     arithmetic: Arithmetic
     gsm8k: Gsm8k
 
@@ -132,13 +133,14 @@ class Prepare(Section):
         return self
 
     def wanted(self) -> dict[str, int | None]:
-        """How many problems each split shall have; None for all that are left."""
-        return {
+        """How many problems each split shall have, those of none left out; None for all that are left."""
+        counts = {
             "train": self.train_problems,
             "sft": self.sft_problems,
             "dev": self.dev_problems,
             "evaluation": self.evaluation_problems,
         }
+        return {name: count for name, count in counts.items() if count != 0}
 
 
 class Sft(Section):
@@ -258,6 +260,11 @@ class Config(Section):
             raise ValueError(
                 f"memory.tokens_per_micro_batch {self.memory.tokens_per_micro_batch} cannot hold one sequence: "
                 f"prepare.max_prompt_tokens + rollout.max_completion_tokens = {longest}; raise it to at least that"
+            )
+        if self.sft.enabled and not (self.prepare.sft_problems and self.prepare.dev_problems):
+            raise ValueError(
+                f"sft.enabled needs prepare.sft_problems {self.prepare.sft_problems} and prepare.dev_problems "
+                f"{self.prepare.dev_problems} to be at least 1; set sft.enabled to false to go without"
             )
         largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
         if self.rollout.max_rows < largest:

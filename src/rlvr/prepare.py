@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr import scratch
 from rlvr.chat import CHAT_TEMPLATE, messages, render_prompt, render_target
 from rlvr.prepared import write_table
-from rlvr.selection import select
+from rlvr.selection import Limits, Split, select
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
@@ -20,40 +22,40 @@ if TYPE_CHECKING:
 def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     """Write the tables of every split to `folder` and a scratch model to `base`; return the card.
 
-    Raises UserError for duplicates between splits and for prompts that are too long.
+    Raises UserError for data that cannot be read, and if too few problems are left of it.
     """
     pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
     tokenizer = _tokenizer(cfg, pools.problems(), base)
-    splits, left_out = select(pools, cfg.prepare.wanted())
+    limits = Limits(
+        prompt_tokens=cfg.prepare.max_prompt_tokens,
+        completion_tokens=cfg.rollout.max_completion_tokens,
+        truncate=cfg.prepare.long_prompts == "truncate",
+    )
+    splits = select(pools, cfg.prepare.wanted(), partial(_encode, cfg, tokenizer), limits)
     card: dict[str, Any] = {"origin": pools.origin, "splits": {}}
-    for name, problems in splits.items():
-        encoded = [_encode(cfg, tokenizer, problem) for problem in problems]
-        longest = max(len(columns["prompt_tokens"]) for columns in encoded)
-        if longest > cfg.prepare.max_prompt_tokens:
-            raise UserError(
-                f"the longest prompt of {name} has {longest} tokens, prepare.max_prompt_tokens is "
-                f"{cfg.prepare.max_prompt_tokens}: raise it to {longest}"
-            )
+    for name, split in splits.items():
         path = folder / f"{name}.parquet"
-        write_table(path, problems, encoded)
-        card["splits"][name] = {
-            "count": len(problems),
-            "left_out": left_out[name],
-            "levels": {str(level): sum(p.level == level for p in problems) for level in {p.level for p in problems}},
-            "prompt_tokens": _lengths([len(columns["prompt_tokens"]) for columns in encoded]),
-            "target_tokens": _lengths([len(columns["target_tokens"]) for columns in encoded]),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "examples": [{key: encoded[i][key] for key in ("prompt", "target")} for i in range(min(3, len(encoded)))],
-        }
-    too_long = max(s["target_tokens"]["max"] for s in card["splits"].values())
-    if too_long > cfg.rollout.max_completion_tokens:
-        raise UserError(
-            f"a worked answer takes {too_long} tokens, rollout.max_completion_tokens is "
-            f"{cfg.rollout.max_completion_tokens}: no completion could hold it; raise it"
-        )
+        write_table(path, split.rows)
+        card["splits"][name] = _describe(split) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if split.left_out or split.truncated:
+            print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     card["vocabulary"] = len(tokenizer)
     card["chat_template"] = tokenizer.chat_template
     return card
+
+
+def _describe(split: Split) -> dict[str, Any]:
+    levels = Counter(problem.level for problem, _ in split.rows)
+    columns = [columns for _, columns in split.rows]
+    return {
+        "count": len(columns),
+        "left_out": dict(split.left_out),
+        "truncated": split.truncated,
+        "levels": {str(level): count for level, count in levels.items()},
+        "prompt_tokens": _lengths([len(c["prompt_tokens"]) for c in columns]),
+        "target_tokens": _lengths([len(c["target_tokens"]) for c in columns]),
+        "examples": [{key: c[key] for key in ("prompt", "target")} for c in columns[:3]],
+    }
 
 
 def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
@@ -79,16 +81,20 @@ def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
 
 
 def _encode(cfg: Config, tokenizer: Any, problem: Problem) -> dict[str, Any]:
-    """Prompt and target as text and tokens. The target's tokens end with the end of sequence."""
+    """Prompt and target as text and tokens. The target's tokens end with the end of sequence.
+
+    Without a worked solution there is no target: one without reasoning would not be well-formed.
+    """
     template = cfg.model.template
     tags = template.resolve()
     prompt = render_prompt(tokenizer, problem.question, system_prompt=template.system_prompt, opening=template.opening)
-    target = render_target(problem, tags)[len(template.opening) :]
+    target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
+    target_tokens = [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id]
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
         "target": target,
-        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id],
+        "target_tokens": target_tokens if target else [],
         "messages": messages(problem.question, template.system_prompt),
     }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.config import Config
-from rlvr.selection import select
+from rlvr.selection import Limits, select
 from rlvr.tasks import TASKS
 from rlvr.tasks.arithmetic import problem, working
 from rlvr.types import Problem, UserError
@@ -25,6 +26,7 @@ SMALL = {
 
 
 Splits = dict[str, list[Problem]]
+NOTHING: dict[str, Any] = {"prompt_tokens": [], "target": "some", "target_tokens": []}
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def load(make_config: Callable[..., Config]) -> Callable[..., Splits]:
         changes = {f"prepare.{name}_problems": count for name, count in counts.items()}
         changes |= {"prepare.arithmetic.min_level": levels[0], "prepare.arithmetic.max_level": levels[1]}
         prepare = make_config(SMALL | changes).prepare
-        return select(TASKS["arithmetic"](prepare, seed), prepare.wanted())[0]
+        splits = select(TASKS["arithmetic"](prepare, seed), prepare.wanted(), lambda _: NOTHING, Limits(1, 1, False))
+        return {name: [p for p, _ in split.rows] for name, split in splits.items()}
 
     return make
 
