@@ -22,6 +22,7 @@ PARAMS_FILE = Path("params.yaml")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -87,7 +88,7 @@ class Template(Section):
 
 
 class Model(Section):
-    source: Annotated[str, Field(min_length=1)]
+    source: Name
     revision: str | None
     scratch: Scratch
     adapter: Literal["none", "lora"]
@@ -107,13 +108,48 @@ class Arithmetic(Section):
 
 
 class Gsm8k(Section):
-    source: Annotated[str, Field(min_length=1)]
+    source: Name
     revision: str | None
     max_steps: Positive | None
 
 
+class Columns(Section):
+    question: Name
+    answer: Name
+    working: Name | None
+    level: Name | None
+
+
+class Records(Section):
+    source: Name
+    subset: str | None
+    split: Name
+    revision: str | None
+    evaluation_source: Name | None
+    evaluation_split: Name | None
+    evaluation_revision: str | None
+    columns: Columns
+    filters: dict[str, dict[Literal["min", "max", "in", "not_empty"], bool | float | list[bool | float | str]]]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.evaluation_source == self.source and self.evaluation_split in (None, self.split):
+            raise ValueError(
+                f"evaluation_source {self.source!r} is the source itself: give other data, or null to hold out a part"
+            )
+        for column, conditions in self.filters.items():
+            for name, value in conditions.items():
+                fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
+                if not fits:
+                    raise ValueError(
+                        f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
+                        "not_empty takes true"
+                    )
+        return self
+
+
 class Prepare(Section):
-    task: Literal["arithmetic", "gsm8k"]
+    task: Literal["arithmetic", "gsm8k", "records"]
     train_problems: Positive | None
     sft_problems: Annotated[int, Field(ge=0)]
     dev_problems: Annotated[int, Field(ge=0)]
@@ -122,6 +158,7 @@ class Prepare(Section):
     long_prompts: Literal["drop", "truncate"]
     arithmetic: Arithmetic
     gsm8k: Gsm8k
+    records: Records
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -130,17 +167,12 @@ class Prepare(Section):
                 "train_problems null means all that are left, and task arithmetic has no end of them: "
                 "give a number, for example 4000"
             )
+        if self.task == "records" and self.sft_problems and self.records.columns.working is None:
+            raise ValueError(
+                f"sft_problems {self.sft_problems} needs worked solutions: name their column in "
+                "prepare.records.columns.working, or set sft_problems to 0 and sft.enabled to false"
+            )
         return self
-
-    def wanted(self) -> dict[str, int | None]:
-        """How many problems each split shall have, those of none left out; None for all that are left."""
-        counts = {
-            "train": self.train_problems,
-            "sft": self.sft_problems,
-            "dev": self.dev_problems,
-            "evaluation": self.evaluation_problems,
-        }
-        return {name: count for name, count in counts.items() if count != 0}
 
 
 class Sft(Section):

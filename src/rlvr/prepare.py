@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlvr import scratch
 from rlvr.chat import CHAT_TEMPLATE, messages, render_prompt, render_target
 from rlvr.prepared import write_table
-from rlvr.selection import Limits, Split, select
+from rlvr.selection import Limits, Split, select, wanted
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
@@ -31,7 +31,7 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         completion_tokens=cfg.rollout.max_completion_tokens,
         truncate=cfg.prepare.long_prompts == "truncate",
     )
-    splits = select(pools, cfg.prepare.wanted(), partial(_encode, cfg, tokenizer), limits)
+    splits = select(pools, wanted(cfg.prepare), partial(_encode, cfg, tokenizer), limits)
     card: dict[str, Any] = {"origin": pools.origin, "splits": {}}
     for name, split in splits.items():
         path = folder / f"{name}.parquet"

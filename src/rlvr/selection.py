@@ -7,11 +7,14 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks import Pools
 from rlvr.tasks.text import normalized
 from rlvr.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Prepare
 
 ORDER = ("evaluation", "dev", "sft", "train")  # so that what is held out does not depend on what is trained on
 
@@ -52,20 +55,31 @@ class Split:
             self.longest[reason] = max(tokens, self.longest.get(reason, 0))
 
 
-def select(pools: Pools, wanted: Mapping[str, int | None], encode: Encode, limits: Limits) -> dict[str, Split]:
-    """The splits named in `wanted`, in its order, each of the size given there; None takes all that are left.
+def wanted(prepare: Prepare) -> dict[str, int | None]:
+    """How many problems each split shall have, those of none left out; None for all that are left."""
+    counts = {
+        "train": prepare.train_problems,
+        "sft": prepare.sft_problems,
+        "dev": prepare.dev_problems,
+        "evaluation": prepare.evaluation_problems,
+    }
+    return {name: count for name, count in counts.items() if count != 0}
+
+
+def select(pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits) -> dict[str, Split]:
+    """The splits named in `counts`, in its order, each of the size given there; None takes all that are left.
 
     Raises UserError if too few problems are left.
     """
     first: dict[str, str] = {}  # the split in which a question was first taken
     splits = {}
     training = pools.training
-    for name in (name for name in ORDER if name in wanted):
+    for name in (name for name in ORDER if name in counts):
         if name == "evaluation" and pools.evaluation is not None:
-            splits[name], _ = _take(pools.evaluation, name, wanted[name], first, encode, limits)
+            splits[name], _ = _take(pools.evaluation, name, counts[name], first, encode, limits)
         else:
-            splits[name], training = _take(training, name, wanted[name], first, encode, limits)
-    return {name: splits[name] for name in wanted}
+            splits[name], training = _take(training, name, counts[name], first, encode, limits)
+    return {name: splits[name] for name in counts}
 
 
 def _take(

@@ -129,13 +129,13 @@ class TestHub:
     def test_the_revision_is_the_one_given(self, hub: list[tuple[Any, ...]], load: Load) -> None:
         pools = load({"prepare.gsm8k.source": "openai/gsm8k", "prepare.gsm8k.revision": "f00"})
         assert hub == [("openai/gsm8k", "main", "train", "f00"), ("openai/gsm8k", "main", "test", "f00")]
-        assert pools.origin["revision"] == "f00" and "warning" not in pools.origin
+        assert pools.origin["revision"] == "f00" and pools.origin["warnings"] == []
 
     def test_without_a_revision_it_is_resolved_once_and_said(self, hub: list[tuple[Any, ...]], load: Load) -> None:
         pools = load({"prepare.gsm8k.source": "openai/gsm8k"})
         assert [call[-1] for call in hub] == ["abc123", "abc123"]
         assert pools.origin["revision"] == "abc123"
-        assert "prepare.gsm8k.revision" in pools.origin["warning"] and "abc123" in pools.origin["warning"]
+        assert pools.origin["warnings"] == ["prepare.gsm8k.revision is null: took the newest, abc123; write it there"]
 
     def test_what_cannot_be_read_is_named(self, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> Any:

@@ -51,4 +51,4 @@ def load(prepare: Prepare, seed: int) -> Pools:
         drawn += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
     rng.shuffle(drawn)
     check_distinct(drawn)
-    return Pools(drawn, None, {})
+    return Pools(drawn, None, {"warnings": []})

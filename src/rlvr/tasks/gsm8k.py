@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.pools import Pools
-from rlvr.tasks.table import Row, hashes, pinned, read_hub, read_local
+from rlvr.tasks.source import describe, pinned, read_hub
+from rlvr.tasks.table import Row, read_local
 from rlvr.tasks.text import number_with_unit
 from rlvr.types import Problem, UserError
 
@@ -58,10 +59,10 @@ def _tables(settings: Gsm8k) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     if folder.is_dir():
         files = {split: _files(folder, split) for split in SPLITS}
         tables = {split: [row for file in files[split] for row in read_local(file)] for split in SPLITS}
-        return tables, {"source": settings.source, "files": hashes([*files["train"], *files["test"]])}
-    commit, note = pinned(settings.source, settings.revision, "prepare.gsm8k.revision")
+        return tables, describe(settings.source, [*files["train"], *files["test"]])
+    commit, found = pinned(settings.source, settings.revision, "prepare.gsm8k.revision")
     tables = {split: read_hub(settings.source, "main", split, commit) for split in SPLITS}
-    return tables, {"source": settings.source, **note}
+    return tables, found
 
 
 def _files(folder: Path, split: str) -> list[Path]:

@@ -1,9 +1,8 @@
-"""Rows of a table: from a local file or folder, or a data set of the Hugging Face hub."""
+"""Rows of a table in a local file: JSONL, JSON, CSV or Parquet."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -20,7 +19,7 @@ def read_local(path: Path) -> list[Row]:
 
     Raises UserError for what is missing, empty, of another kind, not UTF-8 or malformed, naming file and line.
     """
-    rows = [row for file in files_of(path) for row in _read(file)]
+    rows = [row for file in files_of(path) for row in READERS[file.suffix](file)]
     if not rows:
         raise UserError(f"{path} holds no rows: put one question with its answer in each")
     return rows
@@ -39,50 +38,6 @@ def files_of(path: Path) -> list[Path]:
     if files[0].suffix not in READERS:
         raise UserError(f"{path}: files of kind {path.suffix!r} cannot be read; give one of {kinds}")
     return files
-
-
-def hashes(files: list[Path]) -> dict[str, str]:
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def pinned(name: str, revision: str | None, key: str) -> tuple[str, dict[str, str]]:
-    """The commit of a hub data set and what the card says of it; without a revision the newest, with a warning.
-
-    Raises UserError if it cannot be found out.
-    """
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
-
-    if revision is not None:
-        return revision, {"revision": revision}
-    try:
-        commit = str(HfApi().dataset_info(name).sha)
-    except (OSError, ValueError, HTTPError) as error:
-        raise UserError(f"{_unreadable(name)}\n{error}") from None
-    return commit, {"revision": commit, "warning": f"{key} is null: took the newest, {commit}; write it there"}
-
-
-def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[Row]:
-    """The rows of a split of a hub data set. Raises UserError."""
-    from datasets import load_dataset  # noqa: PLC0415
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
-
-    try:
-        rows: list[Row] = load_dataset(name, subset, split=split, revision=commit).to_list()
-    except (OSError, ValueError, HTTPError) as error:
-        raise UserError(f"{_unreadable(name)} (subset {subset}, split {split}, revision {commit})\n{error}") from None
-    return rows
-
-
-def _unreadable(name: str) -> str:
-    return (
-        f"{name!r} is no file or folder here, and cannot be read from the hub: check the name and the connection, "
-        "or download it and give the path"
-    )
-
-
-def _read(path: Path) -> list[Row]:
-    return READERS[path.suffix](path)
 
 
 def _text(path: Path) -> str:
