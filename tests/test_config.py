@@ -178,11 +178,22 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "worked examples without worked solutions": (
         {"prepare.task": "records", "prepare.records.columns.working": None},
         [
-            "prepare: sft_problems 1000 needs worked solutions",
+            "prepare: sft_problems 1000 and few_shot 0 need worked solutions",
             "prepare.records.columns.working",
             "sft.enabled to false",
         ],
     ),
+    "examples without worked solutions": (
+        {
+            "prepare.task": "records",
+            "prepare.records.columns.working": None,
+            "prepare.sft_problems": 0,
+            "prepare.few_shot": 2,
+            "sft.enabled": False,
+        },
+        ["prepare: sft_problems 0 and few_shot 2 need worked solutions"],
+    ),
+    "fewer examples than none": ({"prepare.few_shot": -1}, ["prepare.few_shot: -1 (int)"]),
     "the same data for training and evaluation": (
         {"prepare.records.evaluation_source": "examples/records/unit_conversions.csv"},
         ["prepare.records: evaluation_source 'examples/", "is the source itself", "null to hold out a part"],

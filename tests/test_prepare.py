@@ -16,6 +16,7 @@ from rlvr import prepared
 from rlvr.chat import CHAT_TEMPLATE, TAGS
 from rlvr.config import Config
 from rlvr.prepare import prepare
+from rlvr.tasks.arithmetic import working
 from rlvr.types import UserError
 
 COUNTS = {"train": 30, "sft": 12, "dev": 7, "evaluation": 9}
@@ -102,6 +103,44 @@ def test_own_tags(make: Make) -> None:
     example = card["splits"]["train"]["examples"][0]
     assert example["target"].startswith("[[") and "]]Answer: " in example["target"]
     assert example["target"].endswith(" ###")
+
+
+@pytest.mark.parametrize("open_in_prompt", [False, True])
+def test_worked_examples_are_earlier_turns(open_in_prompt: bool, make: Make) -> None:
+    template = {"model.template.open_in_prompt": open_in_prompt, "model.template.system_prompt": SYSTEM}
+    changes = {"prepare.few_shot": 2, "prepare.max_prompt_tokens": 90, "prepare.sft_problems": 0, "sft.enabled": False}
+    folder, card = make(template | changes)
+    assert len(card["few_shot"]) == 2
+    turns = ""
+    for question in card["few_shot"]:
+        a, b = map(int, question.split("+"))
+        solved = f"<start_working_out>{working(a, b)}<end_working_out><SOLUTION>{a + b}</SOLUTION>"
+        turns += f"<|user|>What is {question}?<|assistant|>{solved}<|end|>"
+    for name in card["splits"]:
+        for row in pd.read_parquet(folder / f"{name}.parquet").to_dict("records"):
+            start = "<start_working_out>" * open_in_prompt
+            assert row["prompt"] == f"<|system|>{SYSTEM}{turns}<|user|>{row['question']}<|assistant|>{start}"
+            assert row["id"] not in card["few_shot"]
+            assert [m["role"] for m in row["messages"]] == ["system", *["user", "assistant"] * 2, "user"]
+            assert 11 + 2 * 30 < len(row["prompt_tokens"]) <= 90
+
+
+def test_worked_examples_count_into_the_length_of_the_prompt(make: Make) -> None:
+    with pytest.raises(UserError, match=r"with a prompt over prepare\.max_prompt_tokens 40 \(the longest has 4\d\)"):
+        make({"prepare.few_shot": 1, "prepare.max_prompt_tokens": 40})
+
+
+def test_a_template_that_drops_earlier_reasoning_is_refused_with_examples(make: Make, tmp_path: Path) -> None:
+    folder, _ = make(name="scratch")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{{ message['content'] }}", "{{ message['content'].split('<end_working_out>')[-1] }}"
+    )
+    tokenizer.save_pretrained(tmp_path / "forgetful")
+    source = {"model.source": str(tmp_path / "forgetful"), "prepare.max_prompt_tokens": 90}
+    make(source, name="without")
+    with pytest.raises(UserError, match=r"prepare\.few_shot 1: the model's chat template rewrites earlier answers"):
+        make(source | {"prepare.few_shot": 1}, name="with")
 
 
 def test_later_stages_read_what_was_written(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.selection import Limits, Split, select, shortened
+from rlvr.selection import Limits, Split, select, set_aside, shortened
 from rlvr.tasks import Pools
 from rlvr.types import Problem, UserError
 
@@ -191,3 +191,30 @@ def test_too_few_are_refused_with_the_numbers(missing: int) -> None:
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(UserError, match=r"train_problems asks for all that are left and gets 0 of 0 problems"):
         select(Pools(numbered(0, 7), None, {}), WANTED | {"train": None}, words, ROOM)
+
+
+class TestExamples:
+    def test_they_come_from_the_front_and_are_in_no_pool(self) -> None:
+        bare = problem("bare", working="")
+        examples, pools = set_aside(Pools([bare, *numbered(0, 5)], None, {}), 2)
+        assert [p.id for p in examples] == ["0", "1"]
+        assert [p.id for p in pools.training] == ["bare", "2", "3", "4"]
+
+    def test_none_is_asked_of_evaluation(self) -> None:
+        examples, pools = set_aside(Pools(numbered(0, 5), [problem("0"), problem("9")], {}), 1)
+        assert [p.id for p in examples] == ["1"]
+        assert [p.id for p in pools.evaluation or []] == ["0", "9"]
+
+    def test_their_questions_are_asked_nowhere(self) -> None:
+        examples, pools = set_aside(Pools([problem("a"), problem("A"), *numbered(0, 20)], None, {}), 1)
+        splits = select(pools, WANTED, words, ROOM, examples)
+        assert ids(splits)["evaluation"] == ["0", "1"]
+        assert left_out(splits) == {"evaluation": {"whose question is in the examples of few_shot": 1}}
+
+    def test_none_change_nothing(self) -> None:
+        pools = Pools(numbered(0, 5), None, {})
+        assert set_aside(pools, 0) == ([], pools)
+
+    def test_too_few_are_refused(self) -> None:
+        with pytest.raises(UserError, match=r"few_shot asks for 3 worked examples, and 2 of 3 problems have"):
+            set_aside(Pools([*numbered(0, 2), problem("bare", working="")], None, {}), 3)

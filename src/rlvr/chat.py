@@ -8,6 +8,7 @@ The completion of a well-formed answer is
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Self
@@ -15,6 +16,8 @@ from typing import Any, Self
 from rlvr.types import Problem
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+
+Message = dict[str, str]  # role and content
 
 # For models that bring no chat template of their own.
 CHAT_TEMPLATE = (
@@ -57,15 +60,29 @@ TAGS = {
 }
 
 
-def messages(question: str, system_prompt: str | None) -> list[dict[str, str]]:
+def messages(question: str, system_prompt: str | None, earlier: Sequence[Message] = ()) -> list[Message]:
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": question}]
+    return [*system, *earlier, {"role": "user", "content": question}]
 
 
-def render_prompt(tokenizer: Any, question: str, *, system_prompt: str | None, opening: str) -> str:
+def turns(examples: Sequence[Problem], tags: Tags) -> list[Message]:
+    """Worked examples as earlier turns of the chat: the question, then the well-formed answer."""
+    return [
+        message
+        for problem in examples
+        for message in (
+            {"role": "user", "content": problem.question},
+            {"role": "assistant", "content": render_target(problem, tags)},
+        )
+    ]
+
+
+def render_prompt(
+    tokenizer: Any, question: str, *, system_prompt: str | None, opening: str, earlier: Sequence[Message] = ()
+) -> str:
     """The text up to where the completion begins; `opening` is the tag that the prompt gives away, or empty."""
     text: str = tokenizer.apply_chat_template(
-        messages(question, system_prompt), tokenize=False, add_generation_prompt=True
+        messages(question, system_prompt, earlier), tokenize=False, add_generation_prompt=True
     )
     return text + opening
 

@@ -155,6 +155,7 @@ class Prepare(Section):
     dev_problems: Annotated[int, Field(ge=0)]
     evaluation_problems: Positive
     max_prompt_tokens: Positive
+    few_shot: Annotated[int, Field(ge=0)]
     long_prompts: Literal["drop", "truncate"]
     arithmetic: Arithmetic
     gsm8k: Gsm8k
@@ -167,10 +168,11 @@ class Prepare(Section):
                 "train_problems null means all that are left, and task arithmetic has no end of them: "
                 "give a number, for example 4000"
             )
-        if self.task == "records" and self.sft_problems and self.records.columns.working is None:
+        worked = self.sft_problems or self.few_shot
+        if self.task == "records" and worked and self.records.columns.working is None:
             raise ValueError(
-                f"sft_problems {self.sft_problems} needs worked solutions: name their column in "
-                "prepare.records.columns.working, or set sft_problems to 0 and sft.enabled to false"
+                f"sft_problems {self.sft_problems} and few_shot {self.few_shot} need worked solutions: name their "
+                "column in prepare.records.columns.working, or set both to 0 and sft.enabled to false"
             )
         return self
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr import scratch
-from rlvr.chat import CHAT_TEMPLATE, messages, render_prompt, render_target
+from rlvr.chat import CHAT_TEMPLATE, Message, messages, render_prompt, render_target, turns
 from rlvr.prepared import write_table
-from rlvr.selection import Limits, Split, select, wanted
+from rlvr.selection import Limits, Split, select, set_aside, wanted
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
@@ -31,8 +31,10 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         completion_tokens=cfg.rollout.max_completion_tokens,
         truncate=cfg.prepare.long_prompts == "truncate",
     )
-    splits = select(pools, wanted(cfg.prepare), partial(_encode, cfg, tokenizer), limits)
-    card: dict[str, Any] = {"origin": pools.origin, "splits": {}}
+    examples, pools = set_aside(pools, cfg.prepare.few_shot)
+    encode = partial(_encode, cfg, tokenizer, _earlier(cfg, tokenizer, examples))
+    splits = select(pools, wanted(cfg.prepare), encode, limits, examples)
+    card: dict[str, Any] = {"origin": pools.origin, "few_shot": [p.id for p in examples], "splits": {}}
     for name, split in splits.items():
         path = folder / f"{name}.parquet"
         write_table(path, split.rows)
@@ -80,14 +82,33 @@ def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
     return tokenizer
 
 
-def _encode(cfg: Config, tokenizer: Any, problem: Problem) -> dict[str, Any]:
+def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:
+    """The worked examples as turns of the chat. Raises UserError if the chat template does not show them whole."""
+    template = cfg.model.template
+    earlier = turns(examples, template.resolve())
+    prompt = render_prompt(tokenizer, "", system_prompt=template.system_prompt, opening="", earlier=earlier)
+    if not all(message["content"].strip() in prompt for message in earlier):
+        raise UserError(
+            f"prepare.few_shot {len(examples)}: the model's chat template rewrites earlier answers (some drop "
+            "<think>...</think>): take other model.template.tags, such as working_out, or few_shot 0"
+        )
+    return earlier
+
+
+def _encode(cfg: Config, tokenizer: Any, earlier: list[Message], problem: Problem) -> dict[str, Any]:
     """Prompt and target as text and tokens. The target's tokens end with the end of sequence.
 
     Without a worked solution there is no target: one without reasoning would not be well-formed.
     """
     template = cfg.model.template
     tags = template.resolve()
-    prompt = render_prompt(tokenizer, problem.question, system_prompt=template.system_prompt, opening=template.opening)
+    prompt = render_prompt(
+        tokenizer,
+        problem.question,
+        system_prompt=template.system_prompt,
+        opening=template.opening,
+        earlier=earlier,
+    )
     target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
     target_tokens = [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id]
     return {
@@ -95,7 +116,7 @@ def _encode(cfg: Config, tokenizer: Any, problem: Problem) -> dict[str, Any]:
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
         "target": target,
         "target_tokens": target_tokens if target else [],
-        "messages": messages(problem.question, template.system_prompt),
+        "messages": messages(problem.question, template.system_prompt, earlier),
     }
 
 

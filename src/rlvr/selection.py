@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks import Pools
@@ -66,12 +67,30 @@ def wanted(prepare: Prepare) -> dict[str, int | None]:
     return {name: count for name, count in counts.items() if count != 0}
 
 
-def select(pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits) -> dict[str, Split]:
+def set_aside(pools: Pools, count: int) -> tuple[list[Problem], Pools]:
+    """Worked examples from the front of the training problems, and the pools without them.
+
+    In no split, so that no question is asked right after its own answer. Raises UserError if there are too few.
+    """
+    held_out = {normalized(problem.question) for problem in pools.evaluation or []} if count else set()
+    worked = (p for p in pools.training if p.working and normalized(p.question) not in held_out)
+    examples = list(islice(worked, count))
+    if len(examples) < count:
+        raise UserError(
+            f"prepare.few_shot asks for {count} worked examples, and {len(examples)} of {len(pools.training)} problems "
+            "have a worked solution: ask for fewer"
+        )
+    return examples, replace(pools, training=[p for p in pools.training if p not in examples])
+
+
+def select(
+    pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits, examples: Sequence[Problem] = ()
+) -> dict[str, Split]:
     """The splits named in `counts`, in its order, each of the size given there; None takes all that are left.
 
-    Raises UserError if too few problems are left.
+    None holds a question of `examples`. Raises UserError if too few problems are left.
     """
-    first: dict[str, str] = {}  # the split in which a question was first taken
+    first = {normalized(p.question): "the examples of few_shot" for p in examples}  # where a question was first taken
     splits = {}
     training = pools.training
     for name in (name for name in ORDER if name in counts):

@@ -32,9 +32,10 @@ def problem(a: int, b: int, level: int) -> Problem:
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """As many different sums as the splits ask for, levels mixed evenly. Raises UserError when there are too few."""
+    """As many different sums as are asked for, levels mixed evenly. Raises UserError when there are too few."""
     assert prepare.train_problems is not None  # the configuration refuses null here
     count = sum((prepare.train_problems, prepare.sft_problems, prepare.dev_problems, prepare.evaluation_problems))
+    count += prepare.few_shot
     levels = range(prepare.arithmetic.min_level, prepare.arithmetic.max_level + 1)
     rng = random.Random(f"arithmetic {seed}")
     needed = -(-count // len(levels))
