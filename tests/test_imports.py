@@ -19,7 +19,7 @@ LAYERS = (
     ("evaluate", "steplog", "state", "scratch"),
     ("sampler", "prepared", "tasks", "meter", "optim"),
     ("policy", "loss"),
-    ("batch", "logprob", "config"),
+    ("batch", "logprob", "config", "source", "tokens"),
     ("rewards", "attention", "advantage"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),

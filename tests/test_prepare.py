@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_answers_that_no_completion_could_hold_are_refused(make: Make) -> None:
 
 def test_a_model_that_is_not_there_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"model\.source '.*empty' cannot be loaded: give a local folder"):
+    with pytest.raises(UserError, match=r"model\.source '.*empty' has no \*\.safetensors file"):
         make({"model.source": str(tmp_path / "empty")})
 
 
@@ -144,6 +145,7 @@ class TestOtherModels:
         ):
             tokenizer.chat_template = template
             tokenizer.save_pretrained(tmp_path / name)
+            shutil.copy(folder / "base/model.safetensors", tmp_path / name)
             found, card = make({"model.source": str(tmp_path / name)}, name=f"data-{name}")
             assert card["splits"]["train"]["examples"][0]["prompt"].startswith(expected)
             assert not (found / "base" / "model.safetensors").exists()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr import scratch
-from rlvr.chat import CHAT_TEMPLATE, messages, render_prompt, render_target
+from rlvr import scratch, source
+from rlvr.chat import messages, render_prompt, render_target
 from rlvr.prepared import write_table
+from rlvr.source import Source, open_source
 from rlvr.tasks import TASKS, Splits
 from rlvr.tasks.splits import check_disjoint
+from rlvr.tokens import check_round_trip, describe, target_end
 from rlvr.types import Problem, UserError
 
 if TYPE_CHECKING:
@@ -25,9 +28,10 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     splits = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
     check_disjoint(splits)
     tokenizer = _tokenizer(cfg, splits, base)
+    end = target_end(tokenizer)
     card: dict[str, Any] = {"splits": {}}
     for name, problems in splits.items():
-        encoded = [_encode(cfg, tokenizer, problem) for problem in problems]
+        encoded = [_encode(cfg, tokenizer, end, problem) for problem in problems]
         longest = max(len(columns["prompt_tokens"]) for columns in encoded)
         if longest > cfg.prepare.max_prompt_tokens:
             raise UserError(
@@ -51,13 +55,13 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
             f"{cfg.rollout.max_completion_tokens}: no completion could hold it; raise it"
         )
     card["vocabulary"] = len(tokenizer)
+    card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
+    card["source"] = json.loads((base / source.FILE).read_text())
     card["chat_template"] = tokenizer.chat_template
     return card
 
 
 def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
     if cfg.model.source == "scratch":
         tags = cfg.model.template.resolve()
         texts = [
@@ -65,31 +69,23 @@ def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
         ]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         scratch.save_model(cfg, tokenizer, base)
+        Source(str(base), None, None).write(base)
         return tokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(cfg.model.source, revision=cfg.model.revision or "main")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.source {cfg.model.source!r} cannot be loaded: give a local folder, or a hub name that you may "
-            f"read (gated models need a token), or scratch\n{error}"
-        ) from None
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(base)
-    return tokenizer
+    return open_source(cfg.model, base, dtype=cfg.compute.dtype)[1]
 
 
-def _encode(cfg: Config, tokenizer: Any, problem: Problem) -> dict[str, Any]:
-    """Prompt and target as text and tokens. The target's tokens end with the end of sequence."""
+def _encode(cfg: Config, tokenizer: Any, end: int, problem: Problem) -> dict[str, Any]:
+    """Prompt and target as text and tokens. The target's tokens end with `end`."""
     template = cfg.model.template
     tags = template.resolve()
     prompt = render_prompt(tokenizer, problem.question, system_prompt=template.system_prompt, opening=template.opening)
     target = render_target(problem, tags)[len(template.opening) :]
+    check_round_trip(tokenizer, target)
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
         "target": target,
-        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id],
+        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), end],
         "messages": messages(problem.question, template.system_prompt),
     }
 
