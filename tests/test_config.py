@@ -168,6 +168,41 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"model.scratch.hidden_size": 128, "model.scratch.heads": 4, "model.scratch.kv_heads": 3},
         ["model.scratch: heads 4 must be a multiple of kv_heads 3"],
     ),
+    "pre-finetune on nothing": (
+        {"prepare.sft_problems": 0},
+        ["sft.enabled needs prepare.sft_problems 0 and prepare.dev_problems 256", "set sft.enabled to false"],
+    ),
+    "pre-finetune that cannot measure itself": ({"prepare.dev_problems": 0}, ["prepare.dev_problems 0 to be at least"]),
+    "no evaluation": ({"prepare.evaluation_problems": 0}, ["prepare.evaluation_problems: 0 (int)"]),
+    "no such way with long prompts": ({"prepare.long_prompts": "cut"}, ["prepare.long_prompts: 'cut'", "'truncate'"]),
+    "worked examples without worked solutions": (
+        {"prepare.task": "records", "prepare.records.columns.working": None},
+        [
+            "prepare: sft_problems 1000 needs worked solutions",
+            "prepare.records.columns.working",
+            "sft.enabled to false",
+        ],
+    ),
+    "the same data for training and evaluation": (
+        {"prepare.records.evaluation_source": "examples/records/unit_conversions.csv"},
+        ["prepare.records: evaluation_source 'examples/", "is the source itself", "null to hold out a part"],
+    ),
+    "no such condition": (
+        {"prepare.records.filters": {"level": {"mim": 1}}},
+        ["prepare.records.filters.level.mim", "did you mean min?"],
+    ),
+    "a bound that is no number": (
+        {"prepare.records.filters": {"level": {"min": True}}},
+        ["prepare.records: filters.level.min: True does not fit"],
+    ),
+    "one value for in": ({"prepare.records.filters": {"level": {"in": 3.0}}}, ["filters.level.in: 3.0 does not fit"]),
+    "not_empty false": ({"prepare.records.filters": {"a": {"not_empty": False}}}, ["not_empty takes true"]),
+    "no such task": ({"prepare.task": "gsm8"}, ["prepare.task: 'gsm8' (str)", "did you mean gsm8k?"]),
+    "all that are left of arithmetic": (
+        {"prepare.train_problems": None},
+        ["prepare: train_problems null means all that are left", "arithmetic has no end", "give a number"],
+    ),
+    "no steps at all": ({"prepare.gsm8k.max_steps": 0}, ["prepare.gsm8k.max_steps: 0 (int)", "greater than or equal"]),
     "levels the wrong way round": (
         {"prepare.arithmetic.min_level": 3, "prepare.arithmetic.max_level": 2},
         ["prepare.arithmetic: min_level 3 must not be above max_level 2"],
@@ -216,6 +251,21 @@ def test_several_problems_are_all_shown(complaint: Callable[[dict[str, Any]], st
 ACCEPTED: dict[str, dict[str, Any]] = {
     "a whole number for a fraction": {"rollout.temperature": 1, "rewards.format_exact.options": {"points": 3}},
     "zero steps": {"grpo.steps": 0},
+    "no worked examples": {"prepare.sft_problems": 0, "prepare.dev_problems": 0, "sft.enabled": False},
+    "filters of every kind": {
+        "prepare.records.filters": {"a": {"min": 1, "max": 2.5}, "b": {"in": [1, "x", 2.5]}, "c": {"not_empty": True}}
+    },
+    "no worked solutions": {
+        "prepare.task": "records",
+        "prepare.records.columns.working": None,
+        "prepare.sft_problems": 0,
+        "sft.enabled": False,
+    },
+    "another split of the same data": {
+        "prepare.records.evaluation_source": "examples/records/unit_conversions.csv",
+        "prepare.records.evaluation_split": "test",
+    },
+    "all that are left of a table": {"prepare.task": "gsm8k", "prepare.train_problems": None},
     "epochs": {"grpo.steps": None, "grpo.epochs": 2},
     "the least delta": {"grpo.delta": 1.28, "grpo.epsilon_high": 0.28},
     "cispo with a cap": {"grpo.loss_type": "cispo", "grpo.epsilon_high": 5.0},

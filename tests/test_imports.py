@@ -17,9 +17,9 @@ LAYERS = (
     ("stages",),
     ("grpo", "sft", "prepare", "report"),
     ("evaluate", "steplog", "state", "scratch"),
-    ("sampler", "prepared", "tasks", "meter", "optim"),
-    ("policy", "loss"),
-    ("batch", "logprob", "config", "source", "tokens"),
+    ("sampler", "prepared", "selection", "meter", "optim"),
+    ("policy", "loss", "tasks"),
+    ("batch", "logprob", "config", "source", "tokens", "presets"),
     ("rewards", "attention", "advantage"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
@@ -36,7 +36,19 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"progress"},
 }
-WITHOUT_TORCH = ("chat", "types", "config", "rewards", "tasks", "report", "cli", "flow", "prompts", "provenance")
+WITHOUT_TORCH = (
+    "chat",
+    "types",
+    "config",
+    "rewards",
+    "tasks",
+    "selection",
+    "report",
+    "cli",
+    "flow",
+    "prompts",
+    "provenance",
+)
 FILES = sorted((SOURCE / "rlvr").rglob("*.py"))
 
 

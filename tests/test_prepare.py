@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,14 +120,49 @@ def test_later_stages_read_what_was_written(make: Make, monkeypatch: pytest.Monk
     ]
 
 
-def test_prompts_that_are_too_long_are_refused_with_the_remedy(make: Make) -> None:
-    with pytest.raises(UserError, match=r"has 11 tokens, prepare\.max_prompt_tokens is 10: raise it to 11"):
+def test_prompts_that_are_all_too_long_are_refused_with_the_remedy(make: Make) -> None:
+    with pytest.raises(
+        UserError, match=r"left out: 58 with a prompt over .*max_prompt_tokens 10 \(the longest has 11\)"
+    ):
         make({"prepare.max_prompt_tokens": 10})
 
 
-def test_answers_that_no_completion_could_hold_are_refused(make: Make) -> None:
-    with pytest.raises(UserError, match=r"a worked answer takes 2\d tokens, rollout\.max_completion_tokens is 12"):
+def test_prompts_that_are_too_long_are_left_out_replaced_and_said(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "test"):
+        questions = [f"{name} {'again and ' * 3 * (i % 2)}{i}?" for i in range(200)]
+        rows = [{"question": question, "answer": "1+1=<<1+1=2>>2\n#### 2"} for question in questions]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"prepare.task": "gsm8k", "prepare.gsm8k.source": str(tmp_path), "prepare.max_prompt_tokens": 8}
+    folder, card = make(source)
+    printed = capsys.readouterr().out
+    for name, split in card["splits"].items():
+        assert split["count"] == COUNTS[name] and split["prompt_tokens"]["max"] <= 8
+        assert not pd.read_parquet(folder / f"{name}.parquet")["question"].str.contains("again").any()
+        (reason,) = split["left_out"]
+        assert f"{name}: 0 questions cut; left out: {split['left_out'][reason]} {reason}" in printed
+    assert card["origin"]["source"] == str(tmp_path)
+
+
+def test_questions_are_cut_from_their_start(make: Make) -> None:
+    folder, card = make({"prepare.max_prompt_tokens": 10, "prepare.long_prompts": "truncate"})
+    table = pd.read_parquet(folder / "train.parquet")
+    assert table["question"].str.fullmatch(r"is \d\d\+\d\d\?").all()
+    assert (table["prompt"] == "<|user|>" + table["question"] + "<|assistant|>").all()
+    assert card["splits"]["train"]["truncated"] == len(table) == COUNTS["train"]
+
+
+def test_worked_examples_that_no_completion_could_hold_are_refused(make: Make) -> None:
+    with pytest.raises(
+        UserError, match=r"sft_problems .* over rollout\.max_completion_tokens 12 \(the longest has 25\)"
+    ):
         make({"rollout.max_completion_tokens": 12})
+
+
+def test_a_split_of_none_has_no_table(make: Make) -> None:
+    folder, card = make({"prepare.sft_problems": 0, "prepare.dev_problems": 0, "sft.enabled": False})
+    assert {path.stem for path in folder.glob("*.parquet")} == card["splits"].keys() == {"train", "evaluation"}
 
 
 def test_a_model_that_is_not_there_is_named(make: Make, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PARAMS_FILE = Path("params.yaml")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(min_length=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -87,7 +88,7 @@ class Template(Section):
 
 
 class Model(Section):
-    source: Annotated[str, Field(min_length=1)]
+    source: Name
     revision: str | None
     scratch: Scratch
     adapter: Literal["none", "lora"]
@@ -106,14 +107,72 @@ class Arithmetic(Section):
         return self
 
 
+class Gsm8k(Section):
+    source: Name
+    revision: str | None
+    max_steps: Positive | None
+
+
+class Columns(Section):
+    question: Name
+    answer: Name
+    working: Name | None
+    level: Name | None
+
+
+class Records(Section):
+    source: Name
+    subset: str | None
+    split: Name
+    revision: str | None
+    evaluation_source: Name | None
+    evaluation_split: Name | None
+    evaluation_revision: str | None
+    columns: Columns
+    filters: dict[str, dict[Literal["min", "max", "in", "not_empty"], bool | float | list[bool | float | str]]]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.evaluation_source == self.source and self.evaluation_split in (None, self.split):
+            raise ValueError(
+                f"evaluation_source {self.source!r} is the source itself: give other data, or null to hold out a part"
+            )
+        for column, conditions in self.filters.items():
+            for name, value in conditions.items():
+                fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
+                if not fits:
+                    raise ValueError(
+                        f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
+                        "not_empty takes true"
+                    )
+        return self
+
+
 class Prepare(Section):
-    task: Literal["arithmetic"]
-    train_problems: Positive
-    sft_problems: Positive
-    dev_problems: Positive
+    task: Literal["arithmetic", "gsm8k", "records"]
+    train_problems: Positive | None
+    sft_problems: Annotated[int, Field(ge=0)]
+    dev_problems: Annotated[int, Field(ge=0)]
     evaluation_problems: Positive
     max_prompt_tokens: Positive
+    long_prompts: Literal["drop", "truncate"]
     arithmetic: Arithmetic
+    gsm8k: Gsm8k
+    records: Records
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.task == "arithmetic" and self.train_problems is None:
+            raise ValueError(
+                "train_problems null means all that are left, and task arithmetic has no end of them: "
+                "give a number, for example 4000"
+            )
+        if self.task == "records" and self.sft_problems and self.records.columns.working is None:
+            raise ValueError(
+                f"sft_problems {self.sft_problems} needs worked solutions: name their column in "
+                "prepare.records.columns.working, or set sft_problems to 0 and sft.enabled to false"
+            )
+        return self
 
 
 class Sft(Section):
@@ -233,6 +292,11 @@ class Config(Section):
             raise ValueError(
                 f"memory.tokens_per_micro_batch {self.memory.tokens_per_micro_batch} cannot hold one sequence: "
                 f"prepare.max_prompt_tokens + rollout.max_completion_tokens = {longest}; raise it to at least that"
+            )
+        if self.sft.enabled and not (self.prepare.sft_problems and self.prepare.dev_problems):
+            raise ValueError(
+                f"sft.enabled needs prepare.sft_problems {self.prepare.sft_problems} and prepare.dev_problems "
+                f"{self.prepare.dev_problems} to be at least 1; set sft.enabled to false to go without"
             )
         largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
         if self.rollout.max_rows < largest:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr import scratch, source
 from rlvr.chat import messages, render_prompt, render_target
 from rlvr.prepared import write_table
+from rlvr.selection import Limits, Split, select, wanted
 from rlvr.source import Source, open_source
-from rlvr.tasks import TASKS, Splits
-from rlvr.tasks.splits import check_disjoint
+from rlvr.tasks import TASKS
 from rlvr.tokens import check_round_trip, describe, target_end
-from rlvr.types import Problem, UserError
+from rlvr.types import Problem
 
 if TYPE_CHECKING:
     from rlvr.config import Config
@@ -23,37 +25,25 @@ if TYPE_CHECKING:
 def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     """Write the tables of every split to `folder` and a scratch model to `base`; return the card.
 
-    Raises UserError for duplicates between splits and for prompts that are too long.
+    Raises UserError for data that cannot be read, and if too few problems are left of it.
     """
-    splits = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
-    check_disjoint(splits)
-    tokenizer = _tokenizer(cfg, splits, base)
-    end = target_end(tokenizer)
-    card: dict[str, Any] = {"splits": {}}
-    for name, problems in splits.items():
-        encoded = [_encode(cfg, tokenizer, end, problem) for problem in problems]
-        longest = max(len(columns["prompt_tokens"]) for columns in encoded)
-        if longest > cfg.prepare.max_prompt_tokens:
-            raise UserError(
-                f"the longest prompt of {name} has {longest} tokens, prepare.max_prompt_tokens is "
-                f"{cfg.prepare.max_prompt_tokens}: raise it to {longest}"
-            )
+    pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
+    tokenizer = _tokenizer(cfg, pools.problems(), base)
+    limits = Limits(
+        prompt_tokens=cfg.prepare.max_prompt_tokens,
+        completion_tokens=cfg.rollout.max_completion_tokens,
+        truncate=cfg.prepare.long_prompts == "truncate",
+    )
+    splits = select(pools, wanted(cfg.prepare), partial(_encode, cfg, tokenizer, target_end(tokenizer)), limits)
+    card: dict[str, Any] = {"origin": pools.origin, "splits": {}}
+    for name, split in splits.items():
         path = folder / f"{name}.parquet"
-        write_table(path, problems, encoded)
-        card["splits"][name] = {
-            "count": len(problems),
-            "levels": {str(level): sum(p.level == level for p in problems) for level in {p.level for p in problems}},
-            "prompt_tokens": _lengths([len(columns["prompt_tokens"]) for columns in encoded]),
-            "target_tokens": _lengths([len(columns["target_tokens"]) for columns in encoded]),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "examples": [{key: encoded[i][key] for key in ("prompt", "target")} for i in range(min(3, len(encoded)))],
-        }
-    too_long = max(s["target_tokens"]["max"] for s in card["splits"].values())
-    if too_long > cfg.rollout.max_completion_tokens:
-        raise UserError(
-            f"a worked answer takes {too_long} tokens, rollout.max_completion_tokens is "
-            f"{cfg.rollout.max_completion_tokens}: no completion could hold it; raise it"
-        )
+        write_table(path, split.rows)
+        card["splits"][name] = _card_of(split) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if name == "sft":
+            check_round_trip(tokenizer, split.rows[0][1]["target"])
+        if split.left_out or split.truncated:
+            print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     card["vocabulary"] = len(tokenizer)
     card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
     card["source"] = json.loads((base / source.FILE).read_text())
@@ -61,12 +51,24 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     return card
 
 
-def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
+def _card_of(split: Split) -> dict[str, Any]:
+    levels = Counter(problem.level for problem, _ in split.rows)
+    columns = [columns for _, columns in split.rows]
+    return {
+        "count": len(columns),
+        "left_out": dict(split.left_out),
+        "truncated": split.truncated,
+        "levels": {str(level): count for level, count in levels.items()},
+        "prompt_tokens": _lengths([len(c["prompt_tokens"]) for c in columns]),
+        "target_tokens": _lengths([len(c["target_tokens"]) for c in columns]),
+        "examples": [{key: c[key] for key in ("prompt", "target")} for c in columns[:3]],
+    }
+
+
+def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
     if cfg.model.source == "scratch":
         tags = cfg.model.template.resolve()
-        texts = [
-            text for _, problems in splits.items() for p in problems for text in (p.question, render_target(p, tags))
-        ]
+        texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         scratch.save_model(cfg, tokenizer, base)
         Source(str(base), None, None).write(base)
@@ -75,17 +77,20 @@ def _tokenizer(cfg: Config, splits: Splits, base: Path) -> Any:
 
 
 def _encode(cfg: Config, tokenizer: Any, end: int, problem: Problem) -> dict[str, Any]:
-    """Prompt and target as text and tokens. The target's tokens end with `end`."""
+    """Prompt and target as text and tokens. The target's tokens end with `end`.
+
+    Without a worked solution there is no target: one without reasoning would not be well-formed.
+    """
     template = cfg.model.template
     tags = template.resolve()
     prompt = render_prompt(tokenizer, problem.question, system_prompt=template.system_prompt, opening=template.opening)
-    target = render_target(problem, tags)[len(template.opening) :]
-    check_round_trip(tokenizer, target)
+    target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
+    target_tokens = [*tokenizer.encode(target, add_special_tokens=False), end]
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
         "target": target,
-        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), end],
+        "target_tokens": target_tokens if target else [],
         "messages": messages(problem.question, template.system_prompt),
     }
 

@@ -15,10 +15,9 @@ FOLDER = Path("data/prepared")
 BASE = FOLDER / "base"  # the model before any training: tokenizer, and the weights of a scratch model
 
 
-def write_table(path: Path, problems: list[Problem], encoded: list[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: list[tuple[Problem, dict[str, Any]]]) -> None:
     """One row per problem: its fields, then `prompt`, `prompt_tokens`, `target`, `target_tokens`."""
-    rows = [asdict(problem) | columns for problem, columns in zip(problems, encoded, strict=True)]
-    pd.DataFrame(rows).to_parquet(path, index=False)
+    pd.DataFrame([asdict(problem) | columns for problem, columns in rows]).to_parquet(path, index=False)
 
 
 def read_table(split: str) -> pd.DataFrame:

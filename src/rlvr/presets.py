@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from rlvr.types import UserError
 
 FOLDER = Path("presets")
 DEFAULT = "default"
 REPLACED = ("rewards",)
+
+Settings = MutableMapping[str, Any]
 
 
 def names(folder: Path = FOLDER) -> dict[str, str]:
@@ -72,33 +74,45 @@ def changes(before: str, after: str) -> list[str]:
     return lines
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes null, where ruamel.yaml would leave the place empty."""
+
+
+_Representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
 def _yaml() -> YAML:
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096  # a rubric's line is not broken
     return yaml
 
 
-def _write_over(values: CommentedMap, overlay: CommentedMap, where: str) -> None:
+def _write_over(values: Settings, overlay: Settings, where: str) -> None:
     """Put each value of `overlay` into `values`, which must have its key."""
     for key, value in overlay.items():
         if key not in values:
             raise UserError(f"{where}: {key} is not a setting of presets/{DEFAULT}.yaml")
-        if isinstance(value, dict) and isinstance(values[key], dict) and key not in REPLACED:
+        if _is_section(key, value, values[key]):
             _write_over(values[key], value, where)
         else:
             values[key] = value
 
 
-def _take(params: CommentedMap, values: CommentedMap) -> None:
+def _take(params: Settings, values: Settings) -> None:
     """Make `params` hold exactly `values`; a value that is the same keeps how it was written."""
     for key in [key for key in params if key not in values]:
         del params[key]
     for key, value in values.items():
-        if key in params and isinstance(value, dict) and isinstance(params[key], dict) and key not in REPLACED:
+        if _is_section(key, value, params.get(key)):
             _take(params[key], value)
         elif key not in params or params[key] != value:
             params[key] = value
+
+
+def _is_section(key: str, *values: Any) -> bool:
+    return key not in REPLACED and all(isinstance(value, dict) for value in values)
 
 
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

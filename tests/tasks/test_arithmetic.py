@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.config import Config
-from rlvr.tasks import TASKS, Splits
+from rlvr.selection import Limits, select, wanted
+from rlvr.tasks import TASKS
 from rlvr.tasks.arithmetic import problem, working
-from rlvr.types import UserError
+from rlvr.types import Problem, UserError
 
 SMALL = {
     "prepare.train_problems": 40,
@@ -23,12 +25,20 @@ SMALL = {
 }
 
 
+Splits = dict[str, list[Problem]]
+NOTHING: dict[str, Any] = {"prompt_tokens": [], "target": "some", "target_tokens": []}
+
+
 @pytest.fixture
 def load(make_config: Callable[..., Config]) -> Callable[..., Splits]:
+    """The splits of these sizes and levels."""
+
     def make(levels: tuple[int, int] = (2, 2), *, seed: int = 0, **counts: int) -> Splits:
         changes = {f"prepare.{name}_problems": count for name, count in counts.items()}
         changes |= {"prepare.arithmetic.min_level": levels[0], "prepare.arithmetic.max_level": levels[1]}
-        return TASKS["arithmetic"](make_config(SMALL | changes).prepare, seed)
+        prepare = make_config(SMALL | changes).prepare
+        splits = select(TASKS["arithmetic"](prepare, seed), wanted(prepare), lambda _: NOTHING, Limits(1, 1, False))
+        return {name: [p for p, _ in split.rows] for name, split in splits.items()}
 
     return make
 
@@ -106,5 +116,5 @@ def test_too_few_sums_are_refused_with_the_remedy(load: Callable[..., Splits]) -
 
 def test_the_seed_alone_decides(load: Callable[..., Splits]) -> None:
     assert load() == load()
-    assert load().evaluation != load(seed=1).evaluation
-    assert {p.id for p in load().train} != {p.id for p in load(seed=1).train}
+    assert load()["evaluation"] != load(seed=1)["evaluation"]
+    assert {p.id for p in load()["train"]} != {p.id for p in load(seed=1)["train"]}

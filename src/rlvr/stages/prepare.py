@@ -16,5 +16,7 @@ def main() -> None:
         prepared.FOLDER.mkdir(parents=True)
         card = prepare(cfg, prepared.FOLDER, prepared.BASE)
         write_json(prepared.FOLDER / "card.json", card | provenance(cfg, device="cpu"))
+        for warning in card["origin"]["warnings"]:
+            print(f"warning: {warning}")
         counts = ", ".join(f"{name} {split['count']}" for name, split in card["splits"].items())
         print(f"prepared {cfg.prepare.task}: {counts}; vocabulary {card['vocabulary']}")

@@ -1,8 +1,8 @@
-"""Tasks: where problems come from. Each module has `load(prepare, seed) -> Splits`."""
+"""Tasks: where problems come from. Each module has `load(prepare, seed) -> Pools`."""
 
-from rlvr.tasks import arithmetic
-from rlvr.tasks.splits import Splits
+from rlvr.tasks import arithmetic, gsm8k, records
+from rlvr.tasks.pools import Pools
 
-TASKS = {"arithmetic": arithmetic.load}
+TASKS = {"arithmetic": arithmetic.load, "gsm8k": gsm8k.load, "records": records.load}
 
-__all__ = ["TASKS", "Splits"]
+__all__ = ["TASKS", "Pools"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from rlvr.tasks.splits import Splits
+from rlvr.tasks.pools import Pools, check_distinct
 from rlvr.types import Problem, UserError
 
 if TYPE_CHECKING:
@@ -31,31 +31,24 @@ def problem(a: int, b: int, level: int) -> Problem:
     return Problem(id=f"{a}+{b}", question=f"What is {a}+{b}?", answer=str(a + b), working=working(a, b), level=level)
 
 
-def load(prepare: Prepare, seed: int) -> Splits:
-    """Draw disjoint splits, levels mixed evenly. Raises UserError when there are too few sums."""
-    counts = {
-        "evaluation": prepare.evaluation_problems,
-        "dev": prepare.dev_problems,
-        "sft": prepare.sft_problems,
-        "train": prepare.train_problems,
-    }
+def load(prepare: Prepare, seed: int) -> Pools:
+    """As many different sums as the splits ask for, levels mixed evenly. Raises UserError when there are too few."""
+    assert prepare.train_problems is not None  # the configuration refuses null here
+    count = sum((prepare.train_problems, prepare.sft_problems, prepare.dev_problems, prepare.evaluation_problems))
     levels = range(prepare.arithmetic.min_level, prepare.arithmetic.max_level + 1)
     rng = random.Random(f"arithmetic {seed}")
-    needed = -(-sum(counts.values()) // len(levels))
+    needed = -(-count // len(levels))
     drawn: list[Problem] = []
     for level in levels:
         low, high = 10 ** (level - 1), 10**level
         available = (high - low) ** 2
         if available < needed:
             raise UserError(
-                f"prepare: level {level} has {available} sums, {needed} are needed for {sum(counts.values())} problems "
+                f"prepare: level {level} has {available} sums, {needed} are needed for {count} problems "
                 f"over {len(levels)} level(s): ask for fewer problems or raise prepare.arithmetic.min_level"
             )
         picks = rng.sample(range(available), needed)
         drawn += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
     rng.shuffle(drawn)
-    splits, start = {}, 0
-    for name, count in counts.items():
-        splits[name] = drawn[start : start + count]
-        start += count
-    return Splits(**splits)
+    check_distinct(drawn)
+    return Pools(drawn, None, {"warnings": []})

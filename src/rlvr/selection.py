@@ -1,0 +1,141 @@
+"""The four splits out of a task's problems: as many as asked for, each fits, and no question twice."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rlvr.tasks import Pools
+from rlvr.tasks.text import normalized
+from rlvr.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Prepare
+
+ORDER = ("evaluation", "dev", "sft", "train")  # so that what is held out does not depend on what is trained on
+
+Columns = dict[str, Any]  # a problem as text and tokens: prompt, prompt_tokens, target, target_tokens
+Encode = Callable[[Problem], Columns]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most tokens of a prompt and of an sft target, and whether questions are cut to fit."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    truncate: bool
+
+
+@dataclass
+class Split:
+    """The rows of a split, how many problems were passed over for each reason, and how many questions were cut.
+
+    `longest` is the number of tokens of the longest of those that were too long.
+    """
+
+    rows: list[tuple[Problem, Columns]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    longest: dict[str, int] = field(default_factory=dict)
+    truncated: int = 0
+
+    def reasons(self) -> str:
+        return ", ".join(
+            f"{count} {reason}" + (f" (the longest has {self.longest[reason]})" if reason in self.longest else "")
+            for reason, count in sorted(self.left_out.items())
+        )
+
+    def pass_over(self, reason: str, *, tokens: int | None = None) -> None:
+        self.left_out[reason] += 1
+        if tokens is not None:
+            self.longest[reason] = max(tokens, self.longest.get(reason, 0))
+
+
+def wanted(prepare: Prepare) -> dict[str, int | None]:
+    """How many problems each split shall have, those of none left out; None for all that are left."""
+    counts = {
+        "train": prepare.train_problems,
+        "sft": prepare.sft_problems,
+        "dev": prepare.dev_problems,
+        "evaluation": prepare.evaluation_problems,
+    }
+    return {name: count for name, count in counts.items() if count != 0}
+
+
+def select(pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits) -> dict[str, Split]:
+    """The splits named in `counts`, in its order, each of the size given there; None takes all that are left.
+
+    Raises UserError if too few problems are left.
+    """
+    first: dict[str, str] = {}  # the split in which a question was first taken
+    splits = {}
+    training = pools.training
+    for name in (name for name in ORDER if name in counts):
+        if name == "evaluation" and pools.evaluation is not None:
+            splits[name], _ = _take(pools.evaluation, name, counts[name], first, encode, limits)
+        else:
+            splits[name], training = _take(training, name, counts[name], first, encode, limits)
+    return {name: splits[name] for name in counts}
+
+
+def _take(
+    pool: list[Problem], name: str, count: int | None, first: dict[str, str], encode: Encode, limits: Limits
+) -> tuple[Split, list[Problem]]:
+    """The first `count` problems of `pool` that fit, and those that a later split may have."""
+    split = Split()
+    passed_on: list[Problem] = []
+    queue = iter(pool)
+    while len(split.rows) != count and (original := next(queue, None)):
+        problem, columns = original, encode(original)
+        if (tokens := len(columns["prompt_tokens"])) > limits.prompt_tokens:
+            shorter = shortened(original, encode, limits.prompt_tokens) if limits.truncate else None
+            if shorter is None:
+                split.pass_over(f"with a prompt over prepare.max_prompt_tokens {limits.prompt_tokens}", tokens=tokens)
+                continue
+            problem, columns = shorter
+        question = normalized(problem.question)
+        if question in first:
+            split.pass_over(f"whose question is in {first[question]}")
+        elif name == "sft" and not columns["target"]:
+            split.pass_over("without a worked solution")
+            passed_on.append(original)
+        elif name == "sft" and (tokens := len(columns["target_tokens"])) > limits.completion_tokens:
+            reason = f"with a worked solution over rollout.max_completion_tokens {limits.completion_tokens}"
+            split.pass_over(reason, tokens=tokens)
+            passed_on.append(original)
+        else:
+            first[question] = name
+            split.truncated += problem is not original
+            split.rows.append((problem, columns))
+    _check_enough(split, name, count, len(pool))
+    return split, [*passed_on, *queue]
+
+
+def shortened(problem: Problem, encode: Encode, limit: int) -> tuple[Problem, Columns] | None:
+    """The problem with as much of the end of its question as fits, from a word on; None if not one word does.
+
+    The end, because that is where a word problem asks.
+    """
+    starts = [word.start() for word in re.finditer(r"\S+", problem.question)]
+
+    def cut(start: int) -> tuple[Problem, Columns]:
+        shorter = replace(problem, question=problem.question[start:])
+        return shorter, encode(shorter)
+
+    at = bisect_left(starts, True, key=lambda start: len(cut(start)[1]["prompt_tokens"]) <= limit)
+    return cut(starts[at]) if at < len(starts) else None
+
+
+def _check_enough(split: Split, name: str, count: int | None, available: int) -> None:
+    if len(split.rows) >= (count or 1):
+        return
+    without = " (or 0, with sft.enabled: false)" if name in ("sft", "dev") else ""
+    raise UserError(
+        f"prepare.{name}_problems asks for {count or 'all that are left'} and gets {len(split.rows)} of {available} "
+        f"problems; left out: {split.reasons() or 'none'}. Ask for fewer in this or the other splits{without}, give "
+        "more data, or raise the limits"
+    )

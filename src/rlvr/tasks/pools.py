@@ -1,0 +1,36 @@
+"""What a task hands over: problems to draw the splits from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlvr.tasks.text import normalized
+from rlvr.types import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Problems in seeded order: the splits are drawn from the front.
+
+    `evaluation` is None where the data has no held-out part of its own: evaluation is then drawn from `training`,
+    before the others. `origin` says where the problems come from and what was filtered out, for the card.
+    """
+
+    training: list[Problem]
+    evaluation: list[Problem] | None
+    origin: dict[str, Any]
+
+    def problems(self) -> list[Problem]:
+        return [*self.training, *(self.evaluation or [])]
+
+
+def check_distinct(problems: list[Problem]) -> None:
+    """Raise UserError if a question, compared by normalised text, occurs twice."""
+    first: dict[str, Problem] = {}
+    repeated = [p for p in problems if first.setdefault(normalized(p.question), p) is not p]
+    if repeated:
+        raise UserError(
+            f"{len(repeated)} question(s) occur more than once, for example {repeated[0].question!r}: remove the "
+            "duplicates, or what is measured on them is memory"
+        )

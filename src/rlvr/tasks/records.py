@@ -1,0 +1,114 @@
+"""Your own questions: rows of a file, a folder or a hub data set, with a mapping of columns and simple filters."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import random
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rlvr.tasks.pools import Pools
+from rlvr.tasks.source import Place, read
+from rlvr.tasks.table import Row
+from rlvr.tasks.text import plain_number
+from rlvr.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Prepare, Records
+
+KEY = "prepare.records."
+
+
+def load(prepare: Prepare, seed: int) -> Pools:
+    """Problems in seeded order; with no evaluation data of their own, evaluation is held out from the same rows.
+
+    Raises UserError for data that cannot be read, for columns that do not exist and for values that do not fit.
+    """
+    records, rng = prepare.records, random.Random(f"records {seed}")
+    training, origin = _pool(
+        records, Place(KEY, records.source, records.subset, records.split, records.revision), "row"
+    )
+    rng.shuffle(training)
+    if records.evaluation_source is None and records.evaluation_split is None:
+        return Pools(training, None, origin)
+    source = records.evaluation_source or records.source
+    revision = records.evaluation_revision if records.evaluation_source else origin.get("revision")
+    place = Place(f"{KEY}evaluation_", source, records.subset, records.evaluation_split or records.split, revision)
+    evaluation, found = _pool(records, place, "evaluation")
+    rng.shuffle(evaluation)
+    warnings = [*origin["warnings"], *found.pop("warnings")]
+    return Pools(training, evaluation, origin | {"evaluation": found, "warnings": warnings})
+
+
+def _pool(records: Records, place: Place, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of the rows that pass the filters, and for the card how many did not."""
+    rows, origin = read(place)
+    _check_columns(records, rows, place.source)
+    problems, left_out = [], Counter[str]()
+    for i, row in enumerate(rows, start=1):
+        where = f"{place.source} row {i}"
+        failed = [name for name, conditions in records.filters.items() if not _passes(row, name, conditions, where)]
+        problem = None if failed else _problem(records, row, f"{prefix}-{i}", where)
+        if problem is None:
+            left_out[f"filters.{failed[0]}" if failed else "empty question or answer"] += 1
+        else:
+            problems.append(problem)
+    if not problems:
+        raise UserError(f"{place.source}: of {len(rows)} rows none is left (left out: {dict(left_out)})")
+    return problems, origin | {"rows": len(rows), "left_out": dict(left_out)}
+
+
+def _check_columns(records: Records, rows: list[Row], source: str) -> None:
+    there = list(dict.fromkeys(name for row in rows for name in row))
+    asked = {f"columns.{key}": name for key, name in records.columns.model_dump().items() if name is not None}
+    for key, name in (asked | {f"filters.{name}": name for name in records.filters}).items():
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{KEY}{key}: {source} has no column {name!r}; it has {', '.join(there)}{hint}")
+
+
+def _problem(records: Records, row: Row, identity: str, where: str) -> Problem | None:
+    """The row as a problem; None if question or answer is empty."""
+    columns = records.columns
+    question, answer = (_text(row, name, where) for name in (columns.question, columns.answer))
+    working = _text(row, columns.working, where) if columns.working else ""
+    if not question or not answer:
+        return None
+    level = _text(row, columns.level, where) if columns.level else "1"
+    whole = plain_number(level)
+    if whole is None or "." in whole:
+        raise UserError(f"{where}: column {columns.level!r} must hold a whole number, found {level!r}")
+    return Problem(identity, question, plain_number(answer) or answer, working, int(whole))
+
+
+def _text(row: Row, column: str, where: str) -> str:
+    """A value as text without white space around it; empty for null and NaN, 4.0 as 4."""
+    value = row.get(column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and math.isfinite(value):
+        return plain_number(format(Decimal(repr(value)), "f")) or ""
+    if isinstance(value, list | dict | bytes):
+        raise UserError(f"{where}: column {column!r} must hold a text or a number, found {type(value).__name__}")
+    return str(value).strip()
+
+
+def _passes(row: Row, column: str, conditions: dict[Any, Any], where: str) -> bool:
+    text = _text(row, column, where)
+    if "in" in conditions:
+        allowed = {_text({column: value}, column, where) for value in conditions["in"]}
+        if (plain_number(text) or text) not in {plain_number(value) or value for value in allowed}:
+            return False
+    if "not_empty" in conditions and not text:
+        return False
+    bounds = {key: conditions[key] for key in ("min", "max") if key in conditions}
+    if not bounds or not text:
+        return not bounds
+    number = plain_number(text)
+    if number is None:
+        raise UserError(f"{where}: {KEY}filters.{column} compares numbers, found {text!r}")
+    least, most = bounds.get("min", -math.inf), bounds.get("max", math.inf)
+    return bool(least <= float(number) <= most)

@@ -1,0 +1,38 @@
+"""When two questions are the same, and how a number is written as an answer."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from decimal import Decimal
+
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
+FULL_STOP = re.compile(r"\.(?!\d)")
+OPERATORS = "-.*/%"  # punctuation to Unicode, but 8-2, 8*2 and 8/2 are three questions
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+
+
+def normalized(text: str) -> str:
+    """Lower case, NFKC, without punctuation, runs of white space as one space; numbers and operators stay."""
+    folded = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    folded = FULL_STOP.sub(" ", BETWEEN_LETTERS.sub(" ", folded))
+    kept = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
+    return " ".join(kept.split()) or text
+
+
+def plain_number(text: str) -> str | None:
+    """A number as it is written in answers: 1,234.50 → 1234.5, -3.0 → -3; None if `text` is not one number."""
+    stripped = text.strip().replace("\N{MINUS SIGN}", "-")
+    if not NUMBER.fullmatch(stripped):
+        return None
+    digits = format(Decimal(stripped.replace(",", "")), "f")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if digits == "-0" else digits
+
+
+def number_with_unit(text: str) -> str | None:
+    """The one number in `text`, currency and other units around it left out; None for none or several."""
+    bare = "".join(c for c in text if unicodedata.category(c) != "Sc").replace("\N{MINUS SIGN}", "-")
+    found = re.findall(r"[-+]?\s*[\d.,]*\d", bare)
+    return plain_number("".join(found[0].split())) if len(found) == 1 else None
