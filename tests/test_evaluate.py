@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.chat import TAGS, render_target
-from rlvr.evaluate import bootstrap, evaluation_table, pass_at, powers_of_two, summary, wilson
+from rlvr.evaluate import bootstrap, bootstrap_difference, evaluation_table, pass_at, powers_of_two, summary, wilson
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Completion, Group, Prompt
 
@@ -34,6 +34,16 @@ TAGS_USED = TAGS["working_out"]
 )
 def test_wilson(successes: int, count: int, low: float, high: float) -> None:
     assert wilson(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_bootstrap_difference_covers_normal_theory() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(0.0, 1.0, 400), rng.normal(0.5, 2.0, 100)
+    low, high = bootstrap_difference(before, after, resamples=4000, seed=0)
+    half = 1.96 * np.sqrt(before.var() / 400 + after.var() / 100)
+    centre = after.mean() - before.mean()
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=0.1 * half)
+    assert bootstrap_difference(np.ones(3), np.ones(5) * 2, resamples=10, seed=0) == (1.0, 1.0)
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -19,7 +19,7 @@ LAYERS = (
     ("evaluate", "steplog", "state", "scratch"),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss", "tasks"),
-    ("batch", "logprob", "config"),
+    ("batch", "logprob", "config", "source", "tokens", "presets"),
     ("rewards", "attention", "advantage"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from rlvr.batch import MicroBatch, MiniBatch, pack, supervised
 from rlvr.config import Config
 from rlvr.policy import Policy, device_of, end_of_sequence_ids, has_weights, load_policy, load_tokenizer
+from rlvr.source import Source
 from rlvr.types import Group, Totals, UserError
 
 Key = tuple[int, ...]  # a row's tokens: all rows in these tests differ
@@ -216,13 +217,13 @@ class TestLoading:
     ) -> None:
         cfg = make_config({"model.adapter": adapter, "model.lora.rank": 4})
         folder = base("llama")
-        first = load_policy(cfg, str(folder), load_tokenizer(folder), start=None)
+        first = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
         with torch.no_grad():
             for weight in first.trainable().values():
                 weight.add_(0.01)
         first.save(tmp_path)
         assert has_weights(tmp_path)
-        again = load_policy(cfg, str(folder), load_tokenizer(folder), start=tmp_path)
+        again = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=tmp_path)
         assert again.trainable().keys() == first.trainable().keys()
         assert all(torch.equal(again.trainable()[name], weight) for name, weight in first.trainable().items())
 
@@ -234,7 +235,7 @@ class TestLoading:
         def load(seed: int, adapter: str = "lora") -> Policy:
             torch.manual_seed(torch.seed() % 1000)  # whatever the global state is
             cfg = make_config({"model.adapter": adapter, "compute.seed": seed})
-            return load_policy(cfg, str(folder), load_tokenizer(folder), start=None)
+            return load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
 
         first, again, other = load(0).trainable(), load(0).trainable(), load(1).trainable()
         assert all(torch.equal(first[name], again[name]) for name in first)
@@ -251,7 +252,7 @@ class TestLoading:
         """A pre-finetune that is off leaves a card alone."""
         (tmp_path / "card.json").write_text("{}")
         folder = base("llama")
-        policy = load_policy(make_config(), str(folder), load_tokenizer(folder), start=tmp_path)
+        policy = load_policy(make_config(), Source(str(folder), None, None), load_tokenizer(folder), start=tmp_path)
         plain = AutoModelForCausalLM.from_pretrained(folder)
         assert torch.equal(policy.head, plain.get_output_embeddings().weight)
 
@@ -261,9 +262,9 @@ class TestLoading:
         folder = base("llama")
         tokenizer = load_tokenizer(folder)
         ranks = [make_config({"model.adapter": "lora", "model.lora.rank": rank}) for rank in (4, 8)]
-        load_policy(ranks[0], str(folder), tokenizer, start=None).save(tmp_path)
+        load_policy(ranks[0], Source(str(folder), None, None), tokenizer, start=None).save(tmp_path)
         with pytest.raises(UserError, match=r"rank 4, but model\.lora\.rank is 8"):
-            load_policy(ranks[1], str(folder), tokenizer, start=tmp_path)
+            load_policy(ranks[1], Source(str(folder), None, None), tokenizer, start=tmp_path)
 
     def test_a_model_that_does_not_exist_is_named(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
@@ -271,7 +272,7 @@ class TestLoading:
         missing = tmp_path / "nothing"
         missing.mkdir()
         with pytest.raises(UserError, match="nothing"):
-            load_policy(make_config(), str(missing), load_tokenizer(base("llama")), start=None)
+            load_policy(make_config(), Source(str(missing), None, None), load_tokenizer(base("llama")), start=None)
 
     def test_every_declared_end_of_sequence_id_counts(self, make_plain: Callable[..., Any], tokenizer: Any) -> None:
         model = make_plain()

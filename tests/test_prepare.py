@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def test_a_template_that_drops_earlier_reasoning_is_refused_with_examples(make: 
         "{{ message['content'] }}", "{{ message['content'].split('<end_working_out>')[-1] }}"
     )
     tokenizer.save_pretrained(tmp_path / "forgetful")
+    shutil.copy(folder / "base/model.safetensors", tmp_path / "forgetful")
     source = {"model.source": str(tmp_path / "forgetful"), "prepare.max_prompt_tokens": 90}
     make(source, name="without")
     with pytest.raises(UserError, match=r"prepare\.few_shot 1: the model's chat template rewrites earlier answers"):
@@ -205,7 +207,7 @@ def test_a_split_of_none_has_no_table(make: Make) -> None:
 
 def test_a_model_that_is_not_there_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"model\.source '.*empty' cannot be loaded: give a local folder"):
+    with pytest.raises(UserError, match=r"model\.source '.*empty' has no \*\.safetensors file"):
         make({"model.source": str(tmp_path / "empty")})
 
 
@@ -219,6 +221,7 @@ class TestOtherModels:
         ):
             tokenizer.chat_template = template
             tokenizer.save_pretrained(tmp_path / name)
+            shutil.copy(folder / "base/model.safetensors", tmp_path / name)
             found, card = make({"model.source": str(tmp_path / name)}, name=f"data-{name}")
             assert card["splits"]["train"]["examples"][0]["prompt"].startswith(expected)
             assert not (found / "base" / "model.safetensors").exists()

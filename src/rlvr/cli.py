@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,31 @@ def check() -> None:
 
     load_config()
     print("params.yaml is fine")
+
+
+@app.command()
+def preset(
+    name: Annotated[str | None, typer.Argument(help="The preset to write into params.yaml.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Say which presets there are.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Only show what would change.")] = False,
+) -> None:
+    """Write a preset's settings into params.yaml; comments stay."""
+    from rlvr import presets  # noqa: PLC0415
+    from rlvr.config import PARAMS_FILE, check_config  # noqa: PLC0415
+
+    if show_list or name is None:
+        width = max(map(len, presets.names()), default=0)
+        print("\n".join(f"{known:<{width}}  {what}" for known, what in presets.names().items()))
+        return
+    before = PARAMS_FILE.read_text()
+    after = presets.with_preset(before, name)
+    check_config(after, f"presets/{name}.yaml")
+    print("\n".join(presets.changes(before, after) or ["nothing changes"]))
+    if not diff:
+        writing = PARAMS_FILE.with_suffix(".writing")
+        writing.write_text(after)
+        writing.rename(PARAMS_FILE)
+        print("\n".join(["", *presets.header(name), "Run it: snakemake --cores 1"]))
 
 
 @app.command()

@@ -343,25 +343,39 @@ class Config(Section):
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError."""
+    """Parse a YAML file. Raises UserError."""
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text())
+        return parse_yaml(path.read_text(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist here; run from the top of the project") from None
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError naming `name`."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise UserError(f"{path} is not valid YAML:\n{error}") from None
+        raise UserError(f"{name} is not valid YAML:\n{error}") from None
 
 
 def load_config(path: Path = PARAMS_FILE) -> Config:
     """Read and check params.yaml. Raises UserError with every problem found: key, value, what is allowed."""
-    raw = read_yaml(path)
+    return _check(read_yaml(path), str(path))
+
+
+def check_config(text: str, name: str) -> Config:
+    """The same for the text of a params.yaml that `name` would give."""
+    return _check(parse_yaml(text, name), name)
+
+
+def _check(raw: Any, name: str) -> Config:
     if not isinstance(raw, dict):
-        raise UserError(f"{path} must be a mapping of sections, found {type(raw).__name__}")
+        raise UserError(f"{name} must be a mapping of sections, found {type(raw).__name__}")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(dict(problem), raw) for problem in error.errors()]
-        raise UserError("\n".join([f"{path} has {len(lines)} problem(s):", *lines])) from None
+        raise UserError("\n".join([f"{name} has {len(lines)} problem(s):", *lines])) from None
 
 
 def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:

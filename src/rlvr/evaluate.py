@@ -89,6 +89,18 @@ def bootstrap(values: np.ndarray[Any, Any], *, resamples: int, seed: int) -> tup
     return float(low), float(high)
 
 
+def bootstrap_difference(
+    before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % percentile interval of mean(after) − mean(before), two samples that are resampled by themselves."""
+    rng = np.random.default_rng(seed)
+    differences = [
+        rng.choice(after, len(after)).mean() - rng.choice(before, len(before)).mean() for _ in range(resamples)
+    ]
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def pass_at(right: np.ndarray[Any, Any], samples: int, k: int) -> float:
     """Unbiased chance that one of k samples is right, 1 − C(n−c, k)/C(n, k) (Chen et al. 2021, 2107.03374)."""
     ways = math.comb(samples, k)

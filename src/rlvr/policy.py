@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from rlvr import attention
 from rlvr.logprob import token_logprobs
+from rlvr.source import Source
+from rlvr.tokens import turn_end
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
@@ -86,27 +88,30 @@ class Policy:
         self.model.save_pretrained(folder, safe_serialization=True)
 
 
-def load_policy(cfg: Config, base: str, tokenizer: Any, *, start: Path | None) -> Policy:
-    """The policy for training: the model `base`, moved on to the weights in `start` where it holds any.
+def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | None) -> Policy:
+    """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
 
     With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect.
     Raises UserError when the model cannot be used.
     """
     start = start if start is not None and has_weights(start) else None
     with_adapter = cfg.model.adapter == "lora"
-    source = str(start) if start is not None and not with_adapter else base
+    if start is not None and not with_adapter:
+        source = Source(str(start), None, None)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=cfg.model.revision or "main",
+            source.name,
+            revision=source.revision or "main",
             dtype=getattr(torch, cfg.compute.dtype),
             attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"the model {source!r} cannot be loaded: {error}") from None
+        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
     for key in ("final_logit_softcapping", "logit_scale"):
         if getattr(model.config, key, None):
-            raise UserError(f"{source}: models with {key} are not supported yet")
+            raise UserError(f"{source.name}: models with {key} are not supported yet")
     model = model.to(device_of(cfg)).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
     return _policy(_with_adapter(cfg, model, start) if with_adapter else model, eos_ids)
@@ -138,11 +143,13 @@ def device_name(device: torch.device) -> str:
 
 
 def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a completion: those of the generation config and the tokenizer's own."""
+    """Every id that ends a completion: the generation config's, the tokenizer's, the chat template's end of turn."""
     declared = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+    ids = {tokenizer.eos_token_id, turn_end(tokenizer), *(declared if isinstance(declared, list) else [declared])} - {
+        None
+    }
     if not ids:
-        raise UserError("neither the tokenizer nor the generation config names an end-of-sequence token")
+        raise UserError("neither the tokenizer, its chat template nor the generation config names a token that ends")
     return tuple(sorted(ids))
 
 

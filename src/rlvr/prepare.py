@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr import scratch
-from rlvr.chat import CHAT_TEMPLATE, Message, messages, render_prompt, render_target, turns
+from rlvr import scratch, source
+from rlvr.chat import Message, messages, render_prompt, render_target, turns
 from rlvr.prepared import write_table
 from rlvr.selection import Limits, Split, select, set_aside, wanted
+from rlvr.source import Source, open_source
 from rlvr.tasks import TASKS
+from rlvr.tokens import check_round_trip, describe, target_end
 from rlvr.types import Problem, UserError
 
 if TYPE_CHECKING:
@@ -32,21 +35,25 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         truncate=cfg.prepare.long_prompts == "truncate",
     )
     examples, pools = set_aside(pools, cfg.prepare.few_shot)
-    encode = partial(_encode, cfg, tokenizer, _earlier(cfg, tokenizer, examples))
+    encode = partial(_encode, cfg, tokenizer, target_end(tokenizer), _earlier(cfg, tokenizer, examples))
     splits = select(pools, wanted(cfg.prepare), encode, limits, examples)
     card: dict[str, Any] = {"origin": pools.origin, "few_shot": [p.id for p in examples], "splits": {}}
     for name, split in splits.items():
         path = folder / f"{name}.parquet"
         write_table(path, split.rows)
-        card["splits"][name] = _describe(split) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        card["splits"][name] = _card_of(split) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if name == "sft":
+            check_round_trip(tokenizer, split.rows[0][1]["target"])
         if split.left_out or split.truncated:
             print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     card["vocabulary"] = len(tokenizer)
+    card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
+    card["source"] = json.loads((base / source.FILE).read_text())
     card["chat_template"] = tokenizer.chat_template
     return card
 
 
-def _describe(split: Split) -> dict[str, Any]:
+def _card_of(split: Split) -> dict[str, Any]:
     levels = Counter(problem.level for problem, _ in split.rows)
     columns = [columns for _, columns in split.rows]
     return {
@@ -61,25 +68,14 @@ def _describe(split: Split) -> dict[str, Any]:
 
 
 def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415
-
     if cfg.model.source == "scratch":
         tags = cfg.model.template.resolve()
         texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         scratch.save_model(cfg, tokenizer, base)
+        Source(str(base), None, None).write(base)
         return tokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(cfg.model.source, revision=cfg.model.revision or "main")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.source {cfg.model.source!r} cannot be loaded: give a local folder, or a hub name that you may "
-            f"read (gated models need a token), or scratch\n{error}"
-        ) from None
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(base)
-    return tokenizer
+    return open_source(cfg.model, base, dtype=cfg.compute.dtype)[1]
 
 
 def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:
@@ -95,8 +91,8 @@ def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Messa
     return earlier
 
 
-def _encode(cfg: Config, tokenizer: Any, earlier: list[Message], problem: Problem) -> dict[str, Any]:
-    """Prompt and target as text and tokens. The target's tokens end with the end of sequence.
+def _encode(cfg: Config, tokenizer: Any, end: int, earlier: list[Message], problem: Problem) -> dict[str, Any]:
+    """Prompt and target as text and tokens. The target's tokens end with `end`.
 
     Without a worked solution there is no target: one without reasoning would not be well-formed.
     """
@@ -110,12 +106,11 @@ def _encode(cfg: Config, tokenizer: Any, earlier: list[Message], problem: Proble
         earlier=earlier,
     )
     target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
-    target_tokens = [*tokenizer.encode(target, add_special_tokens=False), tokenizer.eos_token_id]
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
         "target": target,
-        "target_tokens": target_tokens if target else [],
+        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), end] if target else [],
         "messages": messages(problem.question, template.system_prompt, earlier),
     }
 

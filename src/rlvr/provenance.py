@@ -18,6 +18,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "tokenizers",
+    "gguf",
     "datasets",
     "pandas",
     "pyarrow",

@@ -40,6 +40,7 @@ def train(
 ) -> dict[str, Any]:
     """Train until a stop threshold is reached or `sft.max_steps` are done; what was measured last.
 
+    The run's log has a line for every look at the dev answers, the first (step -1) before any training.
     Raises Interrupted after a checkpoint when `stop()`.
     """
     tags, seed = cfg.model.template.resolve(), cfg.compute.seed
@@ -52,6 +53,10 @@ def train(
     )
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})
+    if start == 0:
+        sampler.sync(policy)
+        measured = {"steps": 0, **rates(sampler.sample(dev, 1, seed=(seed, 0)), tags)}
+        run.append_log({"step": -1, "loss": None, **measured})
     for step in range(start, cfg.sft.max_steps):
         if _reached(cfg, measured):
             break
@@ -63,7 +68,7 @@ def train(
             sampler.sync(policy)
             answers = rates(sampler.sample(dev, 1, seed=(seed, done)), tags)
             measured |= answers
-            run.append_log({"step": step, "loss": loss, **answers})
+            run.append_log({"step": step, **measured})
             run.save(done, policy, optimizer, {"measured": measured})
             show(done, loss=loss, **answers)
         if stop():

@@ -49,7 +49,7 @@ class Run:
             optimizer.load_state(torch.load(newest / "optimizer.pt", weights_only=True))
             saved = json.loads((newest / "state.json").read_text())
             step, notes = saved["step"], saved["notes"]
-        self._forget_logs_from(step)
+        self._forget_logs_from(step if newest is not None else -1)
         return step, notes
 
     def save(self, step: int, policy: Policy, optimizer: Optimizer, notes: dict[str, Any]) -> None:

@@ -81,6 +81,8 @@ def evaluation(num_correct: list[int], *, text: str, levels: int) -> pd.DataFram
 def make_run(root: Path, *, steps: int = 40, sft: bool = True, device: str = "cpu", levels: int = 1) -> Path:
     """The outputs of the other stages, as small as the report can read them; accuracy rises."""
     (root / "logs/completions").mkdir(parents=True)
+    looks = [{"step": n - 1, "steps": n, "loss": None, "accuracy": 0.02 * n, "format_rate": 0.1 * n} for n in range(6)]
+    (root / "logs/sft.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks if sft))
     (root / "logs/train.jsonl").write_text("".join(json.dumps(step_record(i, steps)) + "\n" for i in range(steps)))
     if steps:
         completion_table(0).to_parquet(root / "logs/completions/00000000.parquet")
@@ -162,7 +164,8 @@ def test_files_of_a_normal_run(built: Built) -> None:
     verdict, files, _ = built
     assert verdict.kind == "rise"
     assert {path.as_posix() for path in files} == {
-        "report.html", "curves.csv", "comparison.csv", "correlations.csv", "memory.csv", "figures/learning.png",
+        "report.html", "curves.csv", "comparison.csv", "correlations.csv", "memory.csv", "training.csv",
+        "figures/pre_finetune.png", "figures/learning.png",
         "figures/rewards.png", "figures/length.png", "figures/entropy.png", "figures/clip.png", "figures/signal.png",
         "figures/gradient.png",
     }  # fmt: skip
@@ -174,8 +177,8 @@ def test_files_of_a_normal_run(built: Built) -> None:
 def test_sections_stand_in_order(built: Built) -> None:
     _, _, page = built
     order = [
-        "GRPO raised mean@4", "Before and after", "Learning curves", "Do the rewards reward being right?",
-        "Answers before and after", "Time and memory", "Settings and origin",
+        "GRPO raised mean@4", "Before and after", "Pre-finetune</h2>", "Learning curves", "During training",
+        "Do the rewards reward being right?", "Answers before and after", "Time and memory", "Settings and origin",
     ]  # fmt: skip
     places = [page.index(text) for text in order]
     assert places == sorted(places)
@@ -186,7 +189,7 @@ def test_page_is_whole_by_itself(built: Built) -> None:
     tags = tags_of(page)
     assert tags.open == []
     images = [attributes["src"] for tag, attributes in tags.seen if tag == "img"]
-    assert len(images) == sum(path.suffix == ".png" for path in files) == 7
+    assert len(images) == sum(path.suffix == ".png" for path in files) == 8
     assert all(source and source.startswith("data:image/png;base64,iVBOR") for source in images)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags.seen}
     assert not any({"href", "srcset"} & set(attributes) for _, attributes in tags.seen)
@@ -261,7 +264,7 @@ def test_another_seed_moves_only_the_intervals_of_the_change(normal: Path, built
     _, files, page = built
     _, others, other = report_of(normal, seed=1)
     assert page != other
-    assert {path for path in files if files[path] != others[path]} == {Path("report.html")}
+    assert {path for path in files if files[path] != others[path]} == {Path("report.html"), Path("training.csv")}
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -277,7 +280,8 @@ def test_no_step_is_said(tmp_path: Path) -> None:
     assert "No GRPO step was taken" in verdict.sentences[2]
     assert "The log holds no step: there is nothing to draw." in page
     assert "No completion was logged." in page
-    assert not [path for path in files if path.suffix == ".png"]
+    assert [path.name for path in files if path.suffix == ".png"] == ["pre_finetune.png"]
+    assert "Fewer than 8 steps" in page
     assert files[Path("curves.csv")].decode().startswith("step,loss,accuracy,reward_mean,")
     assert tags_of(page).open == []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlvr.report.verdict import Change, changes, judge, paired_change
+from rlvr.report.verdict import Change, changes, judge, paired_change, training_changes
 
 
 def summary(greedy: float, sampled: float, *, count: int = 200) -> dict[str, Any]:
@@ -116,3 +116,17 @@ def test_changes_reads_greedy_and_sampled_answers() -> None:
     assert (found["accuracy"].before, found["accuracy"].after) == (0.5, 1.0)
     assert (found["mean_at_k"].before, found["mean_at_k"].after) == (0.125, 0.625)
     assert found["mean_at_k"].low == found["mean_at_k"].high == 0.5  # both problems rose by two of four
+
+
+def test_training_changes_compare_the_outer_quarters() -> None:
+    log = pd.DataFrame({"rises": [0.0, 1.0, *[50.0] * 6, 4.0, 5.0, 6.0], "flat": [1.0, 2.0] * 5 + [1.0], "none": None})
+    found = training_changes(log, {"up": "rises", "same": "flat", "nothing": "none"}, resamples=2000, seed=0)
+    assert set(found) == {"up", "same"}
+    assert (found["up"].before, found["up"].after, found["up"].kind) == (0.5, 5.5, "rise")
+    assert 4.0 <= found["up"].low < 5.0 < found["up"].high <= 6.0
+    assert found["same"].kind == "unclear"
+
+
+@pytest.mark.parametrize("steps", [0, 3, 7])
+def test_training_changes_need_two_steps_a_quarter(steps: int) -> None:
+    assert training_changes(pd.DataFrame({"x": [1.0] * steps}), {"x": "x"}, resamples=10, seed=0) == {}

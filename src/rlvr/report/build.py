@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlvr.report import tables
-from rlvr.report.figures import draw_figures
+from rlvr.report.figures import draw_figures, pre_finetune
 from rlvr.report.load import Inputs
 from rlvr.report.page import render_page, reward_weights
-from rlvr.report.verdict import Verdict, changes, judge
+from rlvr.report.verdict import Verdict, changes, judge, training_changes
 
 
 def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) -> tuple[Verdict, dict[Path, bytes]]:
@@ -23,13 +23,19 @@ def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) ->
         rewards=weights,
         prompts_per_step=inputs.params["grpo"]["prompts_per_step"],
     )
+    if (start := pre_finetune(inputs.sft_log)) is not None:
+        figures["pre_finetune"] = start
+    names = {"accuracy": "accuracy", "reward": "reward/mean"}
+    names |= {f"reward/{name}": f"reward/{name}/mean" for name in weights}
+    trained = training_changes(inputs.log, names, resamples=resamples, seed=seed)
     written = {
+        "training": tables.training(trained),
         "curves": tables.curves(inputs.log),
         "comparison": tables.comparison(inputs.summaries),
         "correlations": tables.correlations(inputs.completions, weights),
         "memory": tables.memory_peaks(inputs.memory),
     }
-    page = render_page(inputs, verdict, changed, figures, examples=examples)
+    page = render_page(inputs, verdict, changed, trained, figures, examples=examples)
     files = {Path("report.html"): page.encode()}
     files |= {
         Path(f"{name}.csv"): table.to_csv(index=False, lineterminator="\n").encode() for name, table in written.items()

@@ -67,6 +67,10 @@ def draw_figures(
         "signal": lambda: no_signal(log, prompts_per_step),
         "gradient": lambda: gradient(log),
     }
+    return _styled(draw)
+
+
+def _styled(draw: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
     with mpl.rc_context():  # whatever matplotlibrc a user has
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -114,6 +118,24 @@ def reward_functions(log: pd.DataFrame, rewards: Mapping[str, float]) -> Figure:
     for panel in panels[len(rewards) :]:
         panel.set_visible(False)
     return figure
+
+
+def pre_finetune(sft_log: pd.DataFrame) -> bytes | None:
+    """PNG of format rate and accuracy of sampled dev answers over the pre-finetune; None when there is nothing."""
+    if sft_log.empty:
+        return None
+
+    def draw() -> Figure:
+        figure, axes = _panel()
+        for name, color, label in (("format_rate", ORANGE, "right format"), ("accuracy", BLUE, "right answer")):
+            axes.plot(sft_log["steps"], sft_log[name].astype(float), color=color, label=label, marker="o", markersize=4)
+        axes.set(ylim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+        axes.legend()
+        return figure
+
+    return _styled({"pre_finetune": draw})["pre_finetune"]
 
 
 def no_signal(log: pd.DataFrame, prompts_per_step: int) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ LOG_COLUMNS = (
     "completion/max_length", "completion/truncated", "policy/entropy", "policy/clip_low", "policy/clip_high",
     "grad_norm", "learning_rate",
 )  # fmt: skip
+SFT_COLUMNS = ("step", "steps", "loss", "accuracy", "format_rate")
 COMPLETION_COLUMNS = ("step", "problem_id", "correct", "reward")
 
 
@@ -27,12 +28,14 @@ COMPLETION_COLUMNS = ("step", "problem_id", "correct", "reward")
 class Inputs:
     """Everything the report says comes from here.
 
-    `log` has one row per step and the names of train.jsonl; `completions` one row per logged completion;
+    `log` has one row per step and the names of train.jsonl, `sft_log` one per look of the pre-finetune at its dev
+    answers (`steps` taken until then; none when that stage is off); `completions` one row per logged completion;
     `evaluations` and `summaries` (metrics/evaluate.json) hold the models that exist, in the order of MODELS, the
     rows of all tables being the same problems; `params` are the settings that the artifacts' cards agree on.
     """
 
     log: pd.DataFrame
+    sft_log: pd.DataFrame
     completions: pd.DataFrame
     evaluations: dict[str, pd.DataFrame]
     summaries: dict[str, dict[str, Any]]
@@ -60,7 +63,8 @@ def load_inputs(root: Path) -> Inputs:
     data_card = _read_json(root / "data/prepared/card.json")
     cards = [data_card, _read_json(root / "models/sft/card.json"), _read_json(root / "evaluations/card.json")]
     return Inputs(
-        log=_read_log(root / "logs/train.jsonl"),
+        log=_read_log(root / "logs/train.jsonl", LOG_COLUMNS),
+        sft_log=_read_log(root / "logs/sft.jsonl", SFT_COLUMNS),
         completions=_read_completions(root / "logs/completions"),
         evaluations=_read_evaluations(root / "evaluations", summaries),
         summaries=summaries,
@@ -78,9 +82,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_log(path: Path) -> pd.DataFrame:
+def _read_log(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     records = [json.loads(line) for line in _existing(path).read_text().splitlines()]
-    return pd.DataFrame(records) if records else pd.DataFrame(columns=list(LOG_COLUMNS), dtype=float)
+    return pd.DataFrame(records) if records else pd.DataFrame(columns=list(columns), dtype=float)
 
 
 def _read_completions(folder: Path) -> pd.DataFrame:

@@ -43,20 +43,32 @@ CURVES = {
     ),
     "gradient": ("Gradient norm and learning rate", "The norm is taken before clipping."),
 }
+PRE_FINETUNE = (
+    "Format and accuracy of sampled answers",
+    "Measured on the dev questions; step 0 is the model as it came. GRPO starts where this curve ends.",
+)
 WIDE = ("learning", "rewards")
 
 
 def render_page(
-    inputs: Inputs, verdict: Verdict, changed: Mapping[str, Change], figures: Mapping[str, bytes], *, examples: int
+    inputs: Inputs,
+    verdict: Verdict,
+    changed: Mapping[str, Change],
+    trained: Mapping[str, Change],
+    figures: Mapping[str, bytes],
+    *,
+    examples: int,
 ) -> str:
-    """The whole page; `changed` are the differences from `inputs.before` to grpo, `figures` PNG by name."""
+    """The whole page: `changed` from `inputs.before` to grpo, `trained` during GRPO, `figures` PNG by name."""
     return markup.document(
         "GRPO report",
         [
             _header(inputs),
             markup.section("", *map(markup.paragraph, verdict.sentences), css=f"verdict {verdict.kind}"),
             _comparison(inputs, changed),
+            _pre_finetune(figures),
             _curves(inputs, figures),
+            _training(trained),
             _correlations(inputs),
             _examples(inputs, examples),
             _time_and_memory(inputs),
@@ -114,15 +126,35 @@ def _interval_row(
     return [*row[:-1], changed[name].points.replace(" points ", " points\n")]
 
 
+def _pre_finetune(figures: Mapping[str, bytes]) -> str:
+    if "pre_finetune" not in figures:
+        return ""
+    return markup.section("Pre-finetune", markup.figure(figures["pre_finetune"], *PRE_FINETUNE))
+
+
 def _curves(inputs: Inputs, figures: Mapping[str, bytes]) -> str:
-    if not figures:
+    if inputs.log.empty:
         return markup.section("Learning curves", markup.paragraph("The log holds no step: there is nothing to draw."))
     wide = [markup.figure(figures[name], *CURVES[name], css="wide") for name in WIDE]
-    narrow = [markup.figure(png, *CURVES[name]) for name, png in figures.items() if name not in WIDE]
+    narrow = [markup.figure(png, *CURVES[name]) for name, png in figures.items() if name in CURVES and name not in WIDE]
     window = window_of(len(inputs.log))
     note = f"Faint: every step. Line: running mean over {window} steps." if window > 1 else "Every step is shown."
     pairs = '<div class="pair">' + "\n".join(narrow) + "</div>"
     return markup.section("Learning curves", markup.paragraph(note, css="soft"), *wide, pairs)
+
+
+def _training(trained: Mapping[str, Change]) -> str:
+    title = "During training: the last quarter of the steps against the first"
+    if not trained:
+        return markup.section(title, markup.paragraph("Fewer than 8 steps: there are no quarters to compare."))
+    rows = [
+        [name, number(change.before, 3), number(change.after, 3), f"{change.difference:+.3f}",
+         f"[{change.low:+.3f}, {change.high:+.3f}]", "" if change.kind != "unclear" else "includes 0"]
+        for name, change in trained.items()
+    ]  # fmt: skip
+    head = ["mean over steps", "first quarter", "last quarter", "change", "95% interval", ""]
+    note = "Bootstrap over steps. Every step samples other questions, so a short run leaves wide intervals."
+    return markup.section(title, markup.table(head, rows), markup.paragraph(note, css="soft"))
 
 
 def _correlations(inputs: Inputs) -> str:

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlvr.report.verdict import Change
+
+TRAINING_COLUMNS = ["quantity", "first_quarter", "last_quarter", "change", "change_low", "change_high"]
+
 
 def curves(log: pd.DataFrame) -> pd.DataFrame:
     """One row per step, every logged quantity; "/" in names becomes "_" for `dvc plots`."""
@@ -77,6 +81,22 @@ def phases(sft: Mapping[str, Any], train: Mapping[str, Any], memory: Mapping[str
     table["share"] = table["seconds"] / total if total else np.nan
     table["peak_bytes"] = [memory["peak_bytes"].get(phase) for phase in seconds]
     return table
+
+
+def training(trained: Mapping[str, Change]) -> pd.DataFrame:
+    """One row per logged quantity: its mean over the first and the last quarter of the steps, and the change."""
+    rows = [
+        {
+            "quantity": name,
+            "first_quarter": change.before,
+            "last_quarter": change.after,
+            "change": change.difference,
+            "change_low": change.low,
+            "change_high": change.high,
+        }
+        for name, change in trained.items()
+    ]
+    return pd.DataFrame(rows, columns=TRAINING_COLUMNS)
 
 
 def memory_peaks(memory: Mapping[str, Any]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from rlvr.evaluate import bootstrap
+from rlvr.evaluate import bootstrap, bootstrap_difference
 from rlvr.report.text import percent, percent_interval, percent_points
 
 Kind = Literal["rise", "fall", "unclear", "collapse"]
@@ -63,6 +63,25 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int, seed: 
         "mean_at_k": [(table["num_correct"] / table["num_samples"]).to_numpy(float) for table in (before, after)],
     }
     return {name: paired_change(*pair, resamples=resamples, seed=seed) for name, pair in shares.items()}
+
+
+def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Change]:
+    """Mean over the first and over the last quarter of the steps of each column of `names`, by its title.
+
+    The interval of the difference is a percentile bootstrap that resamples the steps of each quarter, which draw
+    different prompts. Steps without a value are left out; a column without two values in each quarter is too.
+    """
+    quarter = len(log) // 4
+    found: dict[str, Change] = {}
+    if quarter < 2:
+        return found
+    for title, column in names.items():
+        values = log[column].astype(float)
+        first, last = (part.dropna().to_numpy() for part in (values[:quarter], values[len(log) - quarter :]))
+        if min(len(first), len(last)) >= 2:
+            low, high = bootstrap_difference(first, last, resamples=resamples, seed=seed)
+            found[title] = Change(float(first.mean()), float(last.mean()), low, high)
+    return found
 
 
 def judge(

@@ -9,13 +9,13 @@ from rlvr import prepared
 from rlvr.config import Config
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.source import Source
 
 
 def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
     """The policy, moved on to the weights in `start` if there are any, and the tokenizer of the prepared data."""
     tokenizer = load_tokenizer(prepared.BASE)
-    base = str(prepared.BASE) if cfg.model.source == "scratch" else cfg.model.source
-    return load_policy(cfg, base, tokenizer, start=start), tokenizer
+    return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
 
 
 def open_sampler(cfg: Config, tokenizer: Any, *, temperature: float) -> NativeSampler:

@@ -1,5 +1,6 @@
 """data/prepared → models/sft: the format pre-finetune, or a marker that it is off."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -13,14 +14,16 @@ from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
 
 SECTIONS = ("compute", "model", "sft", "rollout", "memory")
-FOLDER, METRICS = Path("models/sft"), Path("metrics/sft.json")
+FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/sft.jsonl")
 
 
 def main() -> None:
     with stage("sft", SECTIONS) as cfg:
+        LOG.parent.mkdir(exist_ok=True)
         if not cfg.sft.enabled:
             write_json(FOLDER / "card.json", {"enabled": False})
             write_json(METRICS, {"enabled": False})
+            LOG.write_text("")
             return
         started = time.perf_counter()
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
@@ -34,6 +37,7 @@ def main() -> None:
         ):
             measured = sft.train(cfg, policy, sampler, examples, dev, run=run, show=show, stop=stop)
             policy.save(FOLDER)
+            shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)
             write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=device_name(policy.device)))
             write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

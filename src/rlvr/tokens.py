@@ -1,0 +1,78 @@
+"""What must be true of a tokenizer before anything is trained with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlvr.chat import Tags, messages
+from rlvr.types import UserError
+
+MARK = "0"  # an answer that every vocabulary holds
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token with which the chat template closes an assistant's turn; None if it uses none.
+
+    Chat models stop there, whatever the tokenizer calls its end of sequence (Llama 3: <|eot_id|>).
+    """
+    turn = [*messages(MARK, None), {"role": "assistant", "content": MARK}]
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False)
+    after = tokenizer.encode(text[text.rindex(MARK) + len(MARK) :], add_special_tokens=False)
+    special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    return next((token for token in after[:2] if token in special), None)
+
+
+def target_end(tokenizer: Any) -> int:
+    """The token that ends a completion in the format pre-finetune. Raises UserError when there is none."""
+    token = turn_end(tokenizer)
+    token = tokenizer.eos_token_id if token is None else token
+    if token is None:
+        raise UserError("neither the chat template nor the tokenizer names a token that ends an answer")
+    return int(token)
+
+
+def describe(tokenizer: Any, tags: Tags) -> dict[str, Any]:
+    """For the card: ids that end and pad, and of each tag its tokens and whether they stay the same in context.
+
+    A tag that is not `stable` merges with its neighbours. It can be learnt all the same, since sampled tokens are the
+    tokens that are trained on.
+    """
+    return {
+        "end": tokenizer.convert_ids_to_tokens(target_end(tokenizer)),
+        "eos": tokenizer.eos_token,
+        "pad": tokenizer.pad_token,
+        "pad_is_eos": tokenizer.pad_token_id == tokenizer.eos_token_id,
+        "tags": {
+            mark: {"tokens": len(_encode(tokenizer, mark)), "stable": _is_stable(tokenizer, mark)}
+            for mark in tags.marks()
+        },
+    }
+
+
+def check_round_trip(tokenizer: Any, text: str) -> None:
+    """Raise UserError unless decoding the tokens of `text` gives `text` back: rewards read what is decoded."""
+    back = tokenizer.decode(_encode(tokenizer, text), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if back != text:
+        at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
+        raise UserError(
+            f"the tokenizer does not give this text back: {text[max(0, at - 30) : at + 30]!r} becomes "
+            f"{back[max(0, at - 30) : at + 30]!r}; change model.template.tags, or the data"
+        )
+
+
+def _is_stable(tokenizer: Any, mark: str) -> bool:
+    alone = _encode(tokenizer, mark)
+    return all(
+        _contains(_encode(tokenizer, before + mark + after), alone)
+        for before in ("", "x", "5", "\n", ". ", ">")
+        for after in ("", "x", "5", "\n", " ", "<")
+    )
+
+
+def _contains(tokens: list[int], part: list[int]) -> bool:
+    return any(tokens[i : i + len(part)] == part for i in range(len(tokens) - len(part) + 1))
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return tokens
