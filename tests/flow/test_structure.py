@@ -11,6 +11,7 @@ from clone import ROOT, SMOKE, STAGES
 
 from imports import closure, module_file
 from rlvr.config import Config, load_config, read_yaml
+from rlvr.tasks.source import FOLLOWED
 
 # Modules that a stage imports and that cannot change its result: no dependency, so that an edit re-runs nothing.
 WITHOUT_EFFECT = frozenset(
@@ -60,3 +61,11 @@ def test_outputs_keep_the_run_cache(stage: str) -> None:
 def test_smoke_parameters_have_the_keys_of_the_default_and_are_valid() -> None:
     assert names(read_yaml(ROOT / SMOKE)) == names(read_yaml(ROOT / "params.yaml"))
     load_config(ROOT / SMOKE)
+
+
+def test_folders_whose_edits_are_said_to_re_run_prepare_are_its_dependencies() -> None:
+    assert {str(folder) for folder in FOLLOWED} == {
+        dep for dep in spec("prepare")["deps"] if not dep.startswith("src/")
+    }
+    assert all((ROOT / folder).is_dir() for folder in FOLLOWED)
+    assert (ROOT / "data/raw/.gitignore").is_file(), "git keeps no empty folder, and dvc wants its dependency to exist"
