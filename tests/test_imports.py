@@ -18,9 +18,9 @@ LAYERS = (
     ("grpo", "sft", "prepare", "report"),
     ("evaluate", "steplog", "state", "scratch"),
     ("sampler", "prepared", "selection", "meter", "optim"),
-    ("policy", "loss", "tasks"),
+    ("policy", "loss"),
     ("batch", "logprob", "config", "source", "tokens", "presets"),
-    ("rewards", "attention", "advantage"),
+    ("rewards", "tasks", "attention", "advantage"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )

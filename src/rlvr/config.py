@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from rlvr.chat import TAGS, Tags
 from rlvr.rewards import FUNCTIONS, check_options
+from rlvr.tasks.filters import check_filters
 from rlvr.types import LossSpec, LossType, UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -137,14 +138,7 @@ class Records(Section):
             raise ValueError(
                 f"evaluation_source {self.source!r} is the source itself: give other data, or null to hold out a part"
             )
-        for column, conditions in self.filters.items():
-            for name, value in conditions.items():
-                fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
-                if not fits:
-                    raise ValueError(
-                        f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
-                        "not_empty takes true"
-                    )
+        check_filters(self.filters)
         return self
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import math
 import random
 from collections import Counter
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from rlvr.tasks.filters import passes, text_of
 from rlvr.tasks.pools import Pools
 from rlvr.tasks.source import Place, read
 from rlvr.tasks.table import Row
@@ -49,7 +48,7 @@ def _pool(records: Records, place: Place, prefix: str) -> tuple[list[Problem], d
     problems, left_out = [], Counter[str]()
     for i, row in enumerate(rows, start=1):
         where = f"{place.source} row {i}"
-        failed = [name for name, conditions in records.filters.items() if not _passes(row, name, conditions, where)]
+        failed = [name for name, conditions in records.filters.items() if not passes(row, name, conditions, where)]
         problem = None if failed else _problem(records, row, f"{prefix}-{i}", where)
         if problem is None:
             left_out[f"filters.{failed[0]}" if failed else "empty question or answer"] += 1
@@ -73,42 +72,12 @@ def _check_columns(records: Records, rows: list[Row], source: str) -> None:
 def _problem(records: Records, row: Row, identity: str, where: str) -> Problem | None:
     """The row as a problem; None if question or answer is empty."""
     columns = records.columns
-    question, answer = (_text(row, name, where) for name in (columns.question, columns.answer))
-    working = _text(row, columns.working, where) if columns.working else ""
+    question, answer = (text_of(row, name, where) for name in (columns.question, columns.answer))
+    working = text_of(row, columns.working, where) if columns.working else ""
     if not question or not answer:
         return None
-    level = _text(row, columns.level, where) if columns.level else "1"
+    level = text_of(row, columns.level, where) if columns.level else "1"
     whole = plain_number(level)
     if whole is None or "." in whole:
         raise UserError(f"{where}: column {columns.level!r} must hold a whole number, found {level!r}")
     return Problem(identity, question, plain_number(answer) or answer, working, int(whole))
-
-
-def _text(row: Row, column: str, where: str) -> str:
-    """A value as text without white space around it; empty for null and NaN, 4.0 as 4."""
-    value = row.get(column)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and math.isfinite(value):
-        return plain_number(format(Decimal(repr(value)), "f")) or ""
-    if isinstance(value, list | dict | bytes):
-        raise UserError(f"{where}: column {column!r} must hold a text or a number, found {type(value).__name__}")
-    return str(value).strip()
-
-
-def _passes(row: Row, column: str, conditions: dict[Any, Any], where: str) -> bool:
-    text = _text(row, column, where)
-    if "in" in conditions:
-        allowed = {_text({column: value}, column, where) for value in conditions["in"]}
-        if (plain_number(text) or text) not in {plain_number(value) or value for value in allowed}:
-            return False
-    if "not_empty" in conditions and not text:
-        return False
-    bounds = {key: conditions[key] for key in ("min", "max") if key in conditions}
-    if not bounds or not text:
-        return not bounds
-    number = plain_number(text)
-    if number is None:
-        raise UserError(f"{where}: {KEY}filters.{column} compares numbers, found {text!r}")
-    least, most = bounds.get("min", -math.inf), bounds.get("max", math.inf)
-    return bool(least <= float(number) <= most)

@@ -1,0 +1,64 @@
+"""Conditions on the columns of a row: min, max, in, not_empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from rlvr.tasks.table import Row
+from rlvr.tasks.text import plain_number
+from rlvr.types import UserError
+
+Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
+
+
+def check_filters(filters: Mapping[str, Conditions]) -> None:
+    """Raise ValueError for a value that its condition cannot use."""
+    for column, conditions in filters.items():
+        for name, value in conditions.items():
+            fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
+            if not fits:
+                raise ValueError(
+                    f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
+                    "not_empty takes true"
+                )
+
+
+def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
+    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
+    text = text_of(row, column, where)
+    if "in" in conditions and _comparable(text) not in {
+        _comparable(text_of({column: value}, column, where)) for value in conditions["in"]
+    }:
+        return False
+    if "not_empty" in conditions and not text:
+        return False
+    bounds = {key: conditions[key] for key in ("min", "max") if key in conditions}
+    if not bounds or not text:
+        return not bounds
+    number = plain_number(text)
+    if number is None:
+        raise UserError(f"{where}: prepare.records.filters.{column} compares numbers, found {text!r}")
+    least, most = bounds.get("min", -math.inf), bounds.get("max", math.inf)
+    return bool(least <= float(number) <= most)
+
+
+def text_of(row: Row, column: str, where: str) -> str:
+    """A value as text without white space around it; empty for null and NaN, 4.0 as 4.
+
+    Raises UserError, naming `where`, for a value that is neither text nor number.
+    """
+    value = row.get(column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and math.isfinite(value):
+        return plain_number(format(Decimal(repr(value)), "f")) or ""
+    if isinstance(value, list | dict | bytes):
+        raise UserError(f"{where}: column {column!r} must hold a text or a number, found {type(value).__name__}")
+    return str(value).strip()
+
+
+def _comparable(text: str) -> str:
+    return plain_number(text) or text
