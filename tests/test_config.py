@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "below the least": ({"rollout.max_rows": 0}, ["rollout.max_rows: 0 (int)", "greater than or equal to 1"]),
     "no such choice": (
         {"grpo.loss_type": "dr_grop"},
-        ["grpo.loss_type: 'dr_grop' (str)", "'grpo', 'bnpo', 'dr_grpo', 'dapo' or 'cispo'", "did you mean dr_grpo?"],
+        ["grpo.loss_type: 'dr_grop' (str)", "'dapo', 'cispo', 'gspo' or 'sapo'", "did you mean dr_grpo?"],
     ),
     "no such scale": ({"grpo.scale_rewards": "groups"}, ["grpo.scale_rewards: 'groups'", "did you mean group?"]),
     "momentum of one": ({"grpo.beta1": 1.0}, ["grpo.beta1: 1.0 (float)", "less than 1"]),

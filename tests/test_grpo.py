@@ -96,6 +96,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
     "with a reference": {"grpo.beta": 0.05},
     "adapter with a reference": {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 0.05},
+    "gspo with a reference": {
+        "grpo.loss_type": "gspo",
+        "grpo.epsilon": 3e-4,
+        "grpo.epsilon_high": 4e-4,
+        "grpo.beta": 0.05,
+    },
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,

@@ -200,10 +200,12 @@ def test_without_old_log_probabilities_the_ratio_is_one(
 def test_statistics_are_sums_over_the_trained_tokens(
     loss_type: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
-    policy, spec = make_policy(), make_spec(loss_type, beta=0.05, epsilon=0.05, epsilon_high=0.08)
-    if loss_type == "cispo":
-        spec = replace(spec, epsilon_high=1.08)
-    minibatch = packed(make_groups(SHAPES), [True] * 3)
+    epsilon, high = 0.05, 0.08
+    absolute = 1 if loss_type == "cispo" else 0
+    policy = make_policy()
+    spec = make_spec(loss_type, beta=0.05, epsilon=epsilon, epsilon_high=absolute + high)
+    advantage_PG = -group_advantages(REWARD_PG, scale="group")  # so that whole rows lie below the clip as well
+    (minibatch,) = pack(make_groups(SHAPES), advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
     (micro,) = minibatch.split(WHOLE, CPU)
     _, _, (stats,) = step(policy, minibatch, spec)
     logp_T, old_T, reference_T = (
@@ -211,17 +213,22 @@ def test_statistics_are_sums_over_the_trained_tokens(
     )
     with torch.no_grad():
         p_TV = (policy.hidden(micro) @ policy.head.T / TEMPERATURE).softmax(-1)
-    ratio_T, difference_T = (logp_T - old_T).exp(), reference_T - logp_T
+    log_ratio_T, difference_T = logp_T - old_T, reference_T - logp_T
+    if loss_type == "gspo":
+        of_row = [log_ratio_T[micro.row_T == row].mean() for row in range(9)]
+        log_ratio_T = torch.stack([of_row[row] for row in micro.row_T.tolist()])
+    ratio_T = log_ratio_T.exp()
+    clips_low, clips_high = loss_type not in ("cispo", "sapo"), loss_type != "sapo"
     gap_T = (old_T - micro.sampler_logp_T).abs()
     expected = {
         "tokens": 39,
         "entropy": -(p_TV * p_TV.log()).sum().item(),
-        "clip_low": 0 if loss_type == "cispo" else int(((ratio_T < 0.95) & (micro.advantage_T < 0)).sum()),
-        "clip_high": int(((ratio_T > 1.08) & (micro.advantage_T > 0)).sum()),
+        "clip_low": clips_low * int(((ratio_T < 1 - epsilon) & (micro.advantage_T < 0)).sum()),
+        "clip_high": clips_high * int(((ratio_T > 1 + high) & (micro.advantage_T > 0)).sum()),
         "kl": (difference_T.exp() - difference_T - 1).sum().item(),
         "logp_gap": gap_T.sum().item(),
     }
-    assert expected["clip_high"] > 0 and (expected["clip_low"] > 0 or loss_type == "cispo")
+    assert (expected["clip_low"] > 0) == clips_low and (expected["clip_high"] > 0) == clips_high
     assert dict(zip(LossStats.NAMES, stats.sums.tolist(), strict=True)) == pytest.approx(expected, rel=1e-12)
     assert stats.logp_gap_max.item() == pytest.approx(gap_T.max().item(), rel=1e-12)
     assert torch.equal(stats.logp_T, logp_T)

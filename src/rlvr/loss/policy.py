@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlvr.batch import MicroBatch
 from rlvr.logprob import token_logprobs
-from rlvr.loss.reference import k3, token_loss
+from rlvr.loss.reference import clipped, k3, ratios, token_loss
 from rlvr.types import LossSpec, Totals
 
 
@@ -48,13 +48,9 @@ def policy_loss(
 
 @torch.no_grad()
 def _statistics(logp_T: Tensor, old_T: Tensor, entropy_T: Tensor, micro: MicroBatch, spec: LossSpec) -> LossStats:
-    ratio_T = (logp_T - old_T).exp()
-    high = spec.epsilon_high if spec.loss_type == "cispo" else 1.0 + spec.epsilon_high
-    low_T = (ratio_T < 1.0 - spec.epsilon) & (micro.advantage_T < 0)
-    high_T = (ratio_T > high) & (micro.advantage_T > 0)
+    low_T, high_T = clipped(ratios(logp_T, old_T, micro.row_T, spec=spec), micro.advantage_T, spec=spec)
     gap_T = (old_T - micro.sampler_logp_T).abs()
     kl = k3(logp_T, micro.reference_logp_T).sum() if micro.reference_logp_T is not None else logp_T.new_zeros(())
-    low = low_T.sum() if spec.loss_type != "cispo" else logp_T.new_zeros(())
     tokens = logp_T.new_tensor(float(len(logp_T)))
-    sums = torch.stack([tokens, entropy_T.sum(), low, high_T.sum(), kl, gap_T.sum()])
+    sums = torch.stack([tokens, entropy_T.sum(), low_T.sum(), high_T.sum(), kl, gap_T.sum()])
     return LossStats(logp_T, sums, gap_T.max())
