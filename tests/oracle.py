@@ -9,12 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One completion: log-probabilities by token (current, old, reference) and its advantage."""
+    """One completion: log-probabilities by token (current, old, reference, the engine's) and its advantage."""
 
     logp: list[float]
     old: list[float]
     reference: list[float]
     advantage: float
+    sampled: list[float]
 
 
 def loss_and_gradient(rows: list[Row], spec: Any, *, num_rows: int, num_tokens: int) -> tuple[float, list[float]]:
@@ -31,13 +32,14 @@ def loss_and_gradient(rows: list[Row], spec: Any, *, num_rows: int, num_tokens: 
             "dapo": 1 / num_tokens,
             "cispo": 1 / num_tokens,
         }[spec.loss_type]
-        ratio, divergence = ratios(spec, row), divergences(row)
+        ratio, divergence, c = ratios(spec, row), divergences(row), corrections(spec, row)
         mean_divergence = sum(divergence) / length
+        passed = [sum(c) / length] * length if spec.loss_type == "gspo" else c
         for t in range(length):
             g, dg = policy_term(spec, ratio[t], row.logp[t], row.advantage)
             k, dk = kl_term(spec, ratio[t], row.logp[t] - row.reference[t], divergence[t], mean_divergence)
-            loss += weight * (g + spec.beta * k)
-            gradient.append(weight * (dg + spec.beta * dk))
+            loss += weight * (c[t] * g + spec.beta * k)
+            gradient.append(weight * (passed[t] * dg + spec.beta * dk))
     return loss, gradient
 
 
@@ -46,6 +48,23 @@ def ratios(spec: Any, row: Row) -> list[float]:
     if spec.loss_type == "gspo":
         log_ratio = [sum(log_ratio) / len(log_ratio)] * len(log_ratio)
     return [exp(s) for s in log_ratio]
+
+
+def corrections(spec: Any, row: Row) -> list[float]:
+    if spec.importance_correction == "off":
+        return [1.0] * len(row.old)
+    d = [old - sampled for old, sampled in zip(row.old, row.sampled, strict=True)]
+    weight = {
+        "token_truncate": [exp(x) for x in d],
+        "token_mask": [exp(x) for x in d],
+        "sequence_truncate": [exp(sum(d))] * len(d),
+        "sequence_mask": [exp(sum(d))] * len(d),
+    }[spec.importance_correction]
+    low = 0.0 if spec.importance_min is None else spec.importance_min
+    high = spec.importance_max
+    if spec.importance_correction.endswith("truncate"):
+        return [min(max(c, low), high) for c in weight]
+    return [c if low <= c <= high else 0.0 for c in weight]
 
 
 def divergences(row: Row) -> list[float]:

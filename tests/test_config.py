@@ -82,6 +82,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no such scale": ({"grpo.scale_rewards": "groups"}, ["grpo.scale_rewards: 'groups'", "did you mean group?"]),
     "momentum of one": ({"grpo.beta1": 1.0}, ["grpo.beta1: 1.0 (float)", "less than 1"]),
     "momentum of one in sft": ({"sft.beta2": 1.0}, ["sft.beta2: 1.0 (float)", "less than 1"]),
+    "no such correction": (
+        {"grpo.importance_correction": "token_trunc"},
+        ["grpo.importance_correction: 'token_trunc' (str)", "did you mean token_truncate?"],
+    ),
+    "a correction that would weigh an exact engine": (
+        {"grpo.importance_max": 0.9},
+        ["grpo.importance_max: 0.9 (float)", "greater than or equal to 1"],
+    ),
+    "a correction that would drop an exact engine": (
+        {"grpo.importance_min": 1.1},
+        ["grpo.importance_min: 1.1 (float)", "less than or equal to 1"],
+    ),
     "a group of one": (
         {"grpo.completions_per_prompt": 1},
         ["grpo.completions_per_prompt: 1 (int)", "greater than or equal to 2"],
@@ -283,7 +295,9 @@ def test_epochs_become_steps(problems: int, epochs: int, steps: int, make_config
 
 def test_the_loss_gets_plain_numbers(make_config: MakeConfig) -> None:
     changes = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
+    changes |= {"grpo.importance_correction": "token_mask", "grpo.importance_min": 0.5, "grpo.importance_max": 2.0}
     spec = make_config(changes | {"grpo.epsilon_high": None}).loss_spec()
+    assert (spec.importance_correction, spec.importance_min, spec.importance_max) == ("token_mask", 0.5, 2.0)
     assert (spec.epsilon, spec.epsilon_high, spec.delta, spec.beta, spec.temperature) == (0.1, 0.1, 3, 0.04, 0.9)
     assert spec.max_completion_tokens == make_config().rollout.max_completion_tokens
     assert make_config({"grpo.epsilon_high": 0.28}).loss_spec().epsilon_high == 0.28

@@ -34,7 +34,7 @@ SIGNAL_P = torch.tensor([True, False])
 
 
 def statistics(*sums: float, gap: float) -> LossStats:
-    """Sums of one micro-batch: tokens, entropy, clip_low, clip_high, kl, logp_gap."""
+    """Sums of one micro-batch, in the order of LossStats.NAMES."""
     return LossStats(torch.zeros(0), torch.tensor(sums), torch.tensor(gap))
 
 
@@ -50,8 +50,8 @@ def record(**changes: Any) -> dict[str, Any]:
         "keep_P": [True, False],
         "losses": [0.25, -0.75],
         "statistics": [
-            statistics(6, 3.0, 1, 0, 0.6, 0.06, gap=0.02),
-            statistics(2, 2.0, 0, 1, 0.2, 0.02, gap=0.03),
+            statistics(6, 3.0, 1, 0, 0.6, 0.06, 2, 3, 1, gap=0.02),
+            statistics(2, 2.0, 0, 1, 0.2, 0.02, 1, 1, 0, gap=0.03),
         ],
         "meter": meter,
     }
@@ -81,6 +81,8 @@ def test_the_line_of_a_step() -> None:
         "policy/kl": pytest.approx(0.1),
         "sampler/logp_gap_mean": pytest.approx(0.01),
         "sampler/logp_gap_max": pytest.approx(0.03),
+        "sampler/dropped_rows": pytest.approx(1 / 4),
+        "sampler/dropped_tokens": pytest.approx(3 / 8),
         "time/rollout": 0.5,
         "time/score": 0.25,
         "time/update": 1.25,
@@ -91,7 +93,7 @@ def test_the_line_of_a_step() -> None:
 
 
 def test_policy_numbers_are_means_over_tokens_not_over_micro_batches() -> None:
-    uneven = [statistics(90, 90.0, 0, 0, 0, 0, gap=0.0), statistics(10, 0.0, 0, 0, 0, 0, gap=0.0)]
+    uneven = [statistics(90, 90.0, *[0] * 4, 0, 9, 0, gap=0.0), statistics(10, 0.0, *[0] * 4, 0, 1, 0, gap=0.0)]
     assert record(statistics=uneven)["policy/entropy"] == pytest.approx(0.9)
 
 
@@ -105,6 +107,8 @@ def test_where_nothing_was_computed_nothing_is_claimed() -> None:
         "policy/kl",
         "sampler/logp_gap_mean",
         "sampler/logp_gap_max",
+        "sampler/dropped_rows",
+        "sampler/dropped_tokens",
     }
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from rlvr.chat import TAGS, Tags
 from rlvr.rewards import FUNCTIONS, check_options
-from rlvr.types import LossSpec, LossType, UserError
+from rlvr.types import Correction, LossSpec, LossType, UserError
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -161,6 +161,9 @@ class Grpo(Section):
     delta: Rate | None
     beta: NonNegative
     kl_unbiased: bool
+    importance_correction: Correction
+    importance_min: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    importance_max: Annotated[float, Field(ge=1.0)]
     scale_rewards: Literal["group", "batch", "none"]
     mask_truncated_completions: bool
     checkpoint_every: Positive
@@ -259,6 +262,9 @@ class Config(Section):
             delta=self.grpo.delta,
             beta=self.grpo.beta,
             kl_unbiased=self.grpo.kl_unbiased,
+            importance_correction=self.grpo.importance_correction,
+            importance_min=self.grpo.importance_min,
+            importance_max=self.grpo.importance_max,
             max_completion_tokens=self.rollout.max_completion_tokens,
             temperature=self.rollout.temperature,
         )

@@ -15,8 +15,8 @@ from rlvr.meter import Meter
 from rlvr.rewards import Scores
 from rlvr.types import Group
 
-POLICY_METRICS = ("entropy", "clip_low", "clip_high", "kl")
-SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max")
+POLICY_METRICS = ("policy/entropy", "policy/clip_low", "policy/clip_high", "policy/kl")
+SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max", "sampler/dropped_rows", "sampler/dropped_tokens")
 
 
 def step_record(
@@ -61,16 +61,17 @@ def step_record(
 
 
 def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float | None]:
-    """Means over tokens and passes; None when every group was skipped and nothing was computed."""
+    """Means over tokens (dropped_rows: over rows) and passes; None where nothing was computed."""
     if not statistics:
-        return dict.fromkeys([*(f"policy/{name}" for name in POLICY_METRICS), *SAMPLER_METRICS])
+        return dict.fromkeys([*POLICY_METRICS, *SAMPLER_METRICS])
     sums = torch.stack([stats.sums for stats in statistics]).tolist()
     total = {name: sum(column) for name, column in zip(LossStats.NAMES, zip(*sums, strict=True), strict=True)}
     mean = {name: value / total["tokens"] for name, value in total.items()}
     gap_max = max(stats.logp_gap_max.item() for stats in statistics)
-    return {f"policy/{name}": mean[name] for name in POLICY_METRICS} | dict(
-        zip(SAMPLER_METRICS, (mean["logp_gap"], gap_max), strict=True)
-    )
+    dropped_rows = total["dropped_rows"] / total["rows"]
+    policy = [mean["entropy"], mean["clip_low"], mean["clip_high"], mean["kl"]]
+    sampler = [mean["logp_gap"], gap_max, dropped_rows, mean["dropped_tokens"]]
+    return dict(zip([*POLICY_METRICS, *SAMPLER_METRICS], [*policy, *sampler], strict=True))
 
 
 def completion_table(

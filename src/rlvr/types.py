@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo"]
+Correction = Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
 class UserError(Exception):
@@ -82,5 +83,8 @@ class LossSpec:
     delta: float | None
     beta: float
     kl_unbiased: bool
+    importance_correction: Correction
+    importance_min: float | None
+    importance_max: float
     max_completion_tokens: int
     temperature: float

@@ -15,7 +15,7 @@ from rlvr.advantage import group_advantages, has_signal
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.loss import LossStats, policy_loss
 from rlvr.policy import Policy
-from rlvr.types import Group, LossSpec, LossType
+from rlvr.types import Group, LossSpec, LossType, Totals
 
 LOSS_TYPES = get_args(LossType)
 SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 3]), (1, [6, 1, 8])]
@@ -34,6 +34,9 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
         delta=None,
         beta=0.0,
         kl_unbiased=True,
+        importance_correction="off",
+        importance_min=None,
+        importance_max=3.0,
         max_completion_tokens=9,
         temperature=TEMPERATURE,
     )
@@ -109,7 +112,7 @@ def plain_step(
             logps.append(plain_logprobs(plain, group, completion.token_ids))
             with torch.no_grad():
                 other = [plain_logprobs(model, group, completion.token_ids).tolist() for model in (old, reference)]
-            rows.append(Row(logps[-1].tolist(), *other, advantage))
+            rows.append(Row(logps[-1].tolist(), *other, advantage, completion.logp.tolist()))
     num_rows, num_tokens = sum(len(g.completions) for g in groups), sum(len(row.logp) for row in rows)
     value, gradient = loss_and_gradient(rows, spec, num_rows=num_rows, num_tokens=num_tokens)
     (torch.cat(logps) * torch.tensor(gradient, dtype=torch.float64)).sum().backward()
@@ -133,11 +136,28 @@ def test_a_step_is_that_of_plain_models_and_closed_forms(
     assert_same(step(policy, minibatch, spec, budget=20), expected)
 
 
+@pytest.mark.parametrize("mode", ["token_truncate", "sequence_mask"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_corrected_step_is_that_of_plain_models_and_closed_forms(
+    loss_type: str,
+    mode: str,
+    make_policy: Callable[..., Policy],
+    make_plain: Callable[..., Any],
+    make_groups: Callable[..., list[Group]],
+) -> None:
+    """The engine of these groups is far off: both bounds are met."""
+    groups, policy = make_groups(SHAPES), make_policy()
+    spec = make_spec(loss_type, beta=0.05, importance_correction=mode, importance_min=1e-3, importance_max=50.0)
+    expected = plain_step(policy, make_plain(), groups, spec)
+    assert_same(step(policy, packed(groups, [True] * 3), spec, budget=20), expected)
+
+
+@pytest.mark.parametrize("mode", ["off", "sequence_truncate"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_micro_batches_change_nothing(
-    loss_type: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
+    loss_type: str, mode: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
-    policy, spec = make_policy("qwen3"), make_spec(loss_type, beta=0.05)
+    policy, spec = make_policy("qwen3"), make_spec(loss_type, beta=0.05, importance_correction=mode)
     minibatch = packed(make_groups(SHAPES), [True] * 3)
     whole = step(policy, minibatch, spec)
     counts = set()
@@ -227,8 +247,37 @@ def test_statistics_are_sums_over_the_trained_tokens(
         "clip_high": clips_high * int(((ratio_T > 1 + high) & (micro.advantage_T > 0)).sum()),
         "kl": (difference_T.exp() - difference_T - 1).sum().item(),
         "logp_gap": gap_T.sum().item(),
+        "dropped_tokens": 0,
+        "rows": 9,
+        "dropped_rows": 0,
     }
     assert (expected["clip_low"] > 0) == clips_low and (expected["clip_high"] > 0) == clips_high
     assert dict(zip(LossStats.NAMES, stats.sums.tolist(), strict=True)) == pytest.approx(expected, rel=1e-12)
     assert stats.logp_gap_max.item() == pytest.approx(gap_T.max().item(), rel=1e-12)
     assert torch.equal(stats.logp_T, logp_T)
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_statistics_count_what_the_correction_drops(
+    mode: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
+) -> None:
+    """The engine was off by a factor of 2 in row 0, of 10 in the first token of row 1 and in a row of one."""
+    policy = make_policy()
+    (micro,) = packed(make_groups(SHAPES), [True] * 3).split(WHOLE, CPU)
+    old_T = policy.logprobs(micro, temperature=TEMPERATURE)
+    lengths = torch.bincount(micro.row_T).tolist()
+    first_R = [sum(lengths[:row]) for row in range(9)]
+    short = lengths.index(1)
+    factor_T = torch.ones(39, dtype=torch.float64)
+    factor_T[micro.row_T == 0] = 2.0
+    factor_T[[first_R[1], first_R[short]]] = 10.0
+    micro = replace(micro, sampler_logp_T=old_T - factor_T.log())
+    spec = make_spec("grpo", importance_correction=mode)
+    _, stats = policy_loss(policy.hidden(micro), policy.head, micro, totals=Totals(9, 39), spec=spec)
+    sums = dict(zip(LossStats.NAMES, stats.sums.tolist(), strict=True))
+    expected = {
+        "token_mask": (2, 1),
+        "sequence_mask": (lengths[0] + lengths[1] + 1, 3),
+    }.get(mode, (0, 0))
+    assert (sums["dropped_tokens"], sums["dropped_rows"]) == expected
+    assert sums["rows"] == 9

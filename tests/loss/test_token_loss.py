@@ -12,9 +12,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from oracle import Row, loss_and_gradient, ratios
-from rlvr.loss import token_loss
-from rlvr.types import LossSpec, LossType, Totals
+from oracle import Row, corrections, loss_and_gradient, ratios
+from rlvr.loss import sampler_correction, token_loss
+from rlvr.types import Correction, LossSpec, LossType, Totals
 
 LOSS_TYPES = get_args(LossType)
 TOLERANCE = 1e-12
@@ -30,6 +30,9 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
         delta=None,
         beta=0.0,
         kl_unbiased=True,
+        importance_correction="off",
+        importance_min=None,
+        importance_max=3.0,
         max_completion_tokens=48,
         temperature=1.0,
     )
@@ -53,25 +56,36 @@ def make_rows(
             shift = [value + centre for value in shift]
         logp = [a + b for a, b in zip(old, shift, strict=True)]
         reference = [value + rng.gauss(0.0, 0.3) for value in logp]
-        rows.append(Row(logp, old, reference, (-1.0 if i % 2 else 1.0) * rng.uniform(0.2, 2.0)))
+        advantage = (-1.0 if i % 2 else 1.0) * rng.uniform(0.2, 2.0)
+        sampled = [value + rng.gauss(0.0, 0.5) for value in old]
+        rows.append(Row(logp, old, reference, advantage, sampled))
     return rows
 
 
 def computed(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:
     """Value and gradient of the code under test."""
-    flat = [(a, b, c, row.advantage, i) for i, row in enumerate(rows) for a, b, c in zip(*parts(row), strict=True)]
-    logp_T, old_T, reference_T, advantage_T = (
-        torch.tensor([token[k] for token in flat], dtype=torch.float64) for k in range(4)
+    flat = [(*token, row.advantage, i) for i, row in enumerate(rows) for token in zip(*parts(row), strict=True)]
+    logp_T, old_T, reference_T, sampled_T, advantage_T = (
+        torch.tensor([token[k] for token in flat], dtype=torch.float64) for k in range(5)
     )
-    row_T = torch.tensor([token[4] for token in flat])
+    row_T = torch.tensor([token[5] for token in flat])
     logp_T.requires_grad_()
-    loss = token_loss(logp_T, old_T, advantage_T, row_T, spec=spec, totals=totals, reference_T=reference_T)
+    loss = token_loss(
+        logp_T,
+        old_T,
+        advantage_T,
+        row_T,
+        spec=spec,
+        totals=totals,
+        reference_T=reference_T,
+        correction_T=sampler_correction(old_T, sampled_T, row_T, spec=spec),
+    )
     (gradient_T,) = torch.autograd.grad(loss, logp_T)
     return loss.item(), gradient_T.tolist()
 
 
-def parts(row: Row) -> tuple[list[float], list[float], list[float]]:
-    return row.logp, row.old, row.reference
+def parts(row: Row) -> tuple[list[float], ...]:
+    return row.logp, row.old, row.reference, row.sampled
 
 
 def totals_of(rows: list[Row]) -> Totals:
@@ -115,6 +129,64 @@ def test_value_and_gradient(
     assert agree(computed(rows, spec, totals), truth(rows, spec, totals))
 
 
+MODES = [mode for mode in get_args(Correction) if mode != "off"]
+
+
+@pytest.mark.parametrize("low", [None, 0.6])
+@pytest.mark.parametrize("beta, kl_unbiased", [(0.0, True), (0.04, True), (0.04, False)])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_value_and_gradient_with_a_correction(
+    loss_type: str, mode: str, beta: float, kl_unbiased: bool, low: float | None
+) -> None:
+    spec = make_spec(
+        loss_type,
+        beta=beta,
+        kl_unbiased=kl_unbiased,
+        importance_correction=mode,
+        importance_min=low,
+        importance_max=1.7,
+    )
+    rows = make_rows(loss_type)
+    weights = [c for row in rows for c in corrections(spec, row)]
+    edges = [0.0] if mode.endswith("mask") else [1.7] if low is None else [1.7, low]
+    assert all(edge in weights for edge in edges) and any((low or 0) < c < 1.7 for c in weights)
+    totals = totals_of(rows)
+    expected = truth(rows, spec, totals)
+    assert agree(computed(rows, spec, totals), expected)
+    assert not agree(truth(rows, replace(spec, importance_correction="off"), totals), expected)
+
+
+@pytest.mark.parametrize(
+    "mode, weights",
+    [
+        ("off", None),
+        ("token_truncate", [2.0, 0.5, 3.0, 1.0]),
+        ("token_mask", [2.0, 0.5, 0.0, 1.0]),
+        ("sequence_truncate", [1.0, 1.0, 3.0, 3.0]),
+        ("sequence_mask", [1.0, 1.0, 0.0, 0.0]),
+    ],
+)
+def test_corrections_by_hand(mode: str, weights: list[float] | None) -> None:
+    """Two rows of two tokens with old/sampled 2, 1/2 and 4, 1; a row's weight is the product."""
+    ratio = torch.tensor([2.0, 0.5, 4.0, 1.0], dtype=torch.float64)
+    old_T = torch.full((4,), -1.0, dtype=torch.float64)
+    found = sampler_correction(
+        old_T, old_T - ratio.log(), torch.tensor([0, 0, 1, 1]), spec=make_spec("grpo", importance_correction=mode)
+    )
+    assert (found is None) == (weights is None)
+    if weights is not None:
+        assert found.tolist() == pytest.approx(weights, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["token_mask", "sequence_mask", "token_truncate"])
+def test_the_bounds_of_the_correction_are_inside(mode: str) -> None:
+    """The engine's number is off by exactly log 1: the weight 1 lies on both bounds."""
+    logp_T = torch.tensor([-1.0], dtype=torch.float64)
+    spec = make_spec("grpo", importance_correction=mode, importance_min=1.0, importance_max=1.0)
+    assert sampler_correction(logp_T, logp_T, torch.tensor([0]), spec=spec).tolist() == [1.0]
+
+
 # Two rows of three tokens, A = +1 and A = -2; w is 1.5, 0.5, 1.0 in the first and 1.5, 0.5, 1.1 in the second.
 # epsilon 0.2, epsilon_high 0.3. min(w·A, clip(w)·A) by token:
 #   A = +1:  min(1.5, 1.3) = 1.3   min(0.5, 0.8) = 0.5     min(1.0, 1.0) = 1.0     sum 2.8
@@ -156,7 +228,7 @@ def test_two_rows_of_three_by_hand(loss_type: str) -> None:
     ratios = [[1.5, 0.5, 1.0], [1.5, 0.5, 1.1]]
     logp = [-1.0, -2.0, -3.0]
     rows = [
-        Row(logp, [lp - log(w) for lp, w in zip(logp, ratio, strict=True)], logp, advantage)
+        Row(logp, [lp - log(w) for lp, w in zip(logp, ratio, strict=True)], logp, advantage, logp)
         for ratio, advantage in zip(ratios, (1.0, -2.0), strict=True)
     ]
     high = 1.2 if loss_type == "cispo" else 0.3
@@ -167,7 +239,7 @@ def test_two_rows_of_three_by_hand(loss_type: str) -> None:
 @pytest.mark.parametrize("delta, gradient", [(None, 8.0), (3.0, 0.0), (4.5, 8.0)])
 def test_delta_bounds_the_unclipped_branch(delta: float | None, gradient: float) -> None:
     """One token with A = -2 and w = 4: the loss is -min(-8, -2.6) = 8, with delta 3 it is 6 and flat."""
-    rows = [Row([-1.0], [-1.0 - log(4.0)], [-1.0], -2.0)]
+    rows = [Row([-1.0], [-1.0 - log(4.0)], [-1.0], -2.0, [-1.0])]
     found = computed(rows, make_spec("dapo", delta=delta), Totals(1, 1))
     assert agree(found, (6.0 if delta == 3.0 else 8.0, [gradient]))
 
@@ -175,7 +247,7 @@ def test_delta_bounds_the_unclipped_branch(delta: float | None, gradient: float)
 @pytest.mark.parametrize("kl_unbiased, gradient", [(True, 2 * log(2)), (False, 0.5)])
 def test_kl_term_by_hand(kl_unbiased: bool, gradient: float) -> None:
     """w = 2 and ref - logp = -log 2: K = 1/2 + log 2 - 1; plain dK = 1 - 1/2, of K·w it is w·(logp - ref)."""
-    rows = [Row([-1.0], [-1.0 - log(2)], [-1.0 - log(2)], 0.0)]
+    rows = [Row([-1.0], [-1.0 - log(2)], [-1.0 - log(2)], 0.0, [-1.0])]
     k = log(2) - 0.5
     found = computed(rows, make_spec("dapo", beta=1.0, kl_unbiased=kl_unbiased), Totals(1, 1))
     assert agree(found, (2 * k if kl_unbiased else k, [gradient]))
@@ -276,13 +348,13 @@ class TestWhereThePolicyHasNotMoved:
 
     def test_the_whole_gradient_passes_at_the_edges_of_the_clip(self) -> None:
         """w exactly 1 with an empty clip range below: clamp passes the gradient at equality."""
-        rows = [Row([-1.0], [-1.0], [-1.0], sign) for sign in (1.0, -1.0)]
+        rows = [Row([-1.0], [-1.0], [-1.0], sign, [-1.0]) for sign in (1.0, -1.0)]
         spec = make_spec("dapo", epsilon=0.0, epsilon_high=0.0, delta=1.0)
         assert agree(computed(rows, spec, totals_of(rows)), (0.0, [-0.5, 0.5]))
 
 
 def with_one_token_too_many(rows: list[Row]) -> list[Row]:
-    return [Row([*r.logp, -1.0], [*r.old, -1.0], [*r.reference, -1.0], r.advantage) for r in rows]
+    return [Row(*([*part, -1.0] for part in parts(r)[:3]), r.advantage, [*r.sampled, -1.0]) for r in rows]  # type: ignore[arg-type]
 
 
 def mask_ignored(rows: list[Row], spec: LossSpec, totals: Totals) -> tuple[float, list[float]]:

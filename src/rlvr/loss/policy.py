@@ -10,19 +10,23 @@ from torch import Tensor
 
 from rlvr.batch import MicroBatch
 from rlvr.logprob import token_logprobs
-from rlvr.loss.reference import clipped, k3, ratios, token_loss
+from rlvr.loss.correction import sampler_correction
+from rlvr.loss.reference import clipped, k3, ratios, row_sum, token_loss
 from rlvr.types import LossSpec, Totals
 
 
 @dataclass(frozen=True)
 class LossStats:
-    """What a micro-batch tells the log. `sums`: sums over its trained tokens; `logp_T`: current log-probabilities."""
+    """What a micro-batch tells the log: `sums` by name over its trained tokens and rows, current log-probabilities.
+
+    Dropped are tokens to which the sampler's correction gives the weight 0, and rows that have no other tokens.
+    """
 
     logp_T: Tensor
     sums: Tensor
     logp_gap_max: Tensor
 
-    NAMES = ("tokens", "entropy", "clip_low", "clip_high", "kl", "logp_gap")
+    NAMES = ("tokens", "entropy", "clip_low", "clip_high", "kl", "logp_gap", "dropped_tokens", "rows", "dropped_rows")
 
 
 def policy_loss(
@@ -34,6 +38,7 @@ def policy_loss(
     """
     logp_T, entropy_T = token_logprobs(hidden_TD, head_VD, micro.target_T, temperature=spec.temperature)
     old_T = logp_T.detach() if micro.old_logp_T is None else micro.old_logp_T
+    correction_T = sampler_correction(old_T, micro.sampler_logp_T, micro.row_T, spec=spec)
     loss = token_loss(
         logp_T,
         old_T,
@@ -42,15 +47,21 @@ def policy_loss(
         spec=spec,
         totals=totals,
         reference_T=micro.reference_logp_T,
+        correction_T=correction_T,
     )
-    return loss, _statistics(logp_T.detach(), old_T, entropy_T, micro, spec)
+    return loss, _statistics(logp_T.detach(), old_T, entropy_T, correction_T, micro, spec)
 
 
 @torch.no_grad()
-def _statistics(logp_T: Tensor, old_T: Tensor, entropy_T: Tensor, micro: MicroBatch, spec: LossSpec) -> LossStats:
+def _statistics(
+    logp_T: Tensor, old_T: Tensor, entropy_T: Tensor, correction_T: Tensor | None, micro: MicroBatch, spec: LossSpec
+) -> LossStats:
     low_T, high_T = clipped(ratios(logp_T, old_T, micro.row_T, spec=spec), micro.advantage_T, spec=spec)
     gap_T = (old_T - micro.sampler_logp_T).abs()
     kl = k3(logp_T, micro.reference_logp_T).sum() if micro.reference_logp_T is not None else logp_T.new_zeros(())
-    tokens = logp_T.new_tensor(float(len(logp_T)))
-    sums = torch.stack([tokens, entropy_T.sum(), low_T.sum(), high_T.sum(), kl, gap_T.sum()])
+    tokens_T = torch.ones_like(logp_T)
+    dropped_T = torch.zeros_like(logp_T) if correction_T is None else (correction_T == 0).to(logp_T.dtype)
+    left_R = row_sum(tokens_T - dropped_T, micro.row_T)
+    dropped = (dropped_T.sum(), torch.ones_like(left_R).sum(), (left_R == 0).sum())
+    sums = torch.stack([tokens_T.sum(), entropy_T.sum(), low_T.sum(), high_T.sum(), kl, gap_T.sum(), *dropped])
     return LossStats(logp_T, sums, gap_T.max())

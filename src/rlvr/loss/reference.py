@@ -18,14 +18,18 @@ def token_loss(
     spec: LossSpec,
     totals: Totals,
     reference_T: Tensor | None = None,
+    correction_T: Tensor | None = None,
 ) -> Tensor:
     """The micro-batch's share of the loss of the whole optimizer step, a scalar: shares add up.
 
-    Per token the policy term g, plus beta·K·w (beta·K without `kl_unbiased`) with the ratio w, its gradient included,
-    and K = exp(ref − logp) − (ref − logp) − 1. A micro-batch holds whole rows, on which gspo depends.
+    Per token c·g, the policy term with the sampler's correction, plus beta·K·w (beta·K without `kl_unbiased`) with the
+    ratio w, its gradient included, and K = exp(ref − logp) − (ref − logp) − 1. A micro-batch holds whole rows, on which
+    gspo depends.
     """
     ratio_T = ratios(logp_T, old_T, row_T, spec=spec)
     g_T = policy_term(ratio_T, logp_T, advantage_T, spec=spec)
+    if correction_T is not None:
+        g_T = g_T * correction_T
     if spec.beta:
         assert reference_T is not None, "beta needs the log-probabilities of the reference policy"
         kl_T = k3(logp_T, reference_T)
@@ -37,7 +41,7 @@ def ratios(logp_T: Tensor, old_T: Tensor, row_T: Tensor, *, spec: LossSpec) -> T
     """w = exp(logp − old); for gspo the exponent is its mean over the row's tokens (2507.18071, eq. 7). [T]"""
     log_ratio_T = logp_T - old_T
     if spec.loss_type == "gspo":
-        log_ratio_T = (_row_sum(log_ratio_T, row_T) / torch.bincount(row_T))[row_T]
+        log_ratio_T = (row_sum(log_ratio_T, row_T) / torch.bincount(row_T))[row_T]
     return log_ratio_T.exp()
 
 
@@ -92,7 +96,7 @@ def token_weights(row_T: Tensor, *, spec: LossSpec, totals: Totals, dtype: torch
     return torch.full(row_T.shape, weight, dtype=dtype, device=row_T.device)
 
 
-def _row_sum(value_T: Tensor, row_T: Tensor) -> Tensor:
+def row_sum(value_T: Tensor, row_T: Tensor) -> Tensor:
     """Sum over the tokens of each row. [R]"""
     num_rows = int(row_T.max()) + 1
     return value_T.new_zeros(num_rows).index_add(0, row_T, value_T)
