@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, log
 from typing import Any
 
 
@@ -92,3 +92,12 @@ def kl_term(spec: Any, w: float, difference: float, k: float, mean_k: float) -> 
     if spec.loss_type == "gspo":
         return w * k, w * (1 - exp(-difference) + mean_k)
     return w * k, w * difference
+
+
+def entropy_and_gradient(logits: list[float], temperature: float) -> tuple[float, list[float]]:
+    """H of softmax(logits / temperature), and its derivative by each logit."""
+    largest = max(logits)
+    powers = [exp((x - largest) / temperature) for x in logits]
+    total = sum(powers)
+    entropy = -sum(y / total * log(y / total) for y in powers)
+    return entropy, [-y / total * (log(y / total) + entropy) / temperature for y in powers]

@@ -94,6 +94,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"grpo.importance_min": 1.1},
         ["grpo.importance_min: 1.1 (float)", "less than or equal to 1"],
     ),
+    "a bonus below zero": (
+        {"grpo.entropy_bonus": -0.01},
+        ["grpo.entropy_bonus: -0.01 (float)", "greater than or equal to 0"],
+    ),
     "a group of one": (
         {"grpo.completions_per_prompt": 1},
         ["grpo.completions_per_prompt: 1 (int)", "greater than or equal to 2"],

@@ -95,6 +95,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "falling rate": {"grpo.schedule": "linear"},
     "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
     "with a reference": {"grpo.beta": 0.05},
+    "correction and bonus": {"grpo.importance_correction": "token_truncate", "grpo.entropy_bonus": 0.01},
     "adapter with a reference": {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 0.05},
     "gspo with a reference": {
         "grpo.loss_type": "gspo",
@@ -219,11 +220,12 @@ class TestReference:
         train(make_toy(changes, start=tmp_path / "sft"), prompts, tmp_path / "grpo")
         assert records(tmp_path / "grpo")[0]["policy/kl"] == pytest.approx(0.0, abs=1e-9)
 
+    @pytest.mark.parametrize("pull", ["grpo.beta", "grpo.entropy_bonus"])
     def test_groups_without_signal_are_pulled_too(
-        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+        self, pull: str, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
     ) -> None:
         rewards = {"format_exact": {"weight": 1.0, "options": {"points": 3.0}}}
-        train(make_toy({"rewards": rewards, "grpo.beta": 0.1}), prompts, tmp_path)
+        train(make_toy({"rewards": rewards, pull: 0.1}), prompts, tmp_path)
         for record in records(tmp_path):
             assert (record["advantage/zero_std_groups"], record["groups/skipped"]) == (4, 0)
             assert record["policy/kl"] is not None
@@ -236,6 +238,17 @@ class TestReference:
             train(make_toy({"grpo.beta": beta, "grpo.steps": 20}), prompts, tmp_path / str(beta))
             last[beta] = records(tmp_path / str(beta))[-1]["policy/kl"]
         assert last[3.0] < 0.2 * last[1e-4]
+
+
+def test_an_entropy_bonus_keeps_the_policy_uncertain(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Fresh weights are nearly uniform; rewards make them surer, unless the bonus outweighs them."""
+    last = {}
+    for bonus in (0.0, 10.0):
+        train(make_toy({"grpo.entropy_bonus": bonus, "grpo.steps": 20}), prompts, tmp_path / str(bonus))
+        last[bonus] = records(tmp_path / str(bonus))[-1]["policy/entropy"]
+    assert last[10.0] > last[0.0] + 0.1
 
 
 def test_without_signal_nothing_is_computed_and_nothing_moves(

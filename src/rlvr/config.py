@@ -164,6 +164,7 @@ class Grpo(Section):
     importance_correction: Correction
     importance_min: Annotated[float, Field(gt=0.0, le=1.0)] | None
     importance_max: Annotated[float, Field(ge=1.0)]
+    entropy_bonus: NonNegative
     scale_rewards: Literal["group", "batch", "none"]
     mask_truncated_completions: bool
     checkpoint_every: Positive
@@ -265,6 +266,7 @@ class Config(Section):
             importance_correction=self.grpo.importance_correction,
             importance_min=self.grpo.importance_min,
             importance_max=self.grpo.importance_max,
+            entropy_bonus=self.grpo.entropy_bonus,
             max_completion_tokens=self.rollout.max_completion_tokens,
             temperature=self.rollout.temperature,
         )

@@ -52,7 +52,8 @@ def train(
             advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)
         with meter.phase("update"):
             signal_P = has_signal(reward_PG)
-            keep_P = [bool(signal) or reference is not None for signal in signal_P]
+            pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
+            keep_P = [bool(signal) or pulls_all for signal in signal_P]
             minibatches = pack(
                 groups,
                 advantage_PG,

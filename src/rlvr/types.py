@@ -86,5 +86,6 @@ class LossSpec:
     importance_correction: Correction
     importance_min: float | None
     importance_max: float
+    entropy_bonus: float
     max_completion_tokens: int
     temperature: float

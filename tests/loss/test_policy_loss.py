@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracle import Row, loss_and_gradient
+from oracle import Row, entropy_and_gradient, loss_and_gradient
 from rlvr.advantage import group_advantages, has_signal
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.loss import LossStats, policy_loss
@@ -37,6 +37,7 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
         importance_correction="off",
         importance_min=None,
         importance_max=3.0,
+        entropy_bonus=0.0,
         max_completion_tokens=9,
         temperature=TEMPERATURE,
     )
@@ -90,10 +91,15 @@ def assert_same(found: tuple[float, dict[str, Tensor], Any], expected: tuple[flo
         assert (found[1][name] - gradient).abs().max() <= 1e-11 * max(1.0, largest), name
 
 
-def plain_logprobs(model: Any, group: Group, ids: Tensor) -> Tensor:
+def plain_logits(model: Any, group: Group, ids: Tensor) -> Tensor:
     tokens = torch.tensor([*group.prompt.tokens, *ids.tolist()])
-    logp_SV = (model(input_ids=tokens[None]).logits[0] / TEMPERATURE).log_softmax(-1)
-    return logp_SV[len(group.prompt.tokens) - 1 : -1].gather(1, ids[:, None])[:, 0]
+    logits: Tensor = model(input_ids=tokens[None]).logits[0][len(group.prompt.tokens) - 1 : -1]
+    return logits
+
+
+def plain_logprobs(model: Any, group: Group, ids: Tensor) -> Tensor:
+    logp_SV = (plain_logits(model, group, ids) / TEMPERATURE).log_softmax(-1)
+    return logp_SV.gather(1, ids[:, None])[:, 0]
 
 
 def plain_step(
@@ -152,12 +158,43 @@ def test_a_corrected_step_is_that_of_plain_models_and_closed_forms(
     assert_same(step(policy, packed(groups, [True] * 3), spec, budget=20), expected)
 
 
+@pytest.mark.parametrize("mask_truncated", [False, True])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "gspo"])
+def test_the_entropy_bonus_is_its_closed_form(
+    loss_type: str,
+    mask_truncated: bool,
+    make_policy: Callable[..., Policy],
+    make_plain: Callable[..., Any],
+    make_groups: Callable[..., list[Group]],
+) -> None:
+    """What the bonus adds to loss and gradient: the same for every loss type, also where there is no advantage."""
+    groups, policy, plain, bonus = make_groups(SHAPES), make_policy(), make_plain(), 0.3
+    minibatch = packed(groups, [True] * 3, mask_truncated=mask_truncated)
+    without, with_bonus = (
+        step(policy, minibatch, make_spec(loss_type, entropy_bonus=value), budget=20) for value in (0.0, bonus)
+    )
+    completions = [(g, c) for g in groups for c in g.completions if not (mask_truncated and c.is_truncated)]
+    num_tokens = sum(len(c.token_ids) for _, c in completions)
+    total = 0.0
+    for group, completion in completions:
+        logits_TV = plain_logits(plain, group, completion.token_ids)
+        closed = [entropy_and_gradient(row, TEMPERATURE) for row in logits_TV.tolist()]
+        total += sum(entropy for entropy, _ in closed)
+        torch.autograd.backward(
+            logits_TV, torch.tensor([d for _, d in closed], dtype=torch.float64) * -bonus / num_tokens
+        )
+    added = {name: gradient - without[1][name] for name, gradient in with_bonus[1].items()}
+    expected = {name: weight.grad for name, weight in plain.named_parameters()}
+    assert_same((with_bonus[0] - without[0], added, None), (-bonus * total / num_tokens, expected, None))
+
+
 @pytest.mark.parametrize("mode", ["off", "sequence_truncate"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_micro_batches_change_nothing(
     loss_type: str, mode: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
-    policy, spec = make_policy("qwen3"), make_spec(loss_type, beta=0.05, importance_correction=mode)
+    policy = make_policy("qwen3")
+    spec = make_spec(loss_type, beta=0.05, importance_correction=mode, entropy_bonus=0.0 if mode == "off" else 0.1)
     minibatch = packed(make_groups(SHAPES), [True] * 3)
     whole = step(policy, minibatch, spec)
     counts = set()

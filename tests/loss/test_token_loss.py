@@ -33,6 +33,7 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
         importance_correction="off",
         importance_min=None,
         importance_max=3.0,
+        entropy_bonus=0.0,
         max_completion_tokens=48,
         temperature=1.0,
     )

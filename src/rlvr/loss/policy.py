@@ -32,11 +32,14 @@ class LossStats:
 def policy_loss(
     hidden_TD: Tensor, head_VD: Tensor, micro: MicroBatch, *, totals: Totals, spec: LossSpec
 ) -> tuple[Tensor, LossStats]:
-    """Loss share of `micro` and its statistics.
+    """Loss share of `micro` and its statistics: token_loss, less entropy_bonus times the step's mean entropy.
 
     Without `micro.old_logp_T` the policy has not moved since it sampled, and old = sg(logp).
     """
-    logp_T, entropy_T = token_logprobs(hidden_TD, head_VD, micro.target_T, temperature=spec.temperature)
+    has_bonus = spec.entropy_bonus > 0.0
+    logp_T, entropy_T = token_logprobs(
+        hidden_TD, head_VD, micro.target_T, temperature=spec.temperature, entropy_gradient=has_bonus
+    )
     old_T = logp_T.detach() if micro.old_logp_T is None else micro.old_logp_T
     correction_T = sampler_correction(old_T, micro.sampler_logp_T, micro.row_T, spec=spec)
     loss = token_loss(
@@ -49,6 +52,8 @@ def policy_loss(
         reference_T=micro.reference_logp_T,
         correction_T=correction_T,
     )
+    if has_bonus:
+        loss = loss - spec.entropy_bonus * entropy_T.sum() / max(totals.tokens, 1)
     return loss, _statistics(logp_T.detach(), old_T, entropy_T, correction_T, micro, spec)
 
 
