@@ -22,7 +22,7 @@ from rlvr.meter import Meter
 from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS
 from rlvr.state import Run
-from rlvr.types import Group, Interrupted, LossType, Problem, Prompt
+from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Problem, Prompt
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -103,6 +103,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "grpo.epsilon_high": 4e-4,
         "grpo.beta": 0.05,
     },
+    "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
+    "minus the others' mean": {"grpo.advantage": "rloo"},
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,
@@ -251,6 +253,33 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
     assert last[10.0] > last[0.0] + 0.1
 
 
+def judge_down(text: str, problem: Problem, tags: Tags, *, share: float) -> float | None:
+    """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
+    return None if problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
+
+
+@pytest.mark.parametrize("share, all_down", [(4.0, False), (1e9, True)])
+@pytest.mark.parametrize("method", get_args(AdvantageMethod))
+def test_what_could_not_be_scored_is_not_trained_on_and_counted(
+    method: str,
+    share: float,
+    all_down: bool,
+    make_toy: Callable[..., Any],
+    prompts: list[Prompt],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FUNCTIONS, "judge_down", judge_down)
+    rewards = {"judge_down": {"weight": 1.0, "options": {"share": share}}}
+    toy = make_toy({"rewards": rewards, "grpo.advantage": method, "grpo.beta": 0.1})
+    train(toy, [prompt for prompt in prompts if not all_down or prompt.problem.id != "p1"], tmp_path)
+    for record in records(tmp_path):
+        assert (record["verifier/unscorable"] == 16) == all_down
+        assert (record["reward/mean"] is None) == (record["policy/entropy"] is None) == all_down
+        assert "NaN" not in json.dumps(record)
+    assert all(not weight.isnan().any() for weight in weights(toy).values())
+
+
 def test_without_signal_nothing_is_computed_and_nothing_moves(
     make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
 ) -> None:
@@ -322,7 +351,8 @@ def test_an_update_is_the_textbook_loop(
         }
     )
     policy = make_policy()
-    minibatches = pack(groups, advantage_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
+    scorable_PG = torch.ones(4, 3, dtype=torch.bool)
+    minibatches = pack(groups, advantage_PG, scorable_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
     losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches)
 
     plain = make_plain()

@@ -83,6 +83,7 @@ def test_the_line_of_a_step() -> None:
         "sampler/logp_gap_max": pytest.approx(0.03),
         "sampler/dropped_rows": pytest.approx(1 / 4),
         "sampler/dropped_tokens": pytest.approx(3 / 8),
+        "verifier/unscorable": 0,
         "time/rollout": 0.5,
         "time/score": 0.25,
         "time/update": 1.25,
@@ -121,6 +122,19 @@ def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
     assert found["reward/number/mean"] == pytest.approx(-0.5 / 3)
     mean = -0.5 / 3
     assert found["reward/number/std"] == pytest.approx(math.sqrt(((-1 - mean) ** 2 + mean**2 + (0.5 - mean) ** 2) / 2))
+
+    assert found["verifier/unscorable"] == 1
+
+
+def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
+    points = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
+    found = record(scores=Scores(SCORES.names, SCORES.weights, points, SCORES.correct))
+    assert found["reward/number/mean"] == 2.5
+    assert found["reward/number/std"] == pytest.approx(math.sqrt(4.5))
+    nothing = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]
+    found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.correct))
+    assert (found["reward/number/mean"], found["reward/number/std"]) == (None, 0.0)
+    assert "NaN" not in json.dumps(found)
 
 
 def test_a_line_is_plain_json() -> None:

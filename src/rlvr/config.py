@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from rlvr.chat import TAGS, Tags
 from rlvr.rewards import FUNCTIONS, check_options
-from rlvr.types import Correction, LossSpec, LossType, UserError
+from rlvr.types import AdvantageMethod, Correction, LossSpec, LossType, UserError
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -165,6 +165,7 @@ class Grpo(Section):
     importance_min: Annotated[float, Field(gt=0.0, le=1.0)] | None
     importance_max: Annotated[float, Field(ge=1.0)]
     entropy_bonus: NonNegative
+    advantage: AdvantageMethod
     scale_rewards: Literal["group", "batch", "none"]
     mask_truncated_completions: bool
     checkpoint_every: Positive

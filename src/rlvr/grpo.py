@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from rlvr.advantage import group_advantages, has_signal, total_rewards
+from rlvr.advantage import advantages, has_signal, reward_tensors, total_rewards
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
@@ -48,15 +48,19 @@ def train(
             groups = sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(seed, step))
         with meter.phase("score"):
             scores = score(groups, cfg.rewards, tags)
-            reward_PG = total_rewards(torch.tensor(scores.points, dtype=torch.float64), scores.weights)
-            advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)
+            points_PGK, applies_PGK = reward_tensors(scores.points)
+            reward_PG = total_rewards(points_PGK, scores.weights)
+            advantage_PG = advantages(
+                points_PGK, applies_PGK, scores.weights, method=cfg.grpo.advantage, scale=cfg.grpo.scale_rewards
+            )
         with meter.phase("update"):
-            signal_P = has_signal(reward_PG)
+            signal_P = has_signal(advantage_PG)
             pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
             keep_P = [bool(signal) or pulls_all for signal in signal_P]
             minibatches = pack(
                 groups,
                 advantage_PG,
+                ~reward_PG.isnan(),
                 keep_P,
                 minibatches=cfg.grpo.minibatches_per_rollout,
                 mask_truncated=cfg.grpo.mask_truncated_completions,

@@ -34,17 +34,15 @@ def step_record(
     completions = [completion for group in groups for completion in group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
     correct = [verdict for verdicts in scores.correct for verdict in verdicts]
-    points_BK = torch.tensor(scores.points, dtype=torch.float64).flatten(0, 1)
+    column_KB = [[row[k] for group in scores.points for row in group] for k in range(len(scores.names))]
     record: dict[str, Any] = {
         "step": step,
         "loss": sum(losses) / len(losses),
         "accuracy": sum(correct) / len(correct),
-        "reward/mean": reward_PG.nanmean().item(),
-        "reward/std": _std(reward_PG),
+        **_mean_and_std("reward", reward_PG.flatten().tolist()),
     }
-    for k, name in enumerate(scores.names):
-        record[f"reward/{name}/mean"] = points_BK[:, k].nanmean().item()
-        record[f"reward/{name}/std"] = _std(points_BK[:, k])
+    for name, column_B in zip(scores.names, column_KB, strict=True):
+        record |= _mean_and_std(f"reward/{name}", column_B)
     record |= {
         "advantage/zero_std_groups": int((~signal_P).sum()),
         "groups/skipped": sum(not keep for keep in keep_P),
@@ -53,6 +51,7 @@ def step_record(
         "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
     }
     record |= _policy_metrics(statistics)
+    record["verifier/unscorable"] = int(reward_PG.isnan().sum())
     seconds = meter.seconds
     record |= {f"time/{phase}": seconds[phase] for phase in ("rollout", "score", "update")}
     record["tokens/second"] = sum(lengths) / sum(seconds.values())
@@ -123,6 +122,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _std(values: Tensor) -> float:
-    known = values[~values.isnan()]
-    return known.std(correction=1).item() if known.numel() > 1 else 0.0
+def _mean_and_std(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    """Over the numbers: what does not apply (None) or could not be scored (NaN) is left out; None without any."""
+    known = torch.tensor([value for value in values if value is not None and value == value], dtype=torch.float64)
+    std = known.std(correction=1).item() if known.numel() > 1 else 0.0
+    return {f"{name}/mean": known.mean().item() if known.numel() else None, f"{name}/std": std}

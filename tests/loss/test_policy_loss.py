@@ -21,6 +21,7 @@ LOSS_TYPES = get_args(LossType)
 SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 3]), (1, [6, 1, 8])]
 # the middle group teaches nothing; rewards are sums that rounding could part
 REWARD_PG = torch.tensor([[1.0, 0.0, 0.5], [0.1 + 0.2] * 3, [-1.0, 2.0, 0.25]], dtype=torch.float64)
+SCORABLE_PG = torch.ones(3, 3, dtype=torch.bool)
 TEMPERATURE = 0.8
 CPU = torch.device("cpu")
 WHOLE = 10_000
@@ -46,7 +47,7 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
 
 def packed(groups: Sequence[Group], keep_P: Sequence[bool], *, mask_truncated: bool = False) -> MiniBatch:
     advantage_PG = group_advantages(REWARD_PG, scale="group")
-    (minibatch,) = pack(groups, advantage_PG, keep_P, minibatches=1, mask_truncated=mask_truncated)
+    (minibatch,) = pack(groups, advantage_PG, SCORABLE_PG, keep_P, minibatches=1, mask_truncated=mask_truncated)
     return minibatch
 
 
@@ -210,7 +211,7 @@ def test_skipping_groups_without_signal_changes_no_gradient(
     loss_type: str, mask_truncated: bool, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type)
-    keep_P = has_signal(REWARD_PG).tolist()
+    keep_P = has_signal(group_advantages(REWARD_PG, scale="group")).tolist()
     assert keep_P == [True, False, True]
     everything = packed(groups, [True] * 3, mask_truncated=mask_truncated)
     skipped = packed(groups, keep_P, mask_truncated=mask_truncated)
@@ -226,7 +227,7 @@ def test_the_order_of_siblings_does_not_matter(
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type, beta=0.05)
     turned = [replace(group, completions=group.completions[::-1]) for group in groups]
     advantage_PG = group_advantages(REWARD_PG.flip(1), scale="group")
-    (minibatch,) = pack(turned, advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(turned, advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     assert_same(step(policy, minibatch, spec), step(policy, packed(groups, [True] * 3), spec))
 
 
@@ -237,7 +238,7 @@ def test_an_offset_of_the_rewards_does_not_matter(
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type)
     offset_P1 = torch.tensor([[4.0], [-2.0], [0.5]])
     advantage_PG = group_advantages(REWARD_PG + offset_P1, scale="group")
-    (minibatch,) = pack(groups, advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(groups, advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     assert_same(step(policy, minibatch, spec), step(policy, packed(groups, [True] * 3), spec))
 
 
@@ -262,7 +263,7 @@ def test_statistics_are_sums_over_the_trained_tokens(
     policy = make_policy()
     spec = make_spec(loss_type, beta=0.05, epsilon=epsilon, epsilon_high=absolute + high)
     advantage_PG = -group_advantages(REWARD_PG, scale="group")  # so that whole rows lie below the clip as well
-    (minibatch,) = pack(make_groups(SHAPES), advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(make_groups(SHAPES), advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     (micro,) = minibatch.split(WHOLE, CPU)
     _, _, (stats,) = step(policy, minibatch, spec)
     logp_T, old_T, reference_T = (

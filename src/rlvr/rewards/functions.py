@@ -1,7 +1,8 @@
 """Reward functions: a completion and its problem in, points out.
 
 The first four are the rewards of Unsloth's advanced GRPO notebook (format exactly, format approximately,
-answer with proximity bands, number extracted), in the form that docs/decisions/0003 fixes.
+answer with proximity bands, number extracted), in the form that docs/decisions/0003 fixes. A function returns None
+where it does not apply to the problem, and NaN where it could not judge by a fault that is not the completion's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from rlvr.chat import NUMBER, Tags, extract_answer, extract_tagged, to_number
 from rlvr.types import Problem
 
-RewardFunction = Callable[..., float]
+RewardFunction = Callable[..., float | None]
 
 
 def format_exact(text: str, problem: Problem, tags: Tags, *, points: float) -> float:

@@ -23,11 +23,14 @@ class RewardSetting(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """`points` [P][G][K] in the order of `names`; `correct` [P][G]: well-formed with the right answer."""
+    """`points` [P][G][K] in the order of `names`; `correct` [P][G]: well-formed with the right answer.
+
+    Points are None where a function does not apply and NaN where it could not judge by our own fault.
+    """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
-    points: list[list[list[float]]]
+    points: list[list[list[float | None]]]
     correct: list[list[bool]]
 
 
