@@ -81,6 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such scale": ({"grpo.scale_rewards": "groups"}, ["grpo.scale_rewards: 'groups'", "did you mean group?"]),
     "no such advantage": ({"grpo.advantage": "rlo"}, ["grpo.advantage: 'rlo' (str)", "did you mean rloo?"]),
+    "rounds below zero": ({"grpo.dynamic_sampling": -1}, ["grpo.dynamic_sampling: -1 (int)", "or equal to 0"]),
     "momentum of one": ({"grpo.beta1": 1.0}, ["grpo.beta1: 1.0 (float)", "less than 1"]),
     "momentum of one in sft": ({"sft.beta2": 1.0}, ["sft.beta2: 1.0 (float)", "less than 1"]),
     "no such correction": (

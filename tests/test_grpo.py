@@ -105,6 +105,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
     "minus the others' mean": {"grpo.advantage": "rloo"},
+    "with other prompts for those without signal": {"grpo.dynamic_sampling": 2},
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,
@@ -242,6 +243,24 @@ class TestReference:
         assert last[3.0] < 0.2 * last[1e-4]
 
 
+def test_dynamic_sampling_fills_the_step(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward that only texts of some problems can get: the others are replaced while there are any."""
+    monkeypatch.setitem(FUNCTIONS, "choosy", choosy)
+    found = {}
+    for rounds in (0, 3):
+        changes = {"rewards": {"choosy": {"weight": 1.0, "options": {}}}, "grpo.dynamic_sampling": rounds}
+        train(make_toy(changes), prompts, tmp_path / str(rounds))
+        found[rounds] = records(tmp_path / str(rounds))
+    empty = {n: [record["advantage/zero_std_groups"] for record in lines] for n, lines in found.items()}
+    assert all(record["groups/resampled"] == 0 for record in found[0])
+    assert sum(record["groups/resampled"] for record in found[3]) > 0
+    assert sum(empty[3]) < sum(empty[0])
+    first = found[3][0]
+    assert first["groups/resampled"] == empty[0][0] - empty[3][0]  # the first step samples from the same weights
+
+
 def test_an_entropy_bonus_keeps_the_policy_uncertain(
     make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
 ) -> None:
@@ -251,6 +270,10 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
         train(make_toy({"grpo.entropy_bonus": bonus, "grpo.steps": 20}), prompts, tmp_path / str(bonus))
         last[bonus] = records(tmp_path / str(bonus))[-1]["policy/entropy"]
     assert last[10.0] > last[0.0] + 0.1
+
+
+def choosy(text: str, problem: Problem, tags: Tags) -> float:
+    return float(len(text)) if problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
 
 
 def judge_down(text: str, problem: Problem, tags: Tags, *, share: float) -> float | None:

@@ -17,6 +17,7 @@ LAYERS = (
     ("stages",),
     ("grpo", "sft", "prepare", "report"),
     ("evaluate", "steplog", "state", "scratch"),
+    ("rollout",),
     ("sampler", "prepared", "tasks", "meter", "optim"),
     ("policy", "loss"),
     ("batch", "logprob", "config"),
@@ -25,7 +26,7 @@ LAYERS = (
     ("types", "lifetime"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-KNOW_CONFIG = {"cli", "stages", "grpo", "sft"}  # the others get plain values
+KNOW_CONFIG = {"cli", "stages", "grpo", "sft", "rollout"}  # the others get plain values
 HOMES = {
     "matplotlib": {"report"},
     "peft": {"policy"},

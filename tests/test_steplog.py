@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from rlvr.loss import LossStats
 from rlvr.meter import Meter
 from rlvr.rewards import Scores
+from rlvr.rollout import Rollout
 from rlvr.steplog import completion_table, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
 
@@ -30,7 +32,8 @@ SCORES = Scores(
     correct=[[True, False], [False, False]],
 )
 REWARD_PG = torch.tensor([[3.5, -0.5], [3.0, 3.0]], dtype=torch.float64)
-SIGNAL_P = torch.tensor([True, False])
+ADVANTAGE_PG = torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64)
+ROLLOUT = Rollout(GROUPS, SCORES, REWARD_PG, ADVANTAGE_PG, torch.tensor([True, False]), num_resampled=1)
 
 
 def statistics(*sums: float, gap: float) -> LossStats:
@@ -42,11 +45,11 @@ def record(**changes: Any) -> dict[str, Any]:
     meter = Meter(torch.device("cpu"))
     meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25}
     meter.peak_bytes = {"rollout": 10, "score": 30, "update": 20}
+    parts = {"scores": SCORES, "reward_PG": REWARD_PG} | {
+        name: changes.pop(name) for name in ("scores", "reward_PG") if name in changes
+    }
     values: dict[str, Any] = {
-        "groups": GROUPS,
-        "scores": SCORES,
-        "reward_PG": REWARD_PG,
-        "signal_P": SIGNAL_P,
+        "rollout": replace(ROLLOUT, **parts),
         "keep_P": [True, False],
         "losses": [0.25, -0.75],
         "statistics": [
@@ -72,6 +75,7 @@ def test_the_line_of_a_step() -> None:
         "reward/number/std": pytest.approx(math.sqrt(2 / 3)),
         "advantage/zero_std_groups": 1,
         "groups/skipped": 1,
+        "groups/resampled": 1,
         "completion/mean_length": 5.0,
         "completion/max_length": 8,
         "completion/truncated": 0.25,
@@ -142,7 +146,7 @@ def test_a_line_is_plain_json() -> None:
 
 
 def test_the_table_has_a_row_for_each_completion() -> None:
-    table = completion_table(7, GROUPS, SCORES, REWARD_PG, torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64))
+    table = completion_table(7, ROLLOUT)
     assert table.to_dict("records")[1] == {
         "step": 7,
         "problem_id": "p0",

@@ -167,6 +167,7 @@ class Grpo(Section):
     entropy_bonus: NonNegative
     advantage: AdvantageMethod
     scale_rewards: Literal["group", "batch", "none"]
+    dynamic_sampling: Annotated[int, Field(ge=0)]
     mask_truncated_completions: bool
     checkpoint_every: Positive
     log_completions_every: Positive

@@ -8,12 +8,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from rlvr.loss import LossStats
 from rlvr.meter import Meter
-from rlvr.rewards import Scores
-from rlvr.types import Group
+from rlvr.rollout import Rollout
 
 POLICY_METRICS = ("policy/entropy", "policy/clip_low", "policy/clip_high", "policy/kl")
 SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max", "sampler/dropped_rows", "sampler/dropped_tokens")
@@ -21,17 +19,15 @@ SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max", "sampler/dro
 
 def step_record(
     step: int,
-    groups: Sequence[Group],
-    scores: Scores,
-    reward_PG: Tensor,
-    signal_P: Tensor,
+    rollout: Rollout,
     keep_P: Sequence[bool],
     losses: Sequence[float],
     statistics: Sequence[LossStats],
     meter: Meter,
 ) -> dict[str, Any]:
     """The line of `step`. `policy/*` and `sampler/*` are means over the tokens of the groups that were computed."""
-    completions = [completion for group in groups for completion in group.completions]
+    scores, reward_PG = rollout.scores, rollout.reward_PG
+    completions = [completion for group in rollout.groups for completion in group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
     correct = [verdict for verdicts in scores.correct for verdict in verdicts]
     column_KB = [[row[k] for group in scores.points for row in group] for k in range(len(scores.names))]
@@ -44,8 +40,9 @@ def step_record(
     for name, column_B in zip(scores.names, column_KB, strict=True):
         record |= _mean_and_std(f"reward/{name}", column_B)
     record |= {
-        "advantage/zero_std_groups": int((~signal_P).sum()),
+        "advantage/zero_std_groups": int((~rollout.signal_P).sum()),
         "groups/skipped": sum(not keep for keep in keep_P),
+        "groups/resampled": rollout.num_resampled,
         "completion/mean_length": sum(lengths) / len(lengths),
         "completion/max_length": max(lengths),
         "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
@@ -73,12 +70,10 @@ def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float | None]:
     return dict(zip([*POLICY_METRICS, *SAMPLER_METRICS], [*policy, *sampler], strict=True))
 
 
-def completion_table(
-    step: int, groups: Sequence[Group], scores: Scores, reward_PG: Tensor, advantage_PG: Tensor
-) -> pd.DataFrame:
+def completion_table(step: int, rollout: Rollout) -> pd.DataFrame:
     """One row per completion: step, problem_id, question, answer, text, num_tokens, is_truncated, correct, rewards."""
-    rows = []
-    for p, group in enumerate(groups):
+    scores, rows = rollout.scores, []
+    for p, group in enumerate(rollout.groups):
         problem = group.prompt.problem
         for g, completion in enumerate(group.completions):
             row: dict[str, Any] = {
@@ -90,8 +85,8 @@ def completion_table(
                 "num_tokens": len(completion.token_ids),
                 "is_truncated": completion.is_truncated,
                 "correct": scores.correct[p][g],
-                "reward": reward_PG[p, g].item(),
-                "advantage": advantage_PG[p, g].item(),
+                "reward": rollout.reward_PG[p, g].item(),
+                "advantage": rollout.advantage_PG[p, g].item(),
             }
             rows.append(row | {f"reward/{name}": scores.points[p][g][k] for k, name in enumerate(scores.names)})
     return pd.DataFrame(rows)
