@@ -124,6 +124,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"rewards.format_exact.options": {"points": "3"}},
         ["rewards.format_exact.options.points: '3' (str)"],
     ),
+    "a penalty that begins before the first token": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 40, "cache_tokens": 41}}},
+        ["rewards.soft_overlong.options: cache_tokens 41 must be from 0 to max_tokens 40"],
+    ),
+    "a cache below zero": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 40, "cache_tokens": -1}}},
+        ["rewards.soft_overlong.options: cache_tokens -1 must be from 0 to max_tokens 40"],
+    ),
+    "a penalty out of reach": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 49, "cache_tokens": 8}}},
+        ["max_tokens 49 is above rollout.max_completion_tokens 48", "could never be reached; lower it"],
+    ),
     "only weights of zero": (
         {"rewards": {"number": {"weight": 0.0, "options": {"right": 1.0, "wrong": 0.0, "missing": 0.0}}}},
         ["at least one reward function needs a weight other than 0"],
@@ -241,6 +253,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "memory.tokens_per_micro_batch": 112,
         "prepare.max_prompt_tokens": 64,
         "rollout.max_completion_tokens": 48,
+    },
+    "a penalty for length at the limit": {
+        "rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 48, "cache_tokens": 48}}
     },
     "a penalty": {"rewards.number.weight": -1.0},
     "grouped queries": {"model.scratch.hidden_size": 128, "model.scratch.heads": 4, "model.scratch.kv_heads": 2},

@@ -22,7 +22,7 @@ from rlvr.meter import Meter
 from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS
 from rlvr.state import Run
-from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Problem, Prompt
+from rlvr.types import AdvantageMethod, Completion, Group, Interrupted, LossType, Problem, Prompt
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -116,9 +116,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def sevens(text: str, problem: Problem, tags: Tags) -> float:
+def sevens(completion: Completion, problem: Problem, tags: Tags) -> float:
     """A reward that a policy can raise to the length limit, 10."""
-    return float(text.count("7"))
+    return float(completion.text.count("7"))
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -272,12 +272,13 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
     assert last[10.0] > last[0.0] + 0.1
 
 
-def choosy(text: str, problem: Problem, tags: Tags) -> float:
-    return float(len(text)) if problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
+def choosy(completion: Completion, problem: Problem, tags: Tags) -> float:
+    return float(len(completion.text)) if problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
 
 
-def judge_down(text: str, problem: Problem, tags: Tags, *, share: float) -> float | None:
+def judge_down(completion: Completion, problem: Problem, tags: Tags, *, share: float) -> float | None:
     """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
+    text = completion.text
     return None if problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from rlvr.chat import Tags
 from rlvr.config import Config
 from rlvr.meter import Meter
 from rlvr.prompts import draw, spare
 from rlvr.rewards import FUNCTIONS
 from rlvr.rollout import Rollout, collect
-from rlvr.types import AdvantageMethod, Completion, Group, Prompt
+from rlvr.types import AdvantageMethod, Completion, Group, Problem, Prompt
 
 STEP, SEED = 3, 0
 
@@ -51,9 +52,8 @@ def run(
     """collect() where only the completions of the prompts `good` differ in worth."""
 
     def go(good: set[str], rounds: int, method: AdvantageMethod = "sum_then_normalize") -> tuple[Rollout, Stub]:
-        def differs(completion: Any, problem: Any, tags: Any) -> float:
-            text = completion if isinstance(completion, str) else completion.text
-            return float(text) + int(problem.id[1:]) if problem.id in good else 1.0
+        def differs(completion: Completion, problem: Problem, tags: Tags) -> float:
+            return float(completion.text) + int(problem.id[1:]) if problem.id in good else 1.0
 
         monkeypatch.setitem(FUNCTIONS, "differs", differs)
         changes = {

@@ -252,7 +252,7 @@ class Config(Section):
                     f"rewards.{name}: no such reward function; there are {', '.join(FUNCTIONS)}"
                     f"{_nearest(name, FUNCTIONS)}"
                 )
-            check_options(name, reward.options)
+            check_options(name, reward.options, max_completion_tokens=self.rollout.max_completion_tokens)
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("rewards: at least one reward function needs a weight other than 0")
         return self

@@ -39,7 +39,7 @@ def score(groups: Sequence[Group], rubric: Mapping[str, RewardSetting], tags: Ta
     functions = [(FUNCTIONS[name], setting.options) for name, setting in rubric.items()]
     points = [
         [
-            [function(completion.text, group.prompt.problem, tags, **options) for function, options in functions]
+            [function(completion, group.prompt.problem, tags, **options) for function, options in functions]
             for completion in group.completions
         ]
         for group in groups
