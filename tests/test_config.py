@@ -80,6 +80,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["grpo.loss_type: 'dr_grop' (str)", "'dapo', 'cispo', 'gspo' or 'sapo'", "did you mean dr_grpo?"],
     ),
     "no such scale": ({"grpo.scale_rewards": "groups"}, ["grpo.scale_rewards: 'groups'", "did you mean group?"]),
+    "no such schedule": ({"grpo.schedule": "cosin"}, ["grpo.schedule: 'cosin' (str)", "did you mean cosine?"]),
     "no such advantage": ({"grpo.advantage": "rlo"}, ["grpo.advantage: 'rlo' (str)", "did you mean rloo?"]),
     "rounds below zero": ({"grpo.dynamic_sampling": -1}, ["grpo.dynamic_sampling: -1 (int)", "or equal to 0"]),
     "momentum of one": ({"grpo.beta1": 1.0}, ["grpo.beta1: 1.0 (float)", "less than 1"]),

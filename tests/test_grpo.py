@@ -93,6 +93,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "falling rate": {"grpo.schedule": "linear"},
+    "rate that falls by a cosine": {"grpo.schedule": "cosine"},
     "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
     "with a reference": {"grpo.beta": 0.05},
     "correction and bonus": {"grpo.importance_correction": "token_truncate", "grpo.entropy_bonus": 0.01},

@@ -22,6 +22,7 @@ LAYERS = (
     ("policy", "loss"),
     ("batch", "logprob", "config"),
     ("rewards", "attention", "advantage"),
+    ("advice",),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from rlvr.chat import TAGS, Tags
 from rlvr.rewards import FUNCTIONS, check_options
-from rlvr.types import AdvantageMethod, Correction, LossSpec, LossType, UserError
+from rlvr.types import AdvantageMethod, Correction, LossSpec, LossType, Schedule, UserError
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -150,7 +150,7 @@ class Grpo(Section):
     passes_per_rollout: Positive
     learning_rate: Rate
     warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["constant", "linear"]
+    schedule: Schedule
     beta1: Momentum
     beta2: Momentum
     weight_decay: NonNegative

@@ -108,5 +108,6 @@ def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
         warmup_steps=cfg.grpo.warmup_steps,
         betas=(cfg.grpo.beta1, cfg.grpo.beta2),
         weight_decay=cfg.grpo.weight_decay,
-        decay_steps=updates if cfg.grpo.schedule == "linear" else None,
+        schedule=cfg.grpo.schedule,
+        total_steps=updates,
     )
