@@ -50,7 +50,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rlvr import grpo, prepared
-from rlvr.advantage import group_advantages, has_signal, total_rewards
+from rlvr.advantage import group_advantages, has_signal, reward_tensors, total_rewards
 from rlvr.batch import pack
 from rlvr.chat import extract_answer, is_correct, render_prompt
 from rlvr.config import Config, load_config
@@ -62,7 +62,7 @@ from rlvr.rewards import FUNCTIONS, score
 from rlvr.stages.begin import quiet_transformers
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import Run
-from rlvr.types import Group, Prompt
+from rlvr.types import Completion, Group, Prompt
 
 SFT = Path("models/sft")
 OURS, TRL = "rlvr", "trl"
@@ -219,8 +219,13 @@ class Theirs(TrainerCallback):
 
         def reward(completions: list[str], completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
             points = [
-                function(text, self.prompts[i].problem, self.tags, **options)
-                for text, i in zip(completions, row, strict=True)
+                function(
+                    Completion(torch.tensor(ids), torch.zeros(len(ids)), text, is_truncated=False),
+                    self.prompts[i].problem,
+                    self.tags,
+                    **options,
+                )
+                for text, ids, i in zip(completions, completion_ids, row, strict=True)
             ]
             self.texts, self.ids, self.rows, self.points[name] = completions, completion_ids, row, points
             return points
@@ -307,9 +312,9 @@ def same_gradient(ours: Ours, theirs: Theirs) -> dict[str, float]:
     sampler.sync(policy)
     groups = sampler.sample(ours.prompts[: cfg.grpo.prompts_per_step], cfg.grpo.completions_per_prompt, seed=(12345,))
     scores = score(groups, cfg.rewards, cfg.model.template.resolve())
-    reward_PG = total_rewards(torch.tensor(scores.points, dtype=torch.float64), scores.weights)
+    reward_PG = total_rewards(reward_tensors(scores.points)[0], scores.weights)
     advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)
-    loss = _our_gradient(cfg, policy, groups, advantage_PG, has_signal(reward_PG).tolist())
+    loss = _our_gradient(cfg, policy, groups, advantage_PG, has_signal(advantage_PG).tolist())
     trainer = theirs.trainer
     trainer.current_gradient_accumulation_steps = 1
     trl_loss = trainer.compute_loss(trainer.model.train(), _trl_batch(groups, advantage_PG))
@@ -328,7 +333,8 @@ def same_gradient(ours: Ours, theirs: Theirs) -> dict[str, float]:
 def _our_gradient(
     cfg: Config, policy: Policy, groups: Sequence[Group], advantage_PG: Tensor, keep_P: Sequence[bool]
 ) -> float:
-    (minibatch,) = pack(groups, advantage_PG, keep_P, minibatches=1, mask_truncated=False)
+    scorable_PG = torch.ones_like(advantage_PG, dtype=torch.bool)
+    (minibatch,) = pack(groups, advantage_PG, scorable_PG, keep_P, minibatches=1, mask_truncated=False)
     total = 0.0
     for micro in minibatch.split(cfg.memory.tokens_per_micro_batch, policy.device):
         loss, _ = policy_loss(policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=cfg.loss_spec())

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr.advantage import group_advantages, has_signal, total_rewards
+from rlvr.advantage import advantages as advantages_by_method
+from rlvr.advantage import group_advantages, has_signal, reward_tensors, total_rewards
+from rlvr.types import AdvantageMethod
 
 NAN = float("nan")
 Scale = Literal["group", "batch", "none"]
@@ -63,8 +65,9 @@ def test_no_scale_leaves_the_difference_to_the_mean() -> None:
 @pytest.mark.parametrize("size", [2, 3, 7, 8])
 def test_equal_rewards_are_exactly_zero(scale: Scale, reward: float, size: int) -> None:
     other = [float(i) for i in range(size)]
-    assert advantages([[reward] * size, other], scale)[0] == [0.0] * size
-    assert has_signal(torch.tensor([[reward] * size, other], dtype=torch.float64)).tolist() == [False, True]
+    found = advantages([[reward] * size, other], scale)
+    assert found[0] == [0.0] * size
+    assert has_signal(torch.tensor(found)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -79,7 +82,6 @@ def test_a_reward_that_could_not_be_scored_is_left_out_of_every_mean_and_std(sca
 @pytest.mark.parametrize("group", [[NAN, NAN, NAN], [5.0, NAN, NAN], [5.0, NAN, 5.0]])
 def test_fewer_than_two_different_scorable_rewards_teach_nothing(scale: Scale, group: list[float]) -> None:
     assert advantages([group, [0.0, 1.0, 2.0]], scale)[0] == [0.0, 0.0, 0.0]
-    assert has_signal(torch.tensor([group])).tolist() == [False]
 
 
 def test_total_rewards_weigh_the_functions() -> None:
@@ -149,7 +151,121 @@ def test_a_higher_reward_never_has_a_lower_advantage(rewards: list[list[float]],
         assert ordered == sorted(ordered)
 
 
-@given(reward_groups)
-def test_signal_is_where_rewards_differ(rewards: list[list[float]]) -> None:
-    signal: Tensor = has_signal(torch.tensor(rewards))
+@given(reward_groups, scales)
+def test_signal_is_where_rewards_differ(rewards: list[list[float]], scale: Scale) -> None:
+    signal: Tensor = has_signal(torch.tensor(advantages(rewards, scale), dtype=torch.float64))
     assert signal.tolist() == [len(set(group)) > 1 for group in rewards]
+
+
+Points = list[list[list[float | None]]]
+METHODS: tuple[AdvantageMethod, ...] = ("sum_then_normalize", "normalize_then_sum", "rloo")
+
+
+def by_method(points: Points, weights: tuple[float, ...], method: AdvantageMethod) -> list[list[float]]:
+    points_PGK, applies_PGK = reward_tensors(points)
+    found = advantages_by_method(points_PGK, applies_PGK, weights, method=method, scale="group")
+    assert found.dtype == torch.float64
+    result: list[list[float]] = found.tolist()
+    return result
+
+
+def z_scores(values: list[float | None]) -> list[float]:
+    """0 for None, and everywhere when fewer than two numbers are left or all are equal."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2 or max(known) == min(known):
+        return [0.0] * len(values)
+    return [0.0 if value is None else (value - mean(known)) / (stdev(known) + 1e-4) for value in values]
+
+
+def method_oracle(points: Points, weights: tuple[float, ...], method: AdvantageMethod) -> list[list[float]]:
+    used = [k for k, weight in enumerate(weights) if weight]
+    fit = [[not any(row[k] is not None and math.isnan(row[k]) for k in used) for row in group] for group in points]
+    columns = []
+    for k in used:
+        column = [[row[k] if fit[p][g] else None for g, row in enumerate(group)] for p, group in enumerate(points)]
+        columns.append([z_scores(group) for group in column] if method == "normalize_then_sum" else column)
+    totals = [[NAN] * len(group) for group in points]
+    for p, g in ((p, g) for p, group in enumerate(points) for g in range(len(group)) if fit[p][g]):
+        totals[p][g] = sum(weights[k] * (column[p][g] or 0.0) for k, column in zip(used, columns, strict=True))
+    everything = [r for group in totals for r in group if not math.isnan(r)]
+    result = []
+    for group in totals:
+        known = [r for r in group if not math.isnan(r)]
+        if len(known) < 2 or max(known) == min(known):
+            result.append([0.0] * len(group))
+        elif method == "sum_then_normalize":
+            result.append([0.0 if math.isnan(r) else (r - mean(known)) / (stdev(known) + 1e-4) for r in group])
+        elif method == "normalize_then_sum":
+            divisor = stdev(everything) + 1e-4
+            result.append([0.0 if math.isnan(r) else (r - mean(everything)) / divisor for r in group])
+        else:
+            result.append([0.0 if math.isnan(r) else r - mean(_without(known, r)) for r in group])
+    return result
+
+
+def _without(values: list[float], value: float) -> list[float]:
+    i = values.index(value)
+    return values[:i] + values[i + 1 :]
+
+
+def test_rloo_by_hand() -> None:
+    """Rewards 1, 2, 6: the others' means are 4, 3.5 and 1.5."""
+    assert by_method([[[1.0], [2.0], [6.0]]], (1.0,), "rloo") == [pytest.approx([-3.0, -1.5, 4.5])]
+
+
+def test_normalize_then_sum_by_hand() -> None:
+    """Two functions of very different scale weigh the same: z is ±1/√2 in both, so rows are worth √2, 0 and 0, -√2.
+
+    The second group teaches nothing by its first function. Batch: mean 0, variance (2 + 2 + 1/2 + 1/2)/5 = 1.
+    """
+    points: Points = [[[1.0, 100.0], [0.0, 0.0]], [[3.0, 1.0], [3.0, 0.0]], [[2.0, 7.0], [2.0, 7.0]]]
+    root = math.sqrt(2)
+    expected = [[root, -root], [root / 2, -root / 2], [0.0, 0.0]]
+    found = by_method(points, (1.0, 1.0), "normalize_then_sum")
+    assert all(a == pytest.approx(b, rel=1e-3) for a, b in zip(found, expected, strict=True))
+    assert found[2] == [0.0, 0.0]
+
+
+def test_where_a_function_does_not_apply_it_counts_0_and_is_left_out_of_its_statistics() -> None:
+    """The second function judges two of three; its z-scores are those of these two."""
+    points: Points = [[[1.0, 4.0], [1.0, None], [1.0, 2.0]]]
+    found = by_method(points, (1.0, 1.0), "normalize_then_sum")
+    assert found == [pytest.approx([1.0, 0.0, -1.0], rel=1e-3)]
+    assert by_method(points, (1.0, 1.0), "rloo") == [pytest.approx([5 - 2, 1 - 4, 3 - 3])]
+    assert by_method(points, (1.0, 0.0), "rloo") == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_could_not_be_scored_is_left_out_of_every_function(method: AdvantageMethod) -> None:
+    """... also of the functions that did score it, as if it had not been sampled."""
+    rest: Points = [[[1.0, 0.1], [0.0, 0.7], [0.5, 0.2]], [[0.3, 0.9], [1.0, 0.4], [0.2, 0.8]]]
+    with_fault: Points = [[rest[0][0], [50.0, NAN], *rest[0][1:]], [*rest[1], [NAN, None]]]
+    found, clean = by_method(with_fault, (1.0, 0.5), method), by_method(rest, (1.0, 0.5), method)
+    assert found[0][1] == found[1][3] == 0.0
+    assert close([[found[0][0], *found[0][2:]], found[1][:3]], clean)
+    weightless: Points = [[[row[0], NAN] for row in group] for group in rest]
+    assert close(by_method(weightless, (1.0, 0.0), method), by_method(rest, (1.0, 0.0), method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("row", [[0.1 + 0.2, 1 / 3], [None, 0.7], [NAN, 1.0]])
+def test_equal_completions_are_exactly_zero_by_any_method(method: AdvantageMethod, row: list[float | None]) -> None:
+    points: Points = [[row] * 7, [[i / 3, i * i / 7] for i in range(7)]]
+    found = torch.tensor(by_method(points, (0.7, 1.3), method))
+    assert has_signal(found).tolist() == [False, True]
+
+
+outcomes = st.integers(-12, 12).map(lambda n: n / 4) | st.sampled_from([None, NAN])
+point_tables = st.integers(2, 5).flatmap(
+    lambda size: st.lists(
+        st.lists(st.lists(outcomes, min_size=3, max_size=3), min_size=size, max_size=size), min_size=1, max_size=4
+    )
+)
+
+
+@given(point_tables, st.sampled_from(METHODS))
+def test_any_points_give_the_definition(points: Points, method: AdvantageMethod) -> None:
+    """Weights that make sums of equal worth unlikely, and one that is 0."""
+    weights = (1.0, 0.0, math.sqrt(2))
+    found, expected = by_method(points, weights, method), method_oracle(points, weights, method)
+    assert all(a == pytest.approx(b, rel=1e-8, abs=1e-8) for a, b in zip(found, expected, strict=True))

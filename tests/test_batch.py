@@ -46,7 +46,11 @@ def expected_rows(groups: Sequence[Group], chosen: Callable[[int, int], bool]) -
 
 def packed(groups: Sequence[Group], **values: Any) -> list[MiniBatch]:
     defaults: dict[str, Any] = {"keep_P": [True] * len(groups), "minibatches": 1, "mask_truncated": False}
-    return pack(groups, advantages(groups), **(defaults | values))
+    return pack(groups, advantages(groups), **({"scorable_PG": everything(groups)} | defaults | values))
+
+
+def everything(groups: Sequence[Group]) -> torch.Tensor:
+    return torch.ones_like(advantages(groups), dtype=torch.bool)
 
 
 @pytest.mark.parametrize("budget", [1, 12, 20, 31, 1000])
@@ -73,6 +77,19 @@ def test_masked_truncated_rows_count_as_rows_only(make_groups: Callable[..., lis
         assert minibatch.totals == Totals(rows=12, tokens=51 - 9 - 9)
         chosen = expected_rows(groups, lambda p, g, keep=keep_P: keep[p] and not groups[p].completions[g].is_truncated)  # type: ignore[misc]
         assert rows_of(minibatch.split(20, CPU)) == chosen
+
+
+def test_unscorable_rows_count_as_rows_only(make_groups: Callable[..., list[Group]]) -> None:
+    """... whether their group is kept or not, and beside rows that are masked for truncation."""
+    groups = make_groups(SHAPES)
+    scorable_PG = everything(groups)
+    scorable_PG[0, 0] = scorable_PG[1, 1] = scorable_PG[1, 2] = False  # 5, 4 and 9 tokens, the last truncated
+    for keep_P in ([True] * 4, [True, False, True, True]):
+        for mask_truncated, tokens in ((False, 51 - 18), (True, 51 - 18 - 9)):
+            (minibatch,) = packed(groups, scorable_PG=scorable_PG, keep_P=keep_P, mask_truncated=mask_truncated)
+            assert minibatch.totals == Totals(rows=12, tokens=tokens)
+            trained = [row for p in range(4) if keep_P[p] for row in range(3) if scorable_PG[p, row]]
+            assert len(minibatch.rows) == len(trained) - mask_truncated
 
 
 def test_minibatches_are_disjoint_and_hold_whole_groups(make_groups: Callable[..., list[Group]]) -> None:

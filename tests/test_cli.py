@@ -83,6 +83,16 @@ def test_check(call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureF
     assert "compute.threads: 0 (int)" in capsys.readouterr().err
 
 
+def test_check_says_what_is_unlikely_to_work(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text().replace("  steps: 300 ", "  steps: 30 "))
+    assert call("check") == 0
+    first, note = capsys.readouterr().out.splitlines()
+    assert first == "params.yaml is fine"
+    assert note.startswith("note: grpo runs 30 steps")
+
+
 def test_help_names_every_stage(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--help") == 0
     text = capsys.readouterr().out

@@ -77,11 +77,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "below the least": ({"rollout.max_rows": 0}, ["rollout.max_rows: 0 (int)", "greater than or equal to 1"]),
     "no such choice": (
         {"grpo.loss_type": "dr_grop"},
-        ["grpo.loss_type: 'dr_grop' (str)", "'grpo', 'bnpo', 'dr_grpo', 'dapo' or 'cispo'", "did you mean dr_grpo?"],
+        ["grpo.loss_type: 'dr_grop' (str)", "'dapo', 'cispo', 'gspo' or 'sapo'", "did you mean dr_grpo?"],
     ),
     "no such scale": ({"grpo.scale_rewards": "groups"}, ["grpo.scale_rewards: 'groups'", "did you mean group?"]),
+    "no such schedule": ({"grpo.schedule": "cosin"}, ["grpo.schedule: 'cosin' (str)", "did you mean cosine?"]),
+    "no such advantage": ({"grpo.advantage": "rlo"}, ["grpo.advantage: 'rlo' (str)", "did you mean rloo?"]),
+    "rounds below zero": ({"grpo.dynamic_sampling": -1}, ["grpo.dynamic_sampling: -1 (int)", "or equal to 0"]),
     "momentum of one": ({"grpo.beta1": 1.0}, ["grpo.beta1: 1.0 (float)", "less than 1"]),
     "momentum of one in sft": ({"sft.beta2": 1.0}, ["sft.beta2: 1.0 (float)", "less than 1"]),
+    "no such correction": (
+        {"grpo.importance_correction": "token_trunc"},
+        ["grpo.importance_correction: 'token_trunc' (str)", "did you mean token_truncate?"],
+    ),
+    "a correction that would weigh an exact engine": (
+        {"grpo.importance_max": 0.9},
+        ["grpo.importance_max: 0.9 (float)", "greater than or equal to 1"],
+    ),
+    "a correction that would drop an exact engine": (
+        {"grpo.importance_min": 1.1},
+        ["grpo.importance_min: 1.1 (float)", "less than or equal to 1"],
+    ),
+    "a bonus below zero": (
+        {"grpo.entropy_bonus": -0.01},
+        ["grpo.entropy_bonus: -0.01 (float)", "greater than or equal to 0"],
+    ),
     "a group of one": (
         {"grpo.completions_per_prompt": 1},
         ["grpo.completions_per_prompt: 1 (int)", "greater than or equal to 2"],
@@ -105,6 +124,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an option that is no number": (
         {"rewards.format_exact.options": {"points": "3"}},
         ["rewards.format_exact.options.points: '3' (str)"],
+    ),
+    "a penalty that begins before the first token": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 40, "cache_tokens": 41}}},
+        ["rewards.soft_overlong.options: cache_tokens 41 must be from 0 to max_tokens 40"],
+    ),
+    "a cache below zero": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 40, "cache_tokens": -1}}},
+        ["rewards.soft_overlong.options: cache_tokens -1 must be from 0 to max_tokens 40"],
+    ),
+    "a penalty out of reach": (
+        {"rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 49, "cache_tokens": 8}}},
+        ["max_tokens 49 is above rollout.max_completion_tokens 48", "could never be reached; lower it"],
     ),
     "only weights of zero": (
         {"rewards": {"number": {"weight": 0.0, "options": {"right": 1.0, "wrong": 0.0, "missing": 0.0}}}},
@@ -285,6 +316,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "prepare.max_prompt_tokens": 64,
         "rollout.max_completion_tokens": 48,
     },
+    "a penalty for length at the limit": {
+        "rewards.soft_overlong": {"weight": 1.0, "options": {"max_tokens": 48, "cache_tokens": 48}}
+    },
     "a penalty": {"rewards.number.weight": -1.0},
     "grouped queries": {"model.scratch.hidden_size": 128, "model.scratch.heads": 4, "model.scratch.kv_heads": 2},
 }
@@ -344,7 +378,9 @@ def test_epochs_become_steps(problems: int, epochs: int, steps: int, make_config
 
 def test_the_loss_gets_plain_numbers(make_config: MakeConfig) -> None:
     changes = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
+    changes |= {"grpo.importance_correction": "token_mask", "grpo.importance_min": 0.5, "grpo.importance_max": 2.0}
     spec = make_config(changes | {"grpo.epsilon_high": None}).loss_spec()
+    assert (spec.importance_correction, spec.importance_min, spec.importance_max) == ("token_mask", 0.5, 2.0)
     assert (spec.epsilon, spec.epsilon_high, spec.delta, spec.beta, spec.temperature) == (0.1, 0.1, 3, 0.04, 0.9)
     assert spec.max_completion_tokens == make_config().rollout.max_completion_tokens
     assert make_config({"grpo.epsilon_high": 0.28}).loss_spec().epsilon_high == 0.28

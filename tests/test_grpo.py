@@ -22,7 +22,7 @@ from rlvr.meter import Meter
 from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS
 from rlvr.state import Run
-from rlvr.types import Group, Interrupted, LossType, Problem, Prompt
+from rlvr.types import AdvantageMethod, Completion, Group, Interrupted, LossType, Problem, Prompt
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -93,9 +93,20 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "falling rate": {"grpo.schedule": "linear"},
+    "rate that falls by a cosine": {"grpo.schedule": "cosine"},
     "two minibatches, two passes": {"grpo.minibatches_per_rollout": 2, "grpo.passes_per_rollout": 2},
     "with a reference": {"grpo.beta": 0.05},
+    "correction and bonus": {"grpo.importance_correction": "token_truncate", "grpo.entropy_bonus": 0.01},
     "adapter with a reference": {"model.adapter": "lora", "model.lora.rank": 4, "grpo.beta": 0.05},
+    "gspo with a reference": {
+        "grpo.loss_type": "gspo",
+        "grpo.epsilon": 3e-4,
+        "grpo.epsilon_high": 4e-4,
+        "grpo.beta": 0.05,
+    },
+    "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
+    "minus the others' mean": {"grpo.advantage": "rloo"},
+    "with other prompts for those without signal": {"grpo.dynamic_sampling": 2},
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,
@@ -106,9 +117,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def sevens(text: str, problem: Problem, tags: Tags) -> float:
+def sevens(completion: Completion, problem: Problem, tags: Tags) -> float:
     """A reward that a policy can raise to the length limit, 10."""
-    return float(text.count("7"))
+    return float(completion.text.count("7"))
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -213,11 +224,12 @@ class TestReference:
         train(make_toy(changes, start=tmp_path / "sft"), prompts, tmp_path / "grpo")
         assert records(tmp_path / "grpo")[0]["policy/kl"] == pytest.approx(0.0, abs=1e-9)
 
+    @pytest.mark.parametrize("pull", ["grpo.beta", "grpo.entropy_bonus"])
     def test_groups_without_signal_are_pulled_too(
-        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+        self, pull: str, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
     ) -> None:
         rewards = {"format_exact": {"weight": 1.0, "options": {"points": 3.0}}}
-        train(make_toy({"rewards": rewards, "grpo.beta": 0.1}), prompts, tmp_path)
+        train(make_toy({"rewards": rewards, pull: 0.1}), prompts, tmp_path)
         for record in records(tmp_path):
             assert (record["advantage/zero_std_groups"], record["groups/skipped"]) == (4, 0)
             assert record["policy/kl"] is not None
@@ -230,6 +242,67 @@ class TestReference:
             train(make_toy({"grpo.beta": beta, "grpo.steps": 20}), prompts, tmp_path / str(beta))
             last[beta] = records(tmp_path / str(beta))[-1]["policy/kl"]
         assert last[3.0] < 0.2 * last[1e-4]
+
+
+def test_dynamic_sampling_fills_the_step(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward that only texts of some problems can get: the others are replaced while there are any."""
+    monkeypatch.setitem(FUNCTIONS, "choosy", choosy)
+    found = {}
+    for rounds in (0, 3):
+        changes = {"rewards": {"choosy": {"weight": 1.0, "options": {}}}, "grpo.dynamic_sampling": rounds}
+        train(make_toy(changes), prompts, tmp_path / str(rounds))
+        found[rounds] = records(tmp_path / str(rounds))
+    empty = {n: [record["advantage/zero_std_groups"] for record in lines] for n, lines in found.items()}
+    assert all(record["groups/resampled"] == 0 for record in found[0])
+    assert sum(record["groups/resampled"] for record in found[3]) > 0
+    assert sum(empty[3]) < sum(empty[0])
+    first = found[3][0]
+    assert first["groups/resampled"] == empty[0][0] - empty[3][0]  # the first step samples from the same weights
+
+
+def test_an_entropy_bonus_keeps_the_policy_uncertain(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Fresh weights are nearly uniform; rewards make them surer, unless the bonus outweighs them."""
+    last = {}
+    for bonus in (0.0, 10.0):
+        train(make_toy({"grpo.entropy_bonus": bonus, "grpo.steps": 20}), prompts, tmp_path / str(bonus))
+        last[bonus] = records(tmp_path / str(bonus))[-1]["policy/entropy"]
+    assert last[10.0] > last[0.0] + 0.1
+
+
+def choosy(completion: Completion, problem: Problem, tags: Tags) -> float:
+    return float(len(completion.text)) if problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
+
+
+def judge_down(completion: Completion, problem: Problem, tags: Tags, *, share: float) -> float | None:
+    """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
+    text = completion.text
+    return None if problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
+
+
+@pytest.mark.parametrize("share, all_down", [(4.0, False), (1e9, True)])
+@pytest.mark.parametrize("method", get_args(AdvantageMethod))
+def test_what_could_not_be_scored_is_not_trained_on_and_counted(
+    method: str,
+    share: float,
+    all_down: bool,
+    make_toy: Callable[..., Any],
+    prompts: list[Prompt],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FUNCTIONS, "judge_down", judge_down)
+    rewards = {"judge_down": {"weight": 1.0, "options": {"share": share}}}
+    toy = make_toy({"rewards": rewards, "grpo.advantage": method, "grpo.beta": 0.1})
+    train(toy, [prompt for prompt in prompts if not all_down or prompt.problem.id != "p1"], tmp_path)
+    for record in records(tmp_path):
+        assert (record["verifier/unscorable"] == 16) == all_down
+        assert (record["reward/mean"] is None) == (record["policy/entropy"] is None) == all_down
+        assert "NaN" not in json.dumps(record)
+    assert all(not weight.isnan().any() for weight in weights(toy).values())
 
 
 def test_without_signal_nothing_is_computed_and_nothing_moves(
@@ -303,7 +376,8 @@ def test_an_update_is_the_textbook_loop(
         }
     )
     policy = make_policy()
-    minibatches = pack(groups, advantage_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
+    scorable_PG = torch.ones(4, 3, dtype=torch.bool)
+    minibatches = pack(groups, advantage_PG, scorable_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
     losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches)
 
     plain = make_plain()

@@ -17,15 +17,17 @@ LAYERS = (
     ("stages",),
     ("grpo", "sft", "prepare", "report"),
     ("evaluate", "steplog", "state", "scratch"),
+    ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
     ("batch", "logprob", "config", "source", "tokens", "presets"),
     ("rewards", "tasks", "attention", "advantage"),
+    ("advice",),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-KNOW_CONFIG = {"cli", "stages", "grpo", "sft"}  # the others get plain values
+KNOW_CONFIG = {"cli", "stages", "grpo", "sft", "rollout"}  # the others get plain values
 HOMES = {
     "matplotlib": {"report"},
     "peft": {"policy"},

@@ -29,9 +29,23 @@ def test_a_phase_takes_the_time_it_takes(meter: Meter) -> None:
 
 def test_a_phase_replaces_that_of_the_step_before(meter: Meter) -> None:
     for pause in (0.2, 0.0):
+        meter.begin_step()
         with meter.phase("rollout"):
             time.sleep(pause)
     assert meter.seconds["rollout"] < 0.2
+    meter.begin_step()
+    assert meter.seconds == meter.peak_bytes == {}
+
+
+def test_the_parts_of_a_phase_add_up(meter: Meter) -> None:
+    peaks = []
+    for size in (64, 0):
+        with meter.phase("rollout"):
+            torch.ones(size * MEGABYTES // 4).sum()
+            time.sleep(0.1)
+        peaks.append(meter.peak_bytes["rollout"])
+    assert 0.2 <= meter.seconds["rollout"] < 2.0
+    assert peaks[0] == peaks[1]  # the largest of the parts
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux can reset the peak of a process")

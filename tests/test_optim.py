@@ -13,7 +13,14 @@ from torch import nn
 from rlvr.optim import Optimizer
 from rlvr.types import UserError
 
-SETTINGS: dict[str, Any] = {"learning_rate": 0.1, "warmup_steps": 4, "betas": (0.9, 0.98), "weight_decay": 0.01}
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "warmup_steps": 4,
+    "betas": (0.9, 0.98),
+    "weight_decay": 0.01,
+    "schedule": "constant",
+    "total_steps": 8,
+}
 SHAPES = {"a": (3, 2), "b": (5,)}
 
 
@@ -85,16 +92,27 @@ def rates(count: int, **settings: Any) -> list[float]:
 def test_the_rate_falls_to_zero_after_the_last_step() -> None:
     """Up in 4 steps, then 10 steps of which each takes a tenth; what comes later has none left."""
     expected = [0.025, 0.05, 0.075, 0.1, *(0.1 - 0.01 * i for i in range(10)), 0.0, 0.0]
-    assert rates(16, decay_steps=14) == pytest.approx(expected)
+    assert rates(16, schedule="linear", total_steps=14) == pytest.approx(expected)
+
+
+def test_the_rate_falls_by_half_a_cosine() -> None:
+    """Halfway between the warm-up and the end it is half; the last of 10 steps has what is left of the last tenth."""
+    found = rates(16, schedule="cosine", total_steps=14)
+    assert found[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert found[9] == pytest.approx(0.05)
+    assert found[4:14] == pytest.approx([0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(10)])
+    assert found[14:] == [0.0, 0.0]
 
 
 def test_without_decay_the_rate_stays() -> None:
     assert rates(8) == pytest.approx([0.025, 0.05, 0.075] + 5 * [0.1])
 
 
-@pytest.mark.parametrize("decay_steps", [0, 2, 4])
-def test_a_run_shorter_than_its_warm_up_only_warms_up(decay_steps: int) -> None:
-    assert rates(4, decay_steps=decay_steps) == pytest.approx([0.025, 0.05, 0.075, 0.1])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("total_steps", [0, 2, 4])
+def test_a_run_shorter_than_its_warm_up_only_warms_up(total_steps: int, schedule: str) -> None:
+    found = rates(5, schedule=schedule, total_steps=total_steps)
+    assert found == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.0])
 
 
 def test_gradients_are_cleared() -> None:

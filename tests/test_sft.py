@@ -93,7 +93,15 @@ def test_a_step_is_that_of_a_plain_model(
     """Every token weighs the same, whatever the micro-batch it lies in."""
     batch = [*examples[:3], ((7, 8), torch.tensor([9, 1])), ((7,), torch.tensor([1]))]
     policy, plain = make_policy(), make_plain()
-    optimizer = Optimizer(policy.trainable(), learning_rate=0.01, warmup_steps=0, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = Optimizer(
+        policy.trainable(),
+        learning_rate=0.01,
+        warmup_steps=0,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+        schedule="constant",
+        total_steps=9,
+    )
     found = sft.supervised_step(policy, optimizer, batch, budget, 0.5)
     loss = plain_loss(plain, batch)
     loss.backward()

@@ -41,7 +41,15 @@ def run(tmp_path: Path) -> Run:
 
 
 def make_optimizer(policy: Policy) -> Optimizer:
-    return Optimizer(policy.trainable(), learning_rate=0.01, warmup_steps=3, betas=(0.9, 0.99), weight_decay=0.0)
+    return Optimizer(
+        policy.trainable(),
+        learning_rate=0.01,
+        warmup_steps=3,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        schedule="constant",
+        total_steps=9,
+    )
 
 
 def train(policy: Policy, optimizer: Optimizer, *steps: int) -> None:

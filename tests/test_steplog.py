@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from rlvr.loss import LossStats
 from rlvr.meter import Meter
 from rlvr.rewards import Scores
+from rlvr.rollout import Rollout
 from rlvr.steplog import completion_table, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
 
@@ -30,11 +32,12 @@ SCORES = Scores(
     correct=[[True, False], [False, False]],
 )
 REWARD_PG = torch.tensor([[3.5, -0.5], [3.0, 3.0]], dtype=torch.float64)
-SIGNAL_P = torch.tensor([True, False])
+ADVANTAGE_PG = torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64)
+ROLLOUT = Rollout(GROUPS, SCORES, REWARD_PG, ADVANTAGE_PG, torch.tensor([True, False]), num_resampled=1)
 
 
 def statistics(*sums: float, gap: float) -> LossStats:
-    """Sums of one micro-batch: tokens, entropy, clip_low, clip_high, kl, logp_gap."""
+    """Sums of one micro-batch, in the order of LossStats.NAMES."""
     return LossStats(torch.zeros(0), torch.tensor(sums), torch.tensor(gap))
 
 
@@ -42,16 +45,16 @@ def record(**changes: Any) -> dict[str, Any]:
     meter = Meter(torch.device("cpu"))
     meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25}
     meter.peak_bytes = {"rollout": 10, "score": 30, "update": 20}
+    parts = {"scores": SCORES, "reward_PG": REWARD_PG} | {
+        name: changes.pop(name) for name in ("scores", "reward_PG") if name in changes
+    }
     values: dict[str, Any] = {
-        "groups": GROUPS,
-        "scores": SCORES,
-        "reward_PG": REWARD_PG,
-        "signal_P": SIGNAL_P,
+        "rollout": replace(ROLLOUT, **parts),
         "keep_P": [True, False],
         "losses": [0.25, -0.75],
         "statistics": [
-            statistics(6, 3.0, 1, 0, 0.6, 0.06, gap=0.02),
-            statistics(2, 2.0, 0, 1, 0.2, 0.02, gap=0.03),
+            statistics(6, 3.0, 1, 0, 0.6, 0.06, 2, 3, 1, gap=0.02),
+            statistics(2, 2.0, 0, 1, 0.2, 0.02, 1, 1, 0, gap=0.03),
         ],
         "meter": meter,
     }
@@ -72,6 +75,7 @@ def test_the_line_of_a_step() -> None:
         "reward/number/std": pytest.approx(math.sqrt(2 / 3)),
         "advantage/zero_std_groups": 1,
         "groups/skipped": 1,
+        "groups/resampled": 1,
         "completion/mean_length": 5.0,
         "completion/max_length": 8,
         "completion/truncated": 0.25,
@@ -81,6 +85,9 @@ def test_the_line_of_a_step() -> None:
         "policy/kl": pytest.approx(0.1),
         "sampler/logp_gap_mean": pytest.approx(0.01),
         "sampler/logp_gap_max": pytest.approx(0.03),
+        "sampler/dropped_rows": pytest.approx(1 / 4),
+        "sampler/dropped_tokens": pytest.approx(3 / 8),
+        "verifier/unscorable": 0,
         "time/rollout": 0.5,
         "time/score": 0.25,
         "time/update": 1.25,
@@ -91,7 +98,7 @@ def test_the_line_of_a_step() -> None:
 
 
 def test_policy_numbers_are_means_over_tokens_not_over_micro_batches() -> None:
-    uneven = [statistics(90, 90.0, 0, 0, 0, 0, gap=0.0), statistics(10, 0.0, 0, 0, 0, 0, gap=0.0)]
+    uneven = [statistics(90, 90.0, *[0] * 4, 0, 9, 0, gap=0.0), statistics(10, 0.0, *[0] * 4, 0, 1, 0, gap=0.0)]
     assert record(statistics=uneven)["policy/entropy"] == pytest.approx(0.9)
 
 
@@ -105,6 +112,8 @@ def test_where_nothing_was_computed_nothing_is_claimed() -> None:
         "policy/kl",
         "sampler/logp_gap_mean",
         "sampler/logp_gap_max",
+        "sampler/dropped_rows",
+        "sampler/dropped_tokens",
     }
 
 
@@ -118,13 +127,26 @@ def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
     mean = -0.5 / 3
     assert found["reward/number/std"] == pytest.approx(math.sqrt(((-1 - mean) ** 2 + mean**2 + (0.5 - mean) ** 2) / 2))
 
+    assert found["verifier/unscorable"] == 1
+
+
+def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
+    points = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
+    found = record(scores=Scores(SCORES.names, SCORES.weights, points, SCORES.correct))
+    assert found["reward/number/mean"] == 2.5
+    assert found["reward/number/std"] == pytest.approx(math.sqrt(4.5))
+    nothing = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]
+    found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.correct))
+    assert (found["reward/number/mean"], found["reward/number/std"]) == (None, 0.0)
+    assert "NaN" not in json.dumps(found)
+
 
 def test_a_line_is_plain_json() -> None:
     assert json.loads(json.dumps(record())) == record()
 
 
 def test_the_table_has_a_row_for_each_completion() -> None:
-    table = completion_table(7, GROUPS, SCORES, REWARD_PG, torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64))
+    table = completion_table(7, ROLLOUT)
     assert table.to_dict("records")[1] == {
         "step": 7,
         "problem_id": "p0",

@@ -61,13 +61,20 @@ class MiniBatch:
 
 
 def pack(
-    groups: Sequence[Group], advantage_PG: Tensor, keep_P: Sequence[bool], *, minibatches: int, mask_truncated: bool
+    groups: Sequence[Group],
+    advantage_PG: Tensor,
+    scorable_PG: Tensor,
+    keep_P: Sequence[bool],
+    *,
+    minibatches: int,
+    mask_truncated: bool,
 ) -> list[MiniBatch]:
     """Split a rollout into disjoint minibatches of whole groups.
 
-    Groups without `keep` have no gradient and are not computed; like completions masked for truncation they count
-    as rows. Kept tokens and tokens of groups that are not kept count as trained tokens.
+    Groups without `keep` have no gradient and are not computed; their tokens count as trained tokens. Completions that
+    are unscorable or masked for truncation have no trained token. All count as rows.
     """
+    scorable = scorable_PG.tolist()
     advantages = advantage_PG.tolist()
     size = len(groups) // minibatches
     parts = []
@@ -76,8 +83,8 @@ def pack(
         tokens = 0
         for p in range(first, first + size):
             prompt, completions = groups[p].prompt.tokens, groups[p].completions
-            for completion, advantage in zip(completions, advantages[p], strict=True):
-                if mask_truncated and completion.is_truncated:
+            for completion, advantage, is_scorable in zip(completions, advantages[p], scorable[p], strict=True):
+                if not is_scorable or (mask_truncated and completion.is_truncated):
                     continue
                 tokens += len(completion.token_ids)
                 if keep_P[p]:

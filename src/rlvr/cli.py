@@ -25,11 +25,14 @@ def _run(stage: str) -> None:
 
 @app.command()
 def check() -> None:
-    """Check params.yaml and say what is wrong with it."""
+    """Check params.yaml, say what is wrong with it, and what in it is unlikely to work."""
+    from rlvr.advice import advice  # noqa: PLC0415
     from rlvr.config import load_config  # noqa: PLC0415
 
-    load_config()
+    cfg = load_config()
     print("params.yaml is fine")
+    for note in advice(cfg, cfg.prepare.train_problems, pre_finetuned=cfg.sft.enabled):
+        print(f"note: {note}")
 
 
 @app.command()

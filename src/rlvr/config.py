@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from rlvr.chat import TAGS, Tags
 from rlvr.rewards import FUNCTIONS, check_options
 from rlvr.tasks.filters import check_filters
-from rlvr.types import LossSpec, LossType, UserError
+from rlvr.types import AdvantageMethod, Correction, LossSpec, LossType, Schedule, UserError
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -205,7 +205,7 @@ class Grpo(Section):
     passes_per_rollout: Positive
     learning_rate: Rate
     warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["constant", "linear"]
+    schedule: Schedule
     beta1: Momentum
     beta2: Momentum
     weight_decay: NonNegative
@@ -216,7 +216,13 @@ class Grpo(Section):
     delta: Rate | None
     beta: NonNegative
     kl_unbiased: bool
+    importance_correction: Correction
+    importance_min: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    importance_max: Annotated[float, Field(ge=1.0)]
+    entropy_bonus: NonNegative
+    advantage: AdvantageMethod
     scale_rewards: Literal["group", "batch", "none"]
+    dynamic_sampling: Annotated[int, Field(ge=0)]
     mask_truncated_completions: bool
     checkpoint_every: Positive
     log_completions_every: Positive
@@ -306,7 +312,7 @@ class Config(Section):
                     f"rewards.{name}: no such reward function; there are {', '.join(FUNCTIONS)}"
                     f"{_nearest(name, FUNCTIONS)}"
                 )
-            check_options(name, reward.options)
+            check_options(name, reward.options, max_completion_tokens=self.rollout.max_completion_tokens)
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("rewards: at least one reward function needs a weight other than 0")
         return self
@@ -319,6 +325,10 @@ class Config(Section):
             delta=self.grpo.delta,
             beta=self.grpo.beta,
             kl_unbiased=self.grpo.kl_unbiased,
+            importance_correction=self.grpo.importance_correction,
+            importance_min=self.grpo.importance_min,
+            importance_max=self.grpo.importance_max,
+            entropy_bonus=self.grpo.entropy_bonus,
             max_completion_tokens=self.rollout.max_completion_tokens,
             temperature=self.rollout.temperature,
         )

@@ -1,5 +1,5 @@
 """GRPO: sample groups, score them, improve the policy. The loop, and nothing else."""
-# P prompts · G completions per prompt · K reward functions
+# P prompts
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 
-from rlvr.advantage import group_advantages, has_signal, total_rewards
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
@@ -16,8 +15,7 @@ from rlvr.meter import Meter
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
-from rlvr.prompts import draw
-from rlvr.rewards import score
+from rlvr.rollout import collect
 from rlvr.sampler import Sampler
 from rlvr.state import Run
 from rlvr.steplog import completion_table, step_record
@@ -36,38 +34,32 @@ def train(
     stop: Callable[[], bool],
 ) -> None:
     """Run GRPO from where `run` stands to its last step. Raises Interrupted after a checkpoint when `stop()`."""
-    tags, seed = cfg.model.template.resolve(), cfg.compute.seed
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
     steps = cfg.grpo.num_steps(len(prompts))
     optimizer = make_optimizer(cfg, policy, steps)
     start, _ = run.restore(policy, optimizer)
     for step in range(start, steps):
+        meter.begin_step()
         with meter.phase("rollout"):
             sampler.sync(policy)
-            batch = draw(prompts, cfg.grpo.prompts_per_step, step=step, seed=seed)
-            groups = sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(seed, step))
-        with meter.phase("score"):
-            scores = score(groups, cfg.rewards, tags)
-            reward_PG = total_rewards(torch.tensor(scores.points, dtype=torch.float64), scores.weights)
-            advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)
+        rollout = collect(cfg, sampler, prompts, step=step, meter=meter)
         with meter.phase("update"):
-            signal_P = has_signal(reward_PG)
-            keep_P = [bool(signal) or reference is not None for signal in signal_P]
+            pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
+            keep_P = [bool(signal) or pulls_all for signal in rollout.signal_P]
             minibatches = pack(
-                groups,
-                advantage_PG,
+                rollout.groups,
+                rollout.advantage_PG,
+                ~rollout.reward_PG.isnan(),
                 keep_P,
                 minibatches=cfg.grpo.minibatches_per_rollout,
                 mask_truncated=cfg.grpo.mask_truncated_completions,
             )
             learning_rate = optimizer.rate()
             losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
-        record = step_record(step, groups, scores, reward_PG, signal_P, keep_P, losses, stats, meter)
+        record = step_record(step, rollout, keep_P, losses, stats, meter)
         run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
-            completion_table(step, groups, scores, reward_PG, advantage_PG).to_parquet(
-                run.completions / f"{step:08d}.parquet"
-            )
+            completion_table(step, rollout).to_parquet(run.completions / f"{step:08d}.parquet")
         asked_to_stop = stop()
         if (step + 1) % cfg.grpo.checkpoint_every == 0 or asked_to_stop:
             run.save(step + 1, policy, optimizer, {})
@@ -116,5 +108,6 @@ def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
         warmup_steps=cfg.grpo.warmup_steps,
         betas=(cfg.grpo.beta1, cfg.grpo.beta2),
         weight_decay=cfg.grpo.weight_decay,
-        decay_steps=updates if cfg.grpo.schedule == "linear" else None,
+        schedule=cfg.grpo.schedule,
+        total_steps=updates,
     )

@@ -13,7 +13,7 @@ import torch
 
 
 class Meter:
-    """`seconds` and `peak_bytes` by phase, of the current step.
+    """`seconds` and `peak_bytes` by phase, of the current step; what a phase takes in several parts adds up.
 
     On CUDA the peak is what the allocator handed out. Elsewhere it is the process's resident memory; only Linux can
     reset that peak between phases, so on other systems a phase shows the largest peak so far.
@@ -29,6 +29,10 @@ class Meter:
         """What the peaks measure."""
         return "device memory allocated" if self.device.type == "cuda" else "process resident memory"
 
+    def begin_step(self) -> None:
+        self.seconds.clear()
+        self.peak_bytes.clear()
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self._reset()
@@ -36,8 +40,8 @@ class Meter:
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.seconds[name] = time.perf_counter() - start
-        self.peak_bytes[name] = self._peak()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), self._peak())
 
     def _reset(self) -> None:
         if self.device.type == "cuda":

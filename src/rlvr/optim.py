@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from rlvr.types import UserError
+from rlvr.types import Schedule, UserError
 
 
 class Optimizer:
-    """AdamW over named parameters. The learning rate warms up linearly; with `decay_steps` it then falls linearly to 0
-    at that step, else it stays.
+    """AdamW over named parameters. The learning rate warms up linearly; then it stays, or falls in a straight line or
+    half a cosine to 0 after `total_steps`.
     """
 
     def __init__(
@@ -24,10 +25,12 @@ class Optimizer:
         warmup_steps: int,
         betas: tuple[float, float],
         weight_decay: float,
-        decay_steps: int | None = None,
+        schedule: Schedule,
+        total_steps: int,
     ) -> None:
         self.parameters = list(parameters.values())
-        self.learning_rate, self.warmup_steps, self.decay_steps = learning_rate, warmup_steps, decay_steps
+        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.schedule, self.total_steps = schedule, total_steps
         self.adamw = torch.optim.AdamW(self.parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=True)
         self.steps_taken = 0
 
@@ -36,9 +39,12 @@ class Optimizer:
         done = self.steps_taken
         if done < self.warmup_steps:
             return self.learning_rate * (done + 1) / self.warmup_steps
-        if self.decay_steps is None:
-            return self.learning_rate
-        return self.learning_rate * max(0, self.decay_steps - done) / max(1, self.decay_steps - self.warmup_steps)
+        left, falling = max(0, self.total_steps - done), max(1, self.total_steps - self.warmup_steps)
+        if self.schedule == "linear":
+            return self.learning_rate * left / falling
+        if self.schedule == "cosine":
+            return self.learning_rate * (1.0 - math.cos(math.pi * left / falling)) / 2
+        return self.learning_rate
 
     def step_clipped(self, max_norm: float) -> float:
         """Scale the gradients down to a norm of `max_norm` where above, step, clear them; the norm before.

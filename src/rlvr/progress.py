@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Show(Protocol):
-    def __call__(self, done: int, **values: float) -> None: ...
+    def __call__(self, done: int, **values: float | None) -> None: ...
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def _lines(title: str, total: int) -> Iterator[Show]:
     first: tuple[int, float] | None = None  # a resumed run does not begin at 0, so the rate counts from the first call
     last = 0.0
 
-    def show(done: int, **values: float) -> None:
+    def show(done: int, **values: float | None) -> None:
         nonlocal first, last
         now = time.monotonic()
         if first is not None and now - last < SECONDS_BETWEEN_LINES and done != total:
@@ -59,8 +59,9 @@ def _bar(title: str, total: int) -> Iterator[Show]:
         yield lambda done, **values: bar.update(task, completed=done, text="  ".join(_texts(values)))
 
 
-def _texts(values: dict[str, float]) -> list[str]:
-    return [f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in values.items()]
+def _texts(values: dict[str, float | None]) -> list[str]:
+    known = {name: value for name, value in values.items() if value is not None}
+    return [f"{name} {value:.0f}" if abs(value) >= 1000 else f"{name} {value:.3g}" for name, value in known.items()]
 
 
 def _clock(seconds: float) -> str:

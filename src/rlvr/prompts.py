@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -12,8 +12,20 @@ T = TypeVar("T")
 
 def draw(items: Sequence[T], count: int, *, step: int, seed: int) -> list[T]:
     """Items number step·count to (step+1)·count of an endless stream of shuffled epochs."""
+    return [items[i] for i in _drawn(len(items), count, step, seed)]
+
+
+def spare(items: Sequence[T], count: int, *, step: int, seed: int) -> Iterator[T]:
+    """Every item that `draw` does not give this step, once, in an order of the step's own."""
+    drawn = set(_drawn(len(items), count, step, seed))
+    others = [i for i in range(len(items)) if i not in drawn]
+    random.Random(f"spare {seed} {step}").shuffle(others)
+    yield from (items[i] for i in others)
+
+
+def _drawn(size: int, count: int, step: int, seed: int) -> list[int]:
     first = step * count
-    return [items[_order(len(items), i // len(items), seed)[i % len(items)]] for i in range(first, first + count)]
+    return [_order(size, i // size, seed)[i % size] for i in range(first, first + count)]
 
 
 @lru_cache(maxsize=2)

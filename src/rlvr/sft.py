@@ -50,6 +50,8 @@ def train(
         warmup_steps=cfg.sft.warmup_steps,
         betas=(0.9, cfg.sft.beta2),
         weight_decay=cfg.sft.weight_decay,
+        schedule="constant",
+        total_steps=cfg.sft.max_steps,
     )
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})

@@ -8,51 +8,47 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from rlvr.loss import LossStats
 from rlvr.meter import Meter
-from rlvr.rewards import Scores
-from rlvr.types import Group
+from rlvr.rollout import Rollout
 
-POLICY_METRICS = ("entropy", "clip_low", "clip_high", "kl")
-SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max")
+POLICY_METRICS = ("policy/entropy", "policy/clip_low", "policy/clip_high", "policy/kl")
+SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max", "sampler/dropped_rows", "sampler/dropped_tokens")
 
 
 def step_record(
     step: int,
-    groups: Sequence[Group],
-    scores: Scores,
-    reward_PG: Tensor,
-    signal_P: Tensor,
+    rollout: Rollout,
     keep_P: Sequence[bool],
     losses: Sequence[float],
     statistics: Sequence[LossStats],
     meter: Meter,
 ) -> dict[str, Any]:
     """The line of `step`. `policy/*` and `sampler/*` are means over the tokens of the groups that were computed."""
-    completions = [completion for group in groups for completion in group.completions]
+    scores, reward_PG = rollout.scores, rollout.reward_PG
+    completions = [completion for group in rollout.groups for completion in group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
     correct = [verdict for verdicts in scores.correct for verdict in verdicts]
-    points_BK = torch.tensor(scores.points, dtype=torch.float64).flatten(0, 1)
+    column_KB = [[row[k] for group in scores.points for row in group] for k in range(len(scores.names))]
     record: dict[str, Any] = {
         "step": step,
         "loss": sum(losses) / len(losses),
         "accuracy": sum(correct) / len(correct),
-        "reward/mean": reward_PG.nanmean().item(),
-        "reward/std": _std(reward_PG),
+        **_mean_and_std("reward", reward_PG.flatten().tolist()),
     }
-    for k, name in enumerate(scores.names):
-        record[f"reward/{name}/mean"] = points_BK[:, k].nanmean().item()
-        record[f"reward/{name}/std"] = _std(points_BK[:, k])
+    for name, column_B in zip(scores.names, column_KB, strict=True):
+        record |= _mean_and_std(f"reward/{name}", column_B)
     record |= {
-        "advantage/zero_std_groups": int((~signal_P).sum()),
+        "advantage/zero_std_groups": int((~rollout.signal_P).sum()),
         "groups/skipped": sum(not keep for keep in keep_P),
+        "groups/resampled": rollout.num_resampled,
         "completion/mean_length": sum(lengths) / len(lengths),
         "completion/max_length": max(lengths),
         "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
     }
     record |= _policy_metrics(statistics)
+    record["verifier/unscorable"] = int(reward_PG.isnan().sum())
     seconds = meter.seconds
     record |= {f"time/{phase}": seconds[phase] for phase in ("rollout", "score", "update")}
     record["tokens/second"] = sum(lengths) / sum(seconds.values())
@@ -61,24 +57,23 @@ def step_record(
 
 
 def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float | None]:
-    """Means over tokens and passes; None when every group was skipped and nothing was computed."""
+    """Means over tokens (dropped_rows: over rows) and passes; None where nothing was computed."""
     if not statistics:
-        return dict.fromkeys([*(f"policy/{name}" for name in POLICY_METRICS), *SAMPLER_METRICS])
+        return dict.fromkeys([*POLICY_METRICS, *SAMPLER_METRICS])
     sums = torch.stack([stats.sums for stats in statistics]).tolist()
     total = {name: sum(column) for name, column in zip(LossStats.NAMES, zip(*sums, strict=True), strict=True)}
     mean = {name: value / total["tokens"] for name, value in total.items()}
     gap_max = max(stats.logp_gap_max.item() for stats in statistics)
-    return {f"policy/{name}": mean[name] for name in POLICY_METRICS} | dict(
-        zip(SAMPLER_METRICS, (mean["logp_gap"], gap_max), strict=True)
-    )
+    dropped_rows = total["dropped_rows"] / total["rows"]
+    policy = [mean["entropy"], mean["clip_low"], mean["clip_high"], mean["kl"]]
+    sampler = [mean["logp_gap"], gap_max, dropped_rows, mean["dropped_tokens"]]
+    return dict(zip([*POLICY_METRICS, *SAMPLER_METRICS], [*policy, *sampler], strict=True))
 
 
-def completion_table(
-    step: int, groups: Sequence[Group], scores: Scores, reward_PG: Tensor, advantage_PG: Tensor
-) -> pd.DataFrame:
+def completion_table(step: int, rollout: Rollout) -> pd.DataFrame:
     """One row per completion: step, problem_id, question, answer, text, num_tokens, is_truncated, correct, rewards."""
-    rows = []
-    for p, group in enumerate(groups):
+    scores, rows = rollout.scores, []
+    for p, group in enumerate(rollout.groups):
         problem = group.prompt.problem
         for g, completion in enumerate(group.completions):
             row: dict[str, Any] = {
@@ -90,8 +85,8 @@ def completion_table(
                 "num_tokens": len(completion.token_ids),
                 "is_truncated": completion.is_truncated,
                 "correct": scores.correct[p][g],
-                "reward": reward_PG[p, g].item(),
-                "advantage": advantage_PG[p, g].item(),
+                "reward": rollout.reward_PG[p, g].item(),
+                "advantage": rollout.advantage_PG[p, g].item(),
             }
             rows.append(row | {f"reward/{name}": scores.points[p][g][k] for k, name in enumerate(scores.names)})
     return pd.DataFrame(rows)
@@ -122,6 +117,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _std(values: Tensor) -> float:
-    known = values[~values.isnan()]
-    return known.std(correction=1).item() if known.numel() > 1 else 0.0
+def _mean_and_std(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    """Over the numbers: what does not apply (None) or could not be scored (NaN) is left out; None without any."""
+    known = torch.tensor([value for value in values if value is not None and value == value], dtype=torch.float64)
+    std = known.std(correction=1).item() if known.numel() > 1 else 0.0
+    return {f"{name}/mean": known.mean().item() if known.numel() else None, f"{name}/std": std}

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo"]
+Correction = Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+Schedule = Literal["constant", "linear", "cosine"]
+AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
 
 
 class UserError(Exception):
@@ -82,5 +85,9 @@ class LossSpec:
     delta: float | None
     beta: float
     kl_unbiased: bool
+    importance_correction: Correction
+    importance_min: float | None
+    importance_max: float
+    entropy_bonus: float
     max_completion_tokens: int
     temperature: float

@@ -15,7 +15,8 @@ from rlvr.tasks.source import FOLLOWED
 
 # Modules that a stage imports and that cannot change its result: no dependency, so that an edit re-runs nothing.
 WITHOUT_EFFECT = frozenset(
-    f"rlvr.{name}" for name in ("config", "progress", "interrupt", "lifetime", "meter", "provenance", "stages")
+    f"rlvr.{name}"
+    for name in ("advice", "config", "progress", "interrupt", "lifetime", "meter", "provenance", "stages")
 )
 
 

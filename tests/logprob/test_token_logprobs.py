@@ -50,7 +50,22 @@ def test_gradients(temperature: float) -> None:
     np.testing.assert_allclose(d_head.numpy(), d_logits.T @ hidden, rtol=0, atol=1e-12)
 
 
-def test_the_entropy_carries_no_gradient() -> None:
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_entropy_carries_a_gradient_when_asked(temperature: float) -> None:
+    """dH / d logits = -p·(log p + H) / temperature; the log-probabilities keep theirs."""
+    hidden, head, target = make_inputs()
+    logp = log_softmax(hidden, head, temperature)
+    p, upstream, of_logp = np.exp(logp), np.cos(np.arange(len(target))), np.sin(np.arange(len(target)))
+    d_logits = -p * (logp - (p * logp).sum(-1, keepdims=True)) / temperature * upstream[:, None]
+    d_logits += (np.eye(len(head))[target] - p) / temperature * of_logp[:, None]
+    h, w = (torch.tensor(x, requires_grad=True) for x in (hidden, head))
+    found = token_logprobs(h, w, torch.tensor(target), temperature=temperature, entropy_gradient=True)
+    d_hidden, d_head = torch.autograd.grad(found, (h, w), (torch.tensor(of_logp), torch.tensor(upstream)))
+    np.testing.assert_allclose(d_hidden.numpy(), d_logits @ head, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(d_head.numpy(), d_logits.T @ hidden, rtol=0, atol=1e-12)
+
+
+def test_the_entropy_carries_no_gradient_unless_asked() -> None:
     hidden, head, target = map(torch.tensor, make_inputs())
     logp_T, entropy_T = token_logprobs(hidden.requires_grad_(), head, target, temperature=1.0)
     assert logp_T.requires_grad and not entropy_T.requires_grad

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracle import Row, loss_and_gradient
+from oracle import Row, entropy_and_gradient, loss_and_gradient
 from rlvr.advantage import group_advantages, has_signal
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.loss import LossStats, policy_loss
 from rlvr.policy import Policy
-from rlvr.types import Group, LossSpec, LossType
+from rlvr.types import Group, LossSpec, LossType, Totals
 
 LOSS_TYPES = get_args(LossType)
 SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 3]), (1, [6, 1, 8])]
 # the middle group teaches nothing; rewards are sums that rounding could part
 REWARD_PG = torch.tensor([[1.0, 0.0, 0.5], [0.1 + 0.2] * 3, [-1.0, 2.0, 0.25]], dtype=torch.float64)
+SCORABLE_PG = torch.ones(3, 3, dtype=torch.bool)
 TEMPERATURE = 0.8
 CPU = torch.device("cpu")
 WHOLE = 10_000
@@ -34,6 +35,10 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
         delta=None,
         beta=0.0,
         kl_unbiased=True,
+        importance_correction="off",
+        importance_min=None,
+        importance_max=3.0,
+        entropy_bonus=0.0,
         max_completion_tokens=9,
         temperature=TEMPERATURE,
     )
@@ -42,7 +47,7 @@ def make_spec(loss_type: str, **values: Any) -> LossSpec:
 
 def packed(groups: Sequence[Group], keep_P: Sequence[bool], *, mask_truncated: bool = False) -> MiniBatch:
     advantage_PG = group_advantages(REWARD_PG, scale="group")
-    (minibatch,) = pack(groups, advantage_PG, keep_P, minibatches=1, mask_truncated=mask_truncated)
+    (minibatch,) = pack(groups, advantage_PG, SCORABLE_PG, keep_P, minibatches=1, mask_truncated=mask_truncated)
     return minibatch
 
 
@@ -87,10 +92,15 @@ def assert_same(found: tuple[float, dict[str, Tensor], Any], expected: tuple[flo
         assert (found[1][name] - gradient).abs().max() <= 1e-11 * max(1.0, largest), name
 
 
-def plain_logprobs(model: Any, group: Group, ids: Tensor) -> Tensor:
+def plain_logits(model: Any, group: Group, ids: Tensor) -> Tensor:
     tokens = torch.tensor([*group.prompt.tokens, *ids.tolist()])
-    logp_SV = (model(input_ids=tokens[None]).logits[0] / TEMPERATURE).log_softmax(-1)
-    return logp_SV[len(group.prompt.tokens) - 1 : -1].gather(1, ids[:, None])[:, 0]
+    logits: Tensor = model(input_ids=tokens[None]).logits[0][len(group.prompt.tokens) - 1 : -1]
+    return logits
+
+
+def plain_logprobs(model: Any, group: Group, ids: Tensor) -> Tensor:
+    logp_SV = (plain_logits(model, group, ids) / TEMPERATURE).log_softmax(-1)
+    return logp_SV.gather(1, ids[:, None])[:, 0]
 
 
 def plain_step(
@@ -109,7 +119,7 @@ def plain_step(
             logps.append(plain_logprobs(plain, group, completion.token_ids))
             with torch.no_grad():
                 other = [plain_logprobs(model, group, completion.token_ids).tolist() for model in (old, reference)]
-            rows.append(Row(logps[-1].tolist(), *other, advantage))
+            rows.append(Row(logps[-1].tolist(), *other, advantage, completion.logp.tolist()))
     num_rows, num_tokens = sum(len(g.completions) for g in groups), sum(len(row.logp) for row in rows)
     value, gradient = loss_and_gradient(rows, spec, num_rows=num_rows, num_tokens=num_tokens)
     (torch.cat(logps) * torch.tensor(gradient, dtype=torch.float64)).sum().backward()
@@ -133,11 +143,59 @@ def test_a_step_is_that_of_plain_models_and_closed_forms(
     assert_same(step(policy, minibatch, spec, budget=20), expected)
 
 
+@pytest.mark.parametrize("mode", ["token_truncate", "sequence_mask"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_corrected_step_is_that_of_plain_models_and_closed_forms(
+    loss_type: str,
+    mode: str,
+    make_policy: Callable[..., Policy],
+    make_plain: Callable[..., Any],
+    make_groups: Callable[..., list[Group]],
+) -> None:
+    """The engine of these groups is far off: both bounds are met."""
+    groups, policy = make_groups(SHAPES), make_policy()
+    spec = make_spec(loss_type, beta=0.05, importance_correction=mode, importance_min=1e-3, importance_max=50.0)
+    expected = plain_step(policy, make_plain(), groups, spec)
+    assert_same(step(policy, packed(groups, [True] * 3), spec, budget=20), expected)
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "gspo"])
+def test_the_entropy_bonus_is_its_closed_form(
+    loss_type: str,
+    mask_truncated: bool,
+    make_policy: Callable[..., Policy],
+    make_plain: Callable[..., Any],
+    make_groups: Callable[..., list[Group]],
+) -> None:
+    """What the bonus adds to loss and gradient: the same for every loss type, also where there is no advantage."""
+    groups, policy, plain, bonus = make_groups(SHAPES), make_policy(), make_plain(), 0.3
+    minibatch = packed(groups, [True] * 3, mask_truncated=mask_truncated)
+    without, with_bonus = (
+        step(policy, minibatch, make_spec(loss_type, entropy_bonus=value), budget=20) for value in (0.0, bonus)
+    )
+    completions = [(g, c) for g in groups for c in g.completions if not (mask_truncated and c.is_truncated)]
+    num_tokens = sum(len(c.token_ids) for _, c in completions)
+    total = 0.0
+    for group, completion in completions:
+        logits_TV = plain_logits(plain, group, completion.token_ids)
+        closed = [entropy_and_gradient(row, TEMPERATURE) for row in logits_TV.tolist()]
+        total += sum(entropy for entropy, _ in closed)
+        torch.autograd.backward(
+            logits_TV, torch.tensor([d for _, d in closed], dtype=torch.float64) * -bonus / num_tokens
+        )
+    added = {name: gradient - without[1][name] for name, gradient in with_bonus[1].items()}
+    expected = {name: weight.grad for name, weight in plain.named_parameters()}
+    assert_same((with_bonus[0] - without[0], added, None), (-bonus * total / num_tokens, expected, None))
+
+
+@pytest.mark.parametrize("mode", ["off", "sequence_truncate"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_micro_batches_change_nothing(
-    loss_type: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
+    loss_type: str, mode: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
-    policy, spec = make_policy("qwen3"), make_spec(loss_type, beta=0.05)
+    policy = make_policy("qwen3")
+    spec = make_spec(loss_type, beta=0.05, importance_correction=mode, entropy_bonus=0.0 if mode == "off" else 0.1)
     minibatch = packed(make_groups(SHAPES), [True] * 3)
     whole = step(policy, minibatch, spec)
     counts = set()
@@ -153,7 +211,7 @@ def test_skipping_groups_without_signal_changes_no_gradient(
     loss_type: str, mask_truncated: bool, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type)
-    keep_P = has_signal(REWARD_PG).tolist()
+    keep_P = has_signal(group_advantages(REWARD_PG, scale="group")).tolist()
     assert keep_P == [True, False, True]
     everything = packed(groups, [True] * 3, mask_truncated=mask_truncated)
     skipped = packed(groups, keep_P, mask_truncated=mask_truncated)
@@ -169,7 +227,7 @@ def test_the_order_of_siblings_does_not_matter(
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type, beta=0.05)
     turned = [replace(group, completions=group.completions[::-1]) for group in groups]
     advantage_PG = group_advantages(REWARD_PG.flip(1), scale="group")
-    (minibatch,) = pack(turned, advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(turned, advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     assert_same(step(policy, minibatch, spec), step(policy, packed(groups, [True] * 3), spec))
 
 
@@ -180,7 +238,7 @@ def test_an_offset_of_the_rewards_does_not_matter(
     groups, policy, spec = make_groups(SHAPES), make_policy(), make_spec(loss_type)
     offset_P1 = torch.tensor([[4.0], [-2.0], [0.5]])
     advantage_PG = group_advantages(REWARD_PG + offset_P1, scale="group")
-    (minibatch,) = pack(groups, advantage_PG, [True] * 3, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(groups, advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     assert_same(step(policy, minibatch, spec), step(policy, packed(groups, [True] * 3), spec))
 
 
@@ -200,10 +258,12 @@ def test_without_old_log_probabilities_the_ratio_is_one(
 def test_statistics_are_sums_over_the_trained_tokens(
     loss_type: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
 ) -> None:
-    policy, spec = make_policy(), make_spec(loss_type, beta=0.05, epsilon=0.05, epsilon_high=0.08)
-    if loss_type == "cispo":
-        spec = replace(spec, epsilon_high=1.08)
-    minibatch = packed(make_groups(SHAPES), [True] * 3)
+    epsilon, high = 0.05, 0.08
+    absolute = 1 if loss_type == "cispo" else 0
+    policy = make_policy()
+    spec = make_spec(loss_type, beta=0.05, epsilon=epsilon, epsilon_high=absolute + high)
+    advantage_PG = -group_advantages(REWARD_PG, scale="group")  # so that whole rows lie below the clip as well
+    (minibatch,) = pack(make_groups(SHAPES), advantage_PG, SCORABLE_PG, [True] * 3, minibatches=1, mask_truncated=False)
     (micro,) = minibatch.split(WHOLE, CPU)
     _, _, (stats,) = step(policy, minibatch, spec)
     logp_T, old_T, reference_T = (
@@ -211,17 +271,51 @@ def test_statistics_are_sums_over_the_trained_tokens(
     )
     with torch.no_grad():
         p_TV = (policy.hidden(micro) @ policy.head.T / TEMPERATURE).softmax(-1)
-    ratio_T, difference_T = (logp_T - old_T).exp(), reference_T - logp_T
+    log_ratio_T, difference_T = logp_T - old_T, reference_T - logp_T
+    if loss_type == "gspo":
+        of_row = [log_ratio_T[micro.row_T == row].mean() for row in range(9)]
+        log_ratio_T = torch.stack([of_row[row] for row in micro.row_T.tolist()])
+    ratio_T = log_ratio_T.exp()
+    clips_low, clips_high = loss_type not in ("cispo", "sapo"), loss_type != "sapo"
     gap_T = (old_T - micro.sampler_logp_T).abs()
     expected = {
         "tokens": 39,
         "entropy": -(p_TV * p_TV.log()).sum().item(),
-        "clip_low": 0 if loss_type == "cispo" else int(((ratio_T < 0.95) & (micro.advantage_T < 0)).sum()),
-        "clip_high": int(((ratio_T > 1.08) & (micro.advantage_T > 0)).sum()),
+        "clip_low": clips_low * int(((ratio_T < 1 - epsilon) & (micro.advantage_T < 0)).sum()),
+        "clip_high": clips_high * int(((ratio_T > 1 + high) & (micro.advantage_T > 0)).sum()),
         "kl": (difference_T.exp() - difference_T - 1).sum().item(),
         "logp_gap": gap_T.sum().item(),
+        "dropped_tokens": 0,
+        "rows": 9,
+        "dropped_rows": 0,
     }
-    assert expected["clip_high"] > 0 and (expected["clip_low"] > 0 or loss_type == "cispo")
+    assert (expected["clip_low"] > 0) == clips_low and (expected["clip_high"] > 0) == clips_high
     assert dict(zip(LossStats.NAMES, stats.sums.tolist(), strict=True)) == pytest.approx(expected, rel=1e-12)
     assert stats.logp_gap_max.item() == pytest.approx(gap_T.max().item(), rel=1e-12)
     assert torch.equal(stats.logp_T, logp_T)
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_statistics_count_what_the_correction_drops(
+    mode: str, make_policy: Callable[..., Policy], make_groups: Callable[..., list[Group]]
+) -> None:
+    """The engine was off by a factor of 2 in row 0, of 10 in the first token of row 1 and in a row of one."""
+    policy = make_policy()
+    (micro,) = packed(make_groups(SHAPES), [True] * 3).split(WHOLE, CPU)
+    old_T = policy.logprobs(micro, temperature=TEMPERATURE)
+    lengths = torch.bincount(micro.row_T).tolist()
+    first_R = [sum(lengths[:row]) for row in range(9)]
+    short = lengths.index(1)
+    factor_T = torch.ones(39, dtype=torch.float64)
+    factor_T[micro.row_T == 0] = 2.0
+    factor_T[[first_R[1], first_R[short]]] = 10.0
+    micro = replace(micro, sampler_logp_T=old_T - factor_T.log())
+    spec = make_spec("grpo", importance_correction=mode)
+    _, stats = policy_loss(policy.hidden(micro), policy.head, micro, totals=Totals(9, 39), spec=spec)
+    sums = dict(zip(LossStats.NAMES, stats.sums.tolist(), strict=True))
+    expected = {
+        "token_mask": (2, 1),
+        "sequence_mask": (lengths[0] + lengths[1] + 1, 3),
+    }.get(mode, (0, 0))
+    assert (sums["dropped_tokens"], sums["dropped_rows"]) == expected
+    assert sums["rows"] == 9

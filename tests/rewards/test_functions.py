@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from rlvr.chat import TAGS, Tags, render_target
 from rlvr.config import Config
 from rlvr.rewards import FUNCTIONS, check_options
 from rlvr.tasks.arithmetic import problem
-from rlvr.types import Problem
+from rlvr.types import Completion, Problem
 
 DEFAULT = TAGS["working_out"]
 R, R_END, A, A_END = DEFAULT.marks()
@@ -38,12 +39,18 @@ def completion(answer: str) -> str:
     return f"{R}because{R_END}{A}{answer}{A_END}"
 
 
+def points_of(name: str, text: str, about: Problem, tags: Tags, *, num_tokens: int = 1, **options: float) -> float:
+    sampled = Completion(torch.zeros(num_tokens, dtype=torch.int64), torch.zeros(num_tokens), text, is_truncated=False)
+    points: float = FUNCTIONS[name](sampled, about, tags, **options)
+    return points
+
+
 def answer(text: str, gold: str) -> float:
-    return FUNCTIONS["answer"](text, problem_with(gold), DEFAULT, **BANDS)
+    return points_of("answer", text, problem_with(gold), DEFAULT, **BANDS)
 
 
 def number(text: str, gold: str = "85") -> float:
-    return FUNCTIONS["number"](text, problem_with(gold), DEFAULT, **NUMBERS)
+    return points_of("number", text, problem_with(gold), DEFAULT, **NUMBERS)
 
 
 @pytest.mark.parametrize("tags", TAGS)
@@ -52,7 +59,7 @@ def test_a_perfect_completion_has_thirteen_and_a_half(tags: str, make_config: Ca
     perfect = problem(47, 38, 2)
     text = render_target(perfect, TAGS[tags])
     points = {
-        name: reward.weight * FUNCTIONS[name](text, perfect, TAGS[tags], **reward.options)
+        name: reward.weight * points_of(name, text, perfect, TAGS[tags], **reward.options)
         for name, reward in make_config().rewards.items()
     }
     assert points == {"format_exact": 3.0, "format_approximate": 2.0, "answer": 5.0, "number": 3.5}
@@ -61,7 +68,7 @@ def test_a_perfect_completion_has_thirteen_and_a_half(tags: str, make_config: Ca
 
 @pytest.mark.parametrize("text, points", [(completion("3"), 2.5), (completion("rubbish"), 2.5), ("85", 0.0), ("", 0.0)])
 def test_format_exact(text: str, points: float) -> None:
-    assert FUNCTIONS["format_exact"](text, problem_with("85"), DEFAULT, points=2.5) == points
+    assert points_of("format_exact", text, problem_with("85"), DEFAULT, points=2.5) == points
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_format_exact(text: str, points: float) -> None:
     ],
 )
 def test_format_approximate_counts_tags_that_occur_once(text: str, once: int) -> None:
-    found = FUNCTIONS["format_approximate"](text, problem_with("85"), DEFAULT, present=0.6, absent=-1.1)
+    found = points_of("format_approximate", text, problem_with("85"), DEFAULT, present=0.6, absent=-1.1)
     assert found == pytest.approx(once * 0.6 - (4 - once) * 1.1)
 
 
@@ -184,7 +191,7 @@ class TestRandom:
 
     def test_it_depends_on_problem_and_text_alone(self) -> None:
         def points(text: str, p: Problem) -> float:
-            return FUNCTIONS["random"](text, p, DEFAULT, low=-1.0, high=3.0)
+            return points_of("random", text, p, DEFAULT, low=-1.0, high=3.0)
 
         a, b = problem(47, 38, 2), problem(12, 13, 2)
         assert points("x", a) == points("x", a)
@@ -194,10 +201,29 @@ class TestRandom:
 
     def test_it_is_spread_evenly(self) -> None:
         """4,000 draws: each tenth of the range within five standard deviations (95) of 400."""
-        draws = [FUNCTIONS["random"](str(i), problem_with("1"), DEFAULT, low=2.0, high=4.0) for i in range(4000)]
+        draws = [points_of("random", str(i), problem_with("1"), DEFAULT, low=2.0, high=4.0) for i in range(4000)]
         assert min(draws) >= 2.0 and max(draws) < 4.0
         tenths = [sum(2 + k / 5 <= draw < 2 + (k + 1) / 5 for draw in draws) for k in range(10)]
         assert all(abs(count - 400) < 95 for count in tenths)
+
+
+class TestSoftOverlong:
+    """DAPO, eq. 13, with a length that may reach 20 and a cache of 8."""
+
+    @staticmethod
+    def at(num_tokens: int, *, cache_tokens: float = 8) -> float:
+        options = {"max_tokens": 20, "cache_tokens": cache_tokens}
+        return points_of("soft_overlong", "text", problem_with("1"), DEFAULT, num_tokens=num_tokens, **options)
+
+    @pytest.mark.parametrize("n, points", [(1, 0), (12, 0), (13, -1 / 8), (16, -0.5), (19, -7 / 8), (20, -1), (30, -1)])
+    def test_points_by_length(self, n: int, points: float) -> None:
+        assert self.at(n) == points
+
+    def test_without_a_cache_it_is_a_step(self) -> None:
+        assert [self.at(n, cache_tokens=0) for n in (19, 20, 21)] == [0, 0, -1]
+
+    def test_a_cache_of_everything_begins_at_the_first_token(self) -> None:
+        assert [self.at(n, cache_tokens=20) for n in (1, 10, 20)] == [-1 / 20, -0.5, -1]
 
 
 OPTIONS: dict[str, dict[str, float]] = {
@@ -206,18 +232,20 @@ OPTIONS: dict[str, dict[str, float]] = {
     "answer": BANDS,
     "number": NUMBERS,
     "random": {"low": 0.0, "high": 1.0},
+    "soft_overlong": {"max_tokens": 40, "cache_tokens": 8},
 }
 
 
 def test_options_are_exactly_the_documented_ones() -> None:
     assert FUNCTIONS.keys() == OPTIONS.keys()
     for name, options in OPTIONS.items():
-        check_options(name, options)
+        check_options(name, options, max_completion_tokens=48)
         for option in options:
             with pytest.raises(ValueError, match=rf"rewards\.{name}\.options must be exactly .*missing: {option}"):
-                check_options(name, {key: value for key, value in options.items() if key != option})
+                others = {key: value for key, value in options.items() if key != option}
+                check_options(name, others, max_completion_tokens=48)
         with pytest.raises(ValueError, match="unknown: bonus"):
-            check_options(name, options | {"bonus": 1.0})
+            check_options(name, options | {"bonus": 1.0}, max_completion_tokens=48)
 
 
 fragments = st.sampled_from([R, R_END, A, A_END, "2", "-1,0.5", " ", "\n", "<", "½", "٣", "9" * 400, "."])
@@ -227,7 +255,7 @@ any_text = st.one_of(st.text(st.characters()), st.lists(fragments | st.text(max_
 @given(any_text, any_text | st.sampled_from(["0", "-3", "85"]), st.sampled_from(list(TAGS.values())))
 def test_no_text_breaks_a_function(text: str, gold: str, tags: Tags) -> None:
     for name, options in OPTIONS.items():
-        points: Any = FUNCTIONS[name](text, problem_with(gold), tags, **options)
+        points: Any = points_of(name, text, problem_with(gold), tags, **options)
         assert isinstance(points, float)
         assert -5 < points < 6
 
@@ -235,5 +263,5 @@ def test_no_text_breaks_a_function(text: str, gold: str, tags: Tags) -> None:
 @given(any_text)
 def test_only_well_formed_texts_have_more_than_the_number(text: str) -> None:
     """A text that is not well-formed never earns the format or the answer, whatever it holds."""
-    if FUNCTIONS["format_exact"](text, problem_with("2"), DEFAULT, points=1.0) == 0.0:
+    if points_of("format_exact", text, problem_with("2"), DEFAULT, points=1.0) == 0.0:
         assert answer(text, "2") == BANDS["missing"]

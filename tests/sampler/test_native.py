@@ -83,7 +83,9 @@ def test_log_probabilities_are_the_trainers(
 ) -> None:
     sampler = make_sampler(architecture, temperature=temperature, dtype=torch.float32)
     groups = sampler.sample(make_prompts(*LENGTHS), 6, seed=(3, 1))
-    (minibatch,) = pack(groups, torch.zeros(4, 6), [True] * 4, minibatches=1, mask_truncated=False)
+    (minibatch,) = pack(
+        groups, torch.zeros(4, 6), torch.ones(4, 6, dtype=torch.bool), [True] * 4, minibatches=1, mask_truncated=False
+    )
     assert sampler.policy is not None
     for micro in minibatch.split(1000, CPU):
         trainer_T = sampler.policy.logprobs(micro, temperature=temperature)

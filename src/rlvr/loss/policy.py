@@ -10,30 +10,38 @@ from torch import Tensor
 
 from rlvr.batch import MicroBatch
 from rlvr.logprob import token_logprobs
-from rlvr.loss.reference import k3, token_loss
+from rlvr.loss.correction import sampler_correction
+from rlvr.loss.reference import clipped, k3, ratios, row_sum, token_loss
 from rlvr.types import LossSpec, Totals
 
 
 @dataclass(frozen=True)
 class LossStats:
-    """What a micro-batch tells the log. `sums`: sums over its trained tokens; `logp_T`: current log-probabilities."""
+    """What a micro-batch tells the log: `sums` by name over its trained tokens and rows, current log-probabilities.
+
+    Dropped are tokens to which the sampler's correction gives the weight 0, and rows that have no other tokens.
+    """
 
     logp_T: Tensor
     sums: Tensor
     logp_gap_max: Tensor
 
-    NAMES = ("tokens", "entropy", "clip_low", "clip_high", "kl", "logp_gap")
+    NAMES = ("tokens", "entropy", "clip_low", "clip_high", "kl", "logp_gap", "dropped_tokens", "rows", "dropped_rows")
 
 
 def policy_loss(
     hidden_TD: Tensor, head_VD: Tensor, micro: MicroBatch, *, totals: Totals, spec: LossSpec
 ) -> tuple[Tensor, LossStats]:
-    """Loss share of `micro` and its statistics.
+    """Loss share of `micro` and its statistics: token_loss, less entropy_bonus times the step's mean entropy.
 
     Without `micro.old_logp_T` the policy has not moved since it sampled, and old = sg(logp).
     """
-    logp_T, entropy_T = token_logprobs(hidden_TD, head_VD, micro.target_T, temperature=spec.temperature)
+    has_bonus = spec.entropy_bonus > 0.0
+    logp_T, entropy_T = token_logprobs(
+        hidden_TD, head_VD, micro.target_T, temperature=spec.temperature, entropy_gradient=has_bonus
+    )
     old_T = logp_T.detach() if micro.old_logp_T is None else micro.old_logp_T
+    correction_T = sampler_correction(old_T, micro.sampler_logp_T, micro.row_T, spec=spec)
     loss = token_loss(
         logp_T,
         old_T,
@@ -42,19 +50,23 @@ def policy_loss(
         spec=spec,
         totals=totals,
         reference_T=micro.reference_logp_T,
+        correction_T=correction_T,
     )
-    return loss, _statistics(logp_T.detach(), old_T, entropy_T, micro, spec)
+    if has_bonus:
+        loss = loss - spec.entropy_bonus * entropy_T.sum() / max(totals.tokens, 1)
+    return loss, _statistics(logp_T.detach(), old_T, entropy_T, correction_T, micro, spec)
 
 
 @torch.no_grad()
-def _statistics(logp_T: Tensor, old_T: Tensor, entropy_T: Tensor, micro: MicroBatch, spec: LossSpec) -> LossStats:
-    ratio_T = (logp_T - old_T).exp()
-    high = spec.epsilon_high if spec.loss_type == "cispo" else 1.0 + spec.epsilon_high
-    low_T = (ratio_T < 1.0 - spec.epsilon) & (micro.advantage_T < 0)
-    high_T = (ratio_T > high) & (micro.advantage_T > 0)
+def _statistics(
+    logp_T: Tensor, old_T: Tensor, entropy_T: Tensor, correction_T: Tensor | None, micro: MicroBatch, spec: LossSpec
+) -> LossStats:
+    low_T, high_T = clipped(ratios(logp_T, old_T, micro.row_T, spec=spec), micro.advantage_T, spec=spec)
     gap_T = (old_T - micro.sampler_logp_T).abs()
     kl = k3(logp_T, micro.reference_logp_T).sum() if micro.reference_logp_T is not None else logp_T.new_zeros(())
-    low = low_T.sum() if spec.loss_type != "cispo" else logp_T.new_zeros(())
-    tokens = logp_T.new_tensor(float(len(logp_T)))
-    sums = torch.stack([tokens, entropy_T.sum(), low, high_T.sum(), kl, gap_T.sum()])
+    tokens_T = torch.ones_like(logp_T)
+    dropped_T = torch.zeros_like(logp_T) if correction_T is None else (correction_T == 0).to(logp_T.dtype)
+    left_R = row_sum(tokens_T - dropped_T, micro.row_T)
+    dropped = (dropped_T.sum(), torch.ones_like(left_R).sum(), (left_R == 0).sum())
+    sums = torch.stack([tokens_T.sum(), entropy_T.sum(), low_T.sum(), high_T.sum(), kl, gap_T.sum(), *dropped])
     return LossStats(logp_T, sums, gap_T.max())

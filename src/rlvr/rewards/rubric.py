@@ -23,11 +23,14 @@ class RewardSetting(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """`points` [P][G][K] in the order of `names`; `correct` [P][G]: well-formed with the right answer."""
+    """`points` [P][G][K] in the order of `names`; `correct` [P][G]: well-formed with the right answer.
+
+    Points are None where a function does not apply and NaN where it could not judge by our own fault.
+    """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
-    points: list[list[list[float]]]
+    points: list[list[list[float | None]]]
     correct: list[list[bool]]
 
 
@@ -36,7 +39,7 @@ def score(groups: Sequence[Group], rubric: Mapping[str, RewardSetting], tags: Ta
     functions = [(FUNCTIONS[name], setting.options) for name, setting in rubric.items()]
     points = [
         [
-            [function(completion.text, group.prompt.problem, tags, **options) for function, options in functions]
+            [function(completion, group.prompt.problem, tags, **options) for function, options in functions]
             for completion in group.completions
         ]
         for group in groups

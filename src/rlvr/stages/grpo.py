@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 from rlvr import grpo, prepared
+from rlvr.advice import advice
+from rlvr.chat import CHAT_TEMPLATE
 from rlvr.interrupt import stop_requested
 from rlvr.meter import Meter
-from rlvr.policy import device_name
+from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.stages.begin import stage
@@ -26,6 +28,14 @@ def main() -> None:
         prompts = prepared.read_prompts("train")
         policy, tokenizer = open_policy(cfg, start=SFT)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
+        for note in advice(
+            cfg,
+            len(prompts),
+            pre_finetuned=has_weights(SFT),
+            num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
+            template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
+        ):
+            print(f"note: {note}", flush=True)
         meter = Meter(policy.device)
         with (
             open_run("grpo", fingerprint) as run,

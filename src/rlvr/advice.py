@@ -1,0 +1,53 @@
+"""What the settings make unlikely to work, said before the time is spent. Never an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlvr.config import Config
+
+FEW_STEPS, FEW_PROBLEMS, FEW_COMPLETIONS = 300, 500, 4
+SMALL_MODEL = 1_500_000_000  # parameters
+GSPO_EPSILON = 0.01
+
+
+def advice(
+    cfg: Config,
+    num_train: int | None,
+    *,
+    pre_finetuned: bool,
+    num_parameters: int | None = None,
+    template_added: bool = False,
+) -> list[str]:
+    """One sentence for each setting that is known to disappoint, with what to do instead.
+
+    `num_train` problems (None: not counted yet), `pre_finetuned` whether GRPO starts from a format pre-finetune, `num_parameters` None where no
+    model was loaded yet, `template_added` whether the model came without a chat template. Of the configuration it
+    reads `model` and `grpo`.
+    """
+    grpo = cfg.grpo
+    steps = grpo.steps if num_train is None else grpo.num_steps(num_train)
+    from_scratch = cfg.model.source == "scratch"
+    is_small = num_parameters is not None and num_parameters < SMALL_MODEL
+    notes = {
+        f"grpo runs {steps} steps: rewards often move only after {FEW_STEPS}; raise grpo.steps": (
+            steps is not None and steps < FEW_STEPS
+        ),
+        f"{num_train} training problems: 10 can do, {FEW_PROBLEMS} or more are better": (
+            num_train is not None and num_train < FEW_PROBLEMS
+        ),
+        f"groups of {grpo.completions_per_prompt} completions: a mean over fewer than {FEW_COMPLETIONS} is noisy; "
+        "raise grpo.completions_per_prompt": grpo.completions_per_prompt < FEW_COMPLETIONS,
+        f"loss_type gspo with epsilon {grpo.epsilon:g}: the ratio of whole sequences hardly leaves 1, so this clips "
+        "nothing; the paper takes epsilon 3.0e-4 and epsilon_high 4.0e-4": (
+            grpo.loss_type == "gspo" and grpo.epsilon > GSPO_EPSILON
+        ),
+        "a model under 1.5B parameters rarely learns to reason in tags by reinforcement alone; "
+        "do the pre-finetune (sft.enabled: true)": is_small and not from_scratch and not pre_finetuned,
+        "without the pre-finetune a model from scratch does not produce the format, and nothing is rewarded; "
+        "do it (sft.enabled: true)": from_scratch and not pre_finetuned,
+        "the model has no chat template and got the pipeline's own, which it has never seen"
+        + ("" if pre_finetuned else "; do the pre-finetune (sft.enabled: true)"): template_added,
+    }
+    return [note for note, applies in notes.items() if applies]

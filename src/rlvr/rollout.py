@@ -1,0 +1,86 @@
+"""A step's completions and what they are worth: sample, score, and replace the groups that teach nothing."""
+# P prompts · G completions per prompt
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from torch import Tensor
+
+from rlvr.advantage import advantages, has_signal, reward_tensors, total_rewards
+from rlvr.config import Config
+from rlvr.meter import Meter
+from rlvr.prompts import draw, spare
+from rlvr.rewards import Scores, score
+from rlvr.sampler import Sampler
+from rlvr.types import Group, Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The groups of a step with their scores. `num_resampled` of them replaced a group without signal."""
+
+    groups: list[Group]
+    scores: Scores
+    reward_PG: Tensor
+    advantage_PG: Tensor
+    signal_P: Tensor
+    num_resampled: int
+
+
+def collect(cfg: Config, sampler: Sampler, prompts: Sequence[Prompt], *, step: int, meter: Meter) -> Rollout:
+    """The rollout of `step`: a function of its number, the seed and the sampler's weights.
+
+    For up to `grpo.dynamic_sampling` rounds, other prompts are sampled, one for each group without signal, and those
+    of them that have one take the places of such groups (DAPO, 2503.14476, section 3.2). When the rounds are over or
+    no prompt is left, the step trains on what there is.
+    """
+    drawn = {"count": cfg.grpo.prompts_per_step, "step": step, "seed": cfg.compute.seed}
+    rollout = _sample(cfg, sampler, draw(prompts, **drawn), step, meter)
+    others = spare(prompts, **drawn)
+    for _ in range(cfg.grpo.dynamic_sampling):
+        empty = [p for p, has_one in enumerate(rollout.signal_P.tolist()) if not has_one]
+        batch = list(islice(others, len(empty)))
+        if not batch:
+            break
+        more = _sample(cfg, sampler, batch, step, meter)
+        useful = [p for p, has_one in enumerate(more.signal_P.tolist()) if has_one]
+        rollout = _replaced(cfg, rollout, more, dict(zip(empty, useful, strict=False)))
+    return rollout
+
+
+def _sample(cfg: Config, sampler: Sampler, batch: Sequence[Prompt], step: int, meter: Meter) -> Rollout:
+    with meter.phase("rollout"):
+        groups = sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(cfg.compute.seed, step))
+    with meter.phase("score"):
+        scores = score(groups, cfg.rewards, cfg.model.template.resolve())
+        return _worth(cfg, groups, scores, num_resampled=0)
+
+
+def _worth(cfg: Config, groups: list[Group], scores: Scores, *, num_resampled: int) -> Rollout:
+    points_PGK, applies_PGK = reward_tensors(scores.points)
+    advantage_PG = advantages(
+        points_PGK, applies_PGK, scores.weights, method=cfg.grpo.advantage, scale=cfg.grpo.scale_rewards
+    )
+    reward_PG = total_rewards(points_PGK, scores.weights)
+    return Rollout(groups, scores, reward_PG, advantage_PG, has_signal(advantage_PG), num_resampled)
+
+
+def _replaced(cfg: Config, old: Rollout, new: Rollout, places: dict[int, int]) -> Rollout:
+    """`old` with group number p replaced by number places[p] of `new`."""
+
+    def merge(mine: list[T], others: list[T]) -> list[T]:
+        return [others[places[p]] if p in places else value for p, value in enumerate(mine)]
+
+    scores = Scores(
+        old.scores.names,
+        old.scores.weights,
+        merge(old.scores.points, new.scores.points),
+        merge(old.scores.correct, new.scores.correct),
+    )
+    return _worth(cfg, merge(old.groups, new.groups), scores, num_resampled=old.num_resampled + len(places))

@@ -1,0 +1,126 @@
+"""The rollout of a step: groups without signal are replaced, deterministically, up to the cap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from rlvr.chat import Tags
+from rlvr.config import Config
+from rlvr.meter import Meter
+from rlvr.prompts import draw, spare
+from rlvr.rewards import FUNCTIONS
+from rlvr.rollout import Rollout, collect
+from rlvr.types import AdvantageMethod, Completion, Group, Problem, Prompt
+
+STEP, SEED = 3, 0
+
+
+class Stub:
+    """A sampler whose completions say which of their prompt they are; it notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def sync(self, policy: Any) -> None:
+        raise AssertionError("the loop does that")
+
+    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> list[Group]:
+        assert seed == (SEED, STEP)
+        self.asked.append([prompt.problem.id for prompt in prompts])
+        return [
+            Group(
+                prompt,
+                tuple(Completion(torch.tensor([g]), torch.zeros(1), str(g), False) for g in range(count)),
+            )
+            for prompt in prompts
+        ]
+
+
+@pytest.fixture
+def prompts(make_prompts: Callable[..., list[Prompt]]) -> list[Prompt]:
+    return make_prompts(*[3] * 20)
+
+
+@pytest.fixture
+def run(
+    make_config: Callable[..., Config], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Rollout, Stub]]:
+    """collect() where only the completions of the prompts `good` differ in worth."""
+
+    def go(good: set[str], rounds: int, method: AdvantageMethod = "sum_then_normalize") -> tuple[Rollout, Stub]:
+        def differs(completion: Completion, problem: Problem, tags: Tags) -> float:
+            return float(completion.text) + int(problem.id[1:]) if problem.id in good else 1.0
+
+        monkeypatch.setitem(FUNCTIONS, "differs", differs)
+        changes = {
+            "rewards": {"differs": {"weight": 1.0, "options": {}}},
+            "grpo.prompts_per_step": 4,
+            "grpo.completions_per_prompt": 3,
+            "grpo.dynamic_sampling": rounds,
+            "grpo.advantage": method,
+            "compute.seed": SEED,
+        }
+        stub = Stub()
+        found = collect(make_config(changes), stub, prompts, step=STEP, meter=Meter(torch.device("cpu")))
+        return found, stub
+
+    return go
+
+
+def ids(items: Sequence[Prompt]) -> list[str]:
+    return [prompt.problem.id for prompt in items]
+
+
+def own_and_spare(prompts: list[Prompt]) -> tuple[list[str], list[str]]:
+    drawn = {"count": 4, "step": STEP, "seed": SEED}
+    return ids(draw(prompts, **drawn)), ids(list(spare(prompts, **drawn)))
+
+
+def test_without_rounds_the_step_is_what_was_drawn(run: Callable[..., Any], prompts: list[Prompt]) -> None:
+    own, _ = own_and_spare(prompts)
+    rollout, stub = run(set(), 0)
+    assert stub.asked == [own]
+    assert not rollout.signal_P.any() and rollout.num_resampled == 0
+
+
+@pytest.mark.parametrize("method", ["sum_then_normalize", "normalize_then_sum", "rloo"])
+def test_groups_without_signal_are_replaced_in_place(
+    method: str, run: Callable[..., Any], prompts: list[Prompt]
+) -> None:
+    """Own prompts 0 and 2 teach; of the first two spare ones the second, of the next one the first."""
+    own, others = own_and_spare(prompts)
+    good = {own[0], own[2], others[1], others[2]}
+    rollout, stub = run(good, 5, method)
+    assert stub.asked == [own, others[:2], others[2:3]]
+    assert ids([group.prompt for group in rollout.groups]) == [own[0], others[1], own[2], others[2]]
+    assert rollout.signal_P.all() and rollout.num_resampled == 2
+    for p, group in enumerate(rollout.groups):
+        number = int(group.prompt.problem.id[1:])
+        assert rollout.scores.points[p] == [[number + 0.0], [number + 1.0], [number + 2.0]]
+        assert rollout.reward_PG[p].tolist() == [number + 0.0, number + 1.0, number + 2.0]
+    assert rollout.scores.correct == [[False] * 3] * 4
+
+
+def test_the_cap_holds_and_the_step_trains_on_what_there_is(run: Callable[..., Any], prompts: list[Prompt]) -> None:
+    own, others = own_and_spare(prompts)
+    rollout, stub = run({own[1], others[5], others[8]}, 2)
+    assert stub.asked == [own, others[:3], others[3:6]]
+    assert ids([group.prompt for group in rollout.groups]) == [others[5], *own[1:]]
+    assert rollout.signal_P.tolist() == [True, True, False, False] and rollout.num_resampled == 1
+
+
+def test_it_ends_when_no_prompt_is_left(run: Callable[..., Any], prompts: list[Prompt]) -> None:
+    own, others = own_and_spare(prompts)
+    rollout, stub = run(set(), 1000)
+    assert stub.asked == [own, others[:4], others[4:8], others[8:12], others[12:16]]
+    assert ids([group.prompt for group in rollout.groups]) == own
+
+
+def test_a_full_step_asks_for_no_more(run: Callable[..., Any], prompts: list[Prompt]) -> None:
+    own, _ = own_and_spare(prompts)
+    rollout, stub = run(set(own), 3)
+    assert stub.asked == [own] and rollout.num_resampled == 0
