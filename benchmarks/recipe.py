@@ -1,0 +1,72 @@
+"""Running the stages of the pipeline with a changed recipe in a folder of its own, for the benchmarks beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from rlvr.provenance import commit, versions
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results/cpu"
+KEYS = ("accuracy", "mean_at_k", "mean_at_k_ci95", "format_rate", "count")
+
+
+def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """params.yaml of the repository with `changes` by section; `rewards` are replaced as a whole."""
+    yaml = YAML()
+    params = yaml.load((ROOT / "params.yaml").read_text())
+    for section, values in changes.items():
+        if section == "rewards":
+            params[section] = values
+        else:
+            params[section].update(values)
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+
+
+def run_stages(folder: Path, stages: Sequence[str]) -> float:
+    """Run `stages` in `folder`; the seconds they took."""
+    started = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    for stage in stages:
+        subprocess.run([sys.executable, "-m", "rlvr", stage], cwd=folder, env=environment, check=True)
+    return time.perf_counter() - started
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """What evaluate measured before (sft) and after GRPO."""
+    found = json.loads((folder / "metrics/evaluate.json").read_text())
+    return {model: {key: found[model][key] for key in KEYS} for model in ("sft", "grpo")}
+
+
+def line(result: Mapping[str, Any]) -> str:
+    sft, grpo = result["sft"], result["grpo"]
+    greedy = f"greedy {sft['accuracy']:.3f} -> {grpo['accuracy']:.3f}"
+    return f"{greedy}, mean@8 {sft['mean_at_k']:.3f} -> {grpo['mean_at_k']:.3f}"
+
+
+def write_result(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    about = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit(),
+        "device": f"{_processor()}, 1 thread",
+        "versions": versions(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about | {"runs": runs}, indent=2) + "\n")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [text for text in info.read_text().splitlines() if text.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
