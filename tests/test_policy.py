@@ -36,6 +36,7 @@ def packed(groups: Sequence[Group]) -> MiniBatch:
     (minibatch,) = pack(
         groups,
         torch.ones(len(groups), len(groups[0].completions)),
+        torch.ones(len(groups), len(groups[0].completions), dtype=torch.bool),
         [True] * len(groups),
         minibatches=1,
         mask_truncated=False,

@@ -22,9 +22,9 @@ def advice(
 ) -> list[str]:
     """One sentence for each setting that is known to disappoint, with what to do instead.
 
-    `num_train` problems (None: not counted yet), `pre_finetuned` whether GRPO starts from a format pre-finetune, `num_parameters` None where no
-    model was loaded yet, `template_added` whether the model came without a chat template. Of the configuration it
-    reads `model` and `grpo`.
+    `num_train` problems (None: not counted yet), `pre_finetuned` whether GRPO starts from a format pre-finetune,
+    `num_parameters` None where no model was loaded yet, `template_added` whether the model came without a chat
+    template. Of the configuration it reads `model` and `grpo`.
     """
     grpo = cfg.grpo
     steps = grpo.steps if num_train is None else grpo.num_steps(num_train)
