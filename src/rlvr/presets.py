@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,11 @@ def changes(before: str, after: str) -> list[str]:
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         if key not in old:
-            lines.append(f"{key}: added, {new[key]!r}")
+            lines.append(f"{key}: added, {json.dumps(new[key])}")
         elif key not in new:
-            lines.append(f"{key}: removed, was {old[key]!r}")
+            lines.append(f"{key}: removed, was {json.dumps(old[key])}")
         elif old[key] != new[key]:
-            lines.append(f"{key}: {old[key]!r} -> {new[key]!r}")
+            lines.append(f"{key}: {json.dumps(old[key])} -> {json.dumps(new[key])}")
     return lines
 
 
