@@ -49,7 +49,8 @@ def run(loss_type: str, work: Path, steps: int | None) -> dict[str, Any]:
             shutil.copytree(start / name, folder / name, dirs_exist_ok=True)
         length = {} if steps is None else {"steps": steps}
         write_params(folder, {"grpo": {"loss_type": loss_type, "delta": None, **settings, **length}})
-        run_stages(folder, ("grpo", "evaluate"))
+        is_trained = (folder / "metrics/memory.json").exists()  # the last that the stage writes
+        run_stages(folder, ("evaluate",) if is_trained else ("grpo", "evaluate"))
         seconds = json.loads((folder / "metrics/train.json").read_text())["seconds"]
         about = {"name": loss_type, "settings": settings, "seconds": round(sum(seconds.values()), 1)}
         write_json(result, about | measured(folder))

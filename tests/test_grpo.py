@@ -106,7 +106,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
     "minus the others' mean": {"grpo.advantage": "rloo"},
-    "with other prompts for those without signal": {"grpo.dynamic_sampling": 2},
+    "with other prompts for those without signal": {"grpo.dynamic_sampling": 2, "grpo.completions_per_prompt": 2},
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,
@@ -174,6 +174,8 @@ def test_stopped_and_resumed_is_bit_identical(
     parts = train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts")
     assert same(weights(whole), weights(parts))
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
+    resampled = sum(record["groups/resampled"] for record in records(tmp_path / "parts"))
+    assert (resampled > 0) == ("grpo.dynamic_sampling" in VARIANTS[variant])
 
 
 def test_killed_between_checkpoints_and_resumed_is_bit_identical(

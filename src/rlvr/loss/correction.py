@@ -26,3 +26,9 @@ def sampler_correction(old_T: Tensor, sampler_T: Tensor, row_T: Tensor, *, spec:
     weight_T = log_weight_T.exp()
     bounded_T = weight_T.clamp(spec.importance_min, spec.importance_max)
     return bounded_T if bound == "truncate" else torch.where(bounded_T == weight_T, weight_T, 0.0)
+
+
+def dropped(correction_T: Tensor, row_T: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tokens have the weight 0, and how many rows no other token."""
+    is_left_T = (correction_T != 0).to(correction_T.dtype)
+    return (is_left_T == 0).sum(), (row_sum(is_left_T, row_T) == 0).sum()

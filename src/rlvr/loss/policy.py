@@ -10,17 +10,14 @@ from torch import Tensor
 
 from rlvr.batch import MicroBatch
 from rlvr.logprob import token_logprobs
-from rlvr.loss.correction import sampler_correction
-from rlvr.loss.reference import clipped, k3, ratios, row_sum, token_loss
+from rlvr.loss.correction import dropped, sampler_correction
+from rlvr.loss.reference import clipped, k3, ratios, token_loss
 from rlvr.types import LossSpec, Totals
 
 
 @dataclass(frozen=True)
 class LossStats:
-    """What a micro-batch tells the log: `sums` by name over its trained tokens and rows, current log-probabilities.
-
-    Dropped are tokens to which the sampler's correction gives the weight 0, and rows that have no other tokens.
-    """
+    """What a micro-batch tells the log: `sums` by name over its trained tokens and rows, current log-probabilities."""
 
     logp_T: Tensor
     sums: Tensor
@@ -64,9 +61,9 @@ def _statistics(
     low_T, high_T = clipped(ratios(logp_T, old_T, micro.row_T, spec=spec), micro.advantage_T, spec=spec)
     gap_T = (old_T - micro.sampler_logp_T).abs()
     kl = k3(logp_T, micro.reference_logp_T).sum() if micro.reference_logp_T is not None else logp_T.new_zeros(())
-    tokens_T = torch.ones_like(logp_T)
-    dropped_T = torch.zeros_like(logp_T) if correction_T is None else (correction_T == 0).to(logp_T.dtype)
-    left_R = row_sum(tokens_T - dropped_T, micro.row_T)
-    dropped = (dropped_T.sum(), torch.ones_like(left_R).sum(), (left_R == 0).sum())
-    sums = torch.stack([tokens_T.sum(), entropy_T.sum(), low_T.sum(), high_T.sum(), kl, gap_T.sum(), *dropped])
+    tokens, rows = logp_T.new_tensor(float(len(logp_T))), micro.row_T[-1] + 1
+    no = logp_T.new_zeros(())
+    dropped_tokens, dropped_rows = (no, no) if correction_T is None else dropped(correction_T, micro.row_T)
+    policy = [entropy_T.sum(), low_T.sum(), high_T.sum(), kl]
+    sums = torch.stack([tokens, *policy, gap_T.sum(), dropped_tokens, rows, dropped_rows])
     return LossStats(logp_T, sums, gap_T.max())
