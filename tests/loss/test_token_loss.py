@@ -382,11 +382,11 @@ MUTANTS: dict[str, Callable[..., tuple[float, list[float]]]] = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize(
+    "loss_type, mutant",
+    [pair for pair in product(LOSS_TYPES, MUTANTS) if pair != ("sapo", "clip_high := clip_low")],  # sapo has no clip
+)
 def test_the_comparison_rejects(loss_type: str, mutant: str) -> None:
-    if loss_type == "sapo" and mutant == "clip_high := clip_low":
-        pytest.skip("sapo has no clip")
     rows, spec = make_rows(loss_type), make_spec(loss_type)
     expected = truth(rows, spec, totals_of(rows))
     assert agree(computed(rows, spec, totals_of(rows)), expected)
