@@ -71,3 +71,15 @@ def test_padding_and_back(lengths: list[int]) -> None:
         assert torch.equal(row[: len(part)], part) and not row[len(part) :].any()
     assert torch.equal(ragged.unpad(padded), x)
     assert torch.autograd.gradcheck(lambda y: ragged.unpad(ragged.pad(y).square()), x)
+
+
+def test_bfloat16_on_a_cpu_is_computed_in_float32() -> None:
+    """Each output is the rounded float32 result on the rounded inputs, so the error is that of one rounding."""
+    lengths = LAYOUTS["ragged"]
+    num_tokens = sum(lengths[0]) + sum(lengths[1])
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(num_tokens, heads, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
+    found = PackedLayout(*lengths, CPU).attend(0, q, k, v, 0.3)
+    expected = PackedLayout(*lengths, CPU).attend(0, q.float(), k.float(), v.float(), 0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
