@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from rlvr.types import UserError
+
 NAME = "rlvr"
 
 
 class Layout(Protocol):
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        ...
+
     def attend(self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float) -> Tensor:
         """Attention output [S, H, E] of layer number `layer`."""
         ...
@@ -25,8 +32,17 @@ class Layout(Protocol):
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out."""
+    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out.
+
+    Raises UserError for sequences longer than a layer's sliding window; shorter ones see all of themselves anyway.
+    """
     layout: Layout = kwargs["layout"]
+    window = kwargs.get("sliding_window")
+    if window is not None and layout.longest > window:
+        raise UserError(
+            f"the model attends to a sliding window of {window} tokens, and a sequence has {layout.longest}: that is "
+            "not supported yet; lower prepare.max_prompt_tokens or rollout.max_completion_tokens"
+        )
     q_SHE, k_SNE, v_SNE = (x[0].transpose(0, 1) for x in (query, key, value))
     return layout.attend(module.layer_idx, q_SHE, k_SNE, v_SNE, scaling)[None], None
 
@@ -96,6 +112,10 @@ class PackedLayout:
         self.rows = Ragged(row_lengths, device)
         self.prefix_of_row = torch.tensor(prefix_of_row, dtype=torch.int64, device=device)
         self.mask = self._mask() if self.num_prefix_tokens else None
+
+    @property
+    def longest(self) -> int:
+        return self.prefixes.longest + self.rows.longest
 
     def _mask(self) -> Tensor:
         """Which of [prefix, row] a row's token may see: [R or 1, 1, Lr, Lp + Lr] bool."""

@@ -109,9 +109,11 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
         )
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
-    for key in ("final_logit_softcapping", "logit_scale"):
-        if getattr(model.config, key, None):
+    for key in ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, key, None) not in (None, 1.0):
             raise UserError(f"{source.name}: models with {key} are not supported yet")
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
     model = model.to(device_of(cfg)).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
     return _policy(_with_adapter(cfg, model, start) if with_adapter else model, eos_ids)

@@ -128,6 +128,7 @@ class GroupCache:
     def __init__(self, prompt_lengths: list[int], limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
         self.length_P = torch.tensor(prompt_lengths, device=device)
+        self.longest_prompt = max(prompt_lengths)
         self.prefill: PackedLayout | None = PackedLayout([], prompt_lengths, [], device)
         self.prompt_padding: Tensor | None = None
         self.prompt_keys: dict[int, Tensor] = {}
@@ -145,6 +146,10 @@ class GroupCache:
         self.prefill = None
         self.prompt_R = torch.arange(len(self.length_P), device=self.device).repeat_interleave(per_prompt)
         self._place()
+
+    @property
+    def longest(self) -> int:
+        return self.longest_prompt + self.step
 
     def positions(self) -> Tensor:
         return self.length_P[self.prompt_R] + self.step

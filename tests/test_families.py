@@ -1,0 +1,138 @@
+"""Architectures as transformers builds them, tiny and with random weights, against their own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rlvr.batch import MiniBatch, supervised
+from rlvr.config import Config
+from rlvr.policy import Policy, load_policy, load_tokenizer
+from rlvr.sampler import NativeSampler, Sampling
+from rlvr.source import Source
+from rlvr.tasks.arithmetic import problem
+from rlvr.types import Prompt, Totals, UserError
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": None},
+    "phi3": {"pad_token_id": 0},
+    "gemma": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 24},
+    "olmo2": {},
+    "granite": {"logits_scaling": 1.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7},
+}
+EXAMPLES = [
+    ((7, 8, 9, 10), torch.tensor([11, 12, 13])),
+    ((7, 8), torch.tensor([14, 1])),
+    ((9,), torch.tensor([15, 16])),
+]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path, base: Callable[[str], Path]) -> Callable[..., Path]:
+    """A folder with a model of a family and the tokenizer of the tiny one."""
+
+    def make(family: str, **changes: Any) -> Path:
+        tokenizer = load_tokenizer(base("llama"))
+        shape = {
+            "vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 256,
+            "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id,
+        }  # fmt: skip
+        config = AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes))
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight) * 0.1)
+        model.save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make
+
+
+def load(cfg: Config, folder: Path) -> Policy:
+    policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    policy.model.double()
+    return policy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_and_gradients_are_the_models_own(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family)
+    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    (micro,) = MiniBatch(supervised(EXAMPLES), Totals(3, 7)).split(1000, torch.device("cpu"))
+    logits_TV = policy.hidden(micro) @ policy.head.T
+    found_T = logits_TV.log_softmax(-1).gather(1, micro.target_T[:, None])[:, 0]
+    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
+    torch.testing.assert_close(found_T, expected_T, rtol=0, atol=1e-5)
+    found_T.sum().backward()
+    expected_T.sum().backward()
+    for a, b in zip(policy.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_generate(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family)
+    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    sampler = NativeSampler(load_tokenizer(folder), "", Sampling(0.0, 12, 100))
+    sampler.sync(policy)
+    prompts = [Prompt(problem(10, 10 + i, 2), prompt) for i, (prompt, _) in enumerate(EXAMPLES)]
+    for group in sampler.sample(prompts, 1, seed=(0,)):
+        tokens = torch.tensor([group.prompt.tokens])
+        expected = plain.generate(tokens, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(tokens))
+        assert group.completions[0].token_ids.tolist() == expected[0, tokens.shape[1] :].tolist()
+
+
+def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch.Tensor:
+    logits_SV = model(input_ids=torch.tensor([[*prompt, *target.tolist()]])).logits[0]
+    logp_TV = logits_SV[len(prompt) - 1 : -1].log_softmax(-1)
+    return logp_TV.gather(1, target[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 30.0}, "final_logit_softcapping are not supported yet"),
+        ("cohere", {"logit_scale": 0.1}, "logit_scale are not supported yet"),
+        ("granite", {"logits_scaling": 8.0}, "logits_scaling are not supported yet"),
+        ("phi", {}, "head has a bias are not supported yet"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(
+    family: str,
+    changes: dict[str, Any],
+    message: str,
+    make_model: Callable[..., Path],
+    make_config: Callable[..., Config],
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(make_config(), make_model(family, **changes))
+
+
+def test_a_sequence_beyond_a_sliding_window_is_refused(
+    make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    policy = load(make_config(), make_model("mistral", sliding_window=6))
+    for budget, message in ((6, None), (7, "sliding window of 6 tokens, and a sequence has 7")):
+        example = ((7, 8, 9, 10), torch.arange(11, 11 + budget - 3))
+        (micro,) = MiniBatch(supervised([example]), Totals(1, budget)).split(1000, torch.device("cpu"))
+        if message is None:
+            policy.hidden(micro)
+        else:
+            with pytest.raises(UserError, match=message):
+                policy.hidden(micro)
