@@ -22,7 +22,7 @@ LAYERS = (
     ("policy", "loss"),
     ("batch", "logprob", "config", "source", "tokens", "presets"),
     ("rewards", "tasks", "attention", "advantage"),
-    ("advice",),
+    ("advice", "linear"),
     ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )

@@ -245,7 +245,7 @@ class TestLoading:
         plain = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
         with_adapter = load(0).model
         with_adapter.get_base_model().config._attn_implementation = "sdpa"
-        torch.testing.assert_close(with_adapter(tokens).logits, plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(with_adapter(tokens).logits, plain, rtol=0, atol=1e-5)
 
     def test_a_folder_without_weights_is_no_start(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from rlvr import attention
+from rlvr.linear import through_onednn
 from rlvr.logprob import token_logprobs
 from rlvr.source import Source
 from rlvr.tokens import turn_end
@@ -39,6 +40,11 @@ class Policy:
         """The output projection, [V, D]."""
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary, [..., D] → [..., V]."""
+        logits: Tensor = self.base.get_output_embeddings()(hidden)
+        return logits
 
     @property
     def base(self) -> Any:
@@ -116,7 +122,7 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
         raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
     model = model.to(device_of(cfg)).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
-    return _policy(_with_adapter(cfg, model, start) if with_adapter else model, eos_ids)
+    return _policy(through_onednn(_with_adapter(cfg, model, start) if with_adapter else model), eos_ids)
 
 
 def has_weights(folder: Path) -> bool:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from rlvr.linear import linear
+
 
 def token_logprobs(
     hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, *, temperature: float, entropy_gradient: bool = False
@@ -17,7 +19,7 @@ def token_logprobs(
     out). Differentiable in logp with respect to `hidden_TD` and `head_VD`; the entropy carries a gradient,
     dH/dlogits = −p·(log p + H)/temperature, only with `entropy_gradient`: without, less is kept for the backward pass.
     """
-    logits_TV = F.linear(hidden_TD, head_VD)
+    logits_TV = linear(hidden_TD, head_VD)
     if logits_TV.dtype != torch.float64:
         logits_TV = logits_TV.float()
     if temperature != 1.0:

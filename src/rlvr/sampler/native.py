@@ -64,7 +64,7 @@ class NativeSampler:
         row_R = torch.arange(len(uniform_BL), device=device)  # which completion each row being generated is
         hidden_RD = hidden_PD.repeat_interleave(per_prompt, dim=0)
         for step in range(limit):
-            token_R, logp_R = _draw(hidden_RD, self.policy.head, uniform_BL[row_R, step], temperature)
+            token_R, logp_R = _draw(self.policy.logits(hidden_RD), uniform_BL[row_R, step], temperature)
             token_BL[row_R, step], logp_BL[row_R, step] = token_R, logp_R
             is_end_R = torch.isin(token_R, eos)
             ended = row_R[is_end_R]
@@ -218,9 +218,9 @@ def _uniform(seed: tuple[int | str, ...], rows: int, limit: int) -> Tensor:
     return torch.rand(rows, limit, generator=generator)
 
 
-def _draw(hidden_RD: Tensor, head_VD: Tensor, uniform_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _draw(logits_RV: Tensor, uniform_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token per row by inversion of the cumulative distribution, and its log-probability. [R], [R]"""
-    logits_RV = (hidden_RD @ head_VD.T).float()
+    logits_RV = logits_RV.float()
     if temperature == 0.0:
         token_R = logits_RV.argmax(-1)
         return token_R, logits_RV.log_softmax(-1).gather(1, token_R[:, None])[:, 0]

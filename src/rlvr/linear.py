@@ -1,0 +1,84 @@
+"""Matrix products on a CPU through oneDNN.
+
+torch sends float32 products to MKL, which leaves AVX-512 unused on processors of other makers: half the speed, measured
+in docs/decisions/0006. oneDNN is in the same build of torch. Without gradients it also keeps a weight in its own
+layout, which pays when few rows meet it, as in sampling.
+"""
+# ... any leading dimensions · D in · O out
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+HAS_ONEDNN = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and platform.machine() in ("x86_64", "AMD64")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
+    """x·Wᵀ with gradients, [..., D] → [..., O]."""
+    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight_OD.dtype == torch.float32:
+        product: Tensor = _Product.apply(x, weight_OD)  # type: ignore[no-untyped-call]
+        return product
+    return F.linear(x, weight_OD)
+
+
+class Linear(nn.Linear):
+    """nn.Linear with its products through oneDNN where that is faster."""
+
+    packed: tuple[int, Tensor] | None = None  # version of the weight, and the weight in oneDNN's layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and self._can_pack(x):
+            return _product(x, self._packed(), self.bias)
+        product = linear(x, self.weight)
+        return product if self.bias is None else product + self.bias
+
+    def _can_pack(self, x: Tensor) -> bool:
+        fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        return HAS_ONEDNN and fits and x.device.type == "cpu"
+
+    def _packed(self) -> Tensor:
+        version = self.weight._version  # counts changes in place
+        if self.packed is None or self.packed[0] != version:
+            self.packed = version, torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+        return self.packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "packed"}
+
+
+def through_onednn(model: nn.Module) -> nn.Module:
+    """`model`, whose plain linear layers have become Linear; their parameters stay the same objects."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+    return model
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_OD: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight_OD)
+        return _product(x, weight_OD)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight_OD = ctx.saved_tensors
+        need_x, need_weight = ctx.needs_input_grad
+        grad_x = _product(grad, weight_OD.T) if need_x else None
+        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        grad_weight = _product(flat_grad.T, flat_x.T) if need_weight else None
+        return grad_x, grad_weight
+
+
+def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OD, bias, "none", [], "")
+    return product

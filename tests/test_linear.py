@@ -1,0 +1,110 @@
+"""The linear layer against float64, in every use: with and without gradients, after updates, copied, with a bias."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from rlvr.linear import HAS_ONEDNN, Linear, linear, through_onednn
+from rlvr.optim import Optimizer
+
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
+
+
+def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+def error(found: Tensor, truth: Tensor) -> float:
+    return (found.double() - truth).abs().max().item()
+
+
+@pytest.mark.parametrize("rows", [(1,), (37,), (1, 5), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize(("inner", "outer"), [(64, 48), (33, 7), (5, 130)])
+def test_value_and_gradients_are_no_worse_than_torchs(rows: tuple[int, ...], inner: int, outer: int) -> None:
+    x, weight, upstream = tensors((*rows, inner), (outer, inner), (*rows, outer))
+    results = []
+    for product, dtype in ((linear, torch.float32), (F.linear, torch.float32), (F.linear, torch.float64)):
+        leaves = [value.to(dtype).requires_grad_() for value in (x, weight)]
+        y = product(*leaves)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, upstream.to(dtype))])
+    for found, plain, truth in zip(*results, strict=True):
+        assert found.shape == plain.shape and found.dtype == torch.float32
+        assert error(found, truth) <= 2 * error(plain, truth) + 1e-6
+
+
+def test_only_the_gradients_that_are_asked_for() -> None:
+    x, weight = tensors((3, 8), (4, 8))
+    for needs_x, needs_weight in ((True, False), (False, True)):
+        leaves = x.clone().requires_grad_(needs_x), weight.clone().requires_grad_(needs_weight)
+        linear(*leaves).sum().backward()
+        assert [leaf.grad is not None for leaf in leaves] == [needs_x, needs_weight]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_layer_with_and_without_gradients(bias: bool, dtype: torch.dtype) -> None:
+    plain = nn.Linear(24, 10, bias=bias, dtype=dtype)
+    layer = through_onednn(copy.deepcopy(plain))
+    assert type(layer) is Linear
+    (x,) = tensors((2, 5, 24), dtype=dtype)
+    expected = plain(x)
+    tolerance = {torch.float64: 0.0, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=tolerance)
+
+
+@needs_onednn
+def test_the_packed_weight_follows_every_update() -> None:
+    layer = through_onednn(nn.Linear(16, 8, bias=False))
+    (x,) = tensors((3, 16))
+    optimizer = Optimizer(
+        dict(layer.named_parameters()),
+        learning_rate=0.1,
+        warmup_steps=0,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        schedule="constant",
+        total_steps=1,
+    )
+    with torch.no_grad():
+        before = layer(x)
+        assert layer(x) is not before and layer.packed is not None
+        packed = layer.packed[1]
+        layer(x)
+        assert layer.packed[1] is packed
+    layer(x).sum().backward()
+    optimizer.step_clipped(1.0)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight), rtol=0, atol=1e-5)
+        layer.weight.copy_(torch.zeros(8, 16))
+        assert not layer(x).any()
+
+
+@needs_onednn
+def test_a_copy_has_its_own_weight() -> None:
+    layer = through_onednn(nn.Linear(16, 8, bias=False))
+    (x,) = tensors((3, 16))
+    with torch.no_grad():
+        expected = layer(x)
+        other = copy.deepcopy(layer)
+        layer.weight.mul_(2.0)
+        assert torch.equal(other(x), expected)
+        torch.testing.assert_close(layer(x), 2 * expected, rtol=0, atol=1e-5)
+
+
+def test_only_plain_layers_are_changed_and_their_parameters_stay() -> None:
+    class Own(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 4), Own(4, 4), nn.LayerNorm(4))
+    weights = list(model.parameters())
+    assert [type(part) for part in through_onednn(model)] == [Linear, Own, nn.LayerNorm]
+    assert all(a is b for a, b in zip(weights, model.parameters(), strict=True))
+    assert "packed" not in "".join(model.state_dict())
