@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rlvr.chat import CHAT_TEMPLATE, TAGS
+from rlvr.chat import CHAT_TEMPLATE, TAGS, render_prompt
 from rlvr.tokens import check_round_trip, describe, target_end, turn_end
 from rlvr.types import UserError
 
@@ -86,3 +86,18 @@ def test_round_trip_holds_byte_by_byte(text: str) -> None:
 def test_round_trip_shows_where_it_breaks() -> None:
     with pytest.raises(UserError, match=r"'<SOLUTION>4' becomes '<solution>4'"):
         check_round_trip(byte_level(lower=True), "<SOLUTION>4")
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_template_without_system_prompts_gets_it_with_the_first_question(refuses: bool) -> None:
+    """Gemma's template raises; others leave it out in silence."""
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    turn = "{% if m['role'] != 'system' %}[{{ m['role'] }}] {{ m['content'] }}{% endif %}"
+    turns = "{% for m in messages %}" + turn + "{% endfor %}"
+    tokenizer = byte_level(template=(refusal if refuses else "") + turns)
+    found = render_prompt(tokenizer, "2+2?", system_prompt="Be brief.", opening="<think>")
+    assert found == "[user] Be brief.\n\n2+2?<think>"
+    assert render_prompt(tokenizer, "2+2?", system_prompt=None, opening="") == "[user] 2+2?"
+    assert render_prompt(byte_level(), "2+2?", system_prompt="Be brief.", opening="").startswith(
+        "<|im_start|>system\nBe"
+    )

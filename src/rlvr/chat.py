@@ -81,11 +81,26 @@ def turns(examples: Sequence[Problem], tags: Tags) -> list[Message]:
 def render_prompt(
     tokenizer: Any, question: str, *, system_prompt: str | None, opening: str, earlier: Sequence[Message] = ()
 ) -> str:
-    """The text up to where the completion begins; `opening` is the tag that the prompt gives away, or empty."""
-    text: str = tokenizer.apply_chat_template(
-        messages(question, system_prompt, earlier), tokenize=False, add_generation_prompt=True
-    )
-    return text + opening
+    """The text up to where the completion begins; `opening` is the tag that the prompt gives away, or empty.
+
+    For a chat template that refuses a system prompt or drops it (Gemma's), it goes before the first turn of the user.
+    """
+    from jinja2 import TemplateError  # noqa: PLC0415
+
+    def render(chat: list[Message]) -> str:
+        text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return text + opening
+
+    try:
+        text = render(messages(question, system_prompt, earlier))
+    except TemplateError:
+        if not system_prompt:
+            raise
+        text = ""
+    if not system_prompt or system_prompt.strip() in text:
+        return text
+    first, *rest = messages(question, None, earlier)
+    return render([first | {"content": f"{system_prompt}\n\n{first['content']}"}, *rest])
 
 
 def render_target(problem: Problem, tags: Tags) -> str:

@@ -49,6 +49,8 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     card["vocabulary"] = len(tokenizer)
     card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
     card["source"] = json.loads((base / source.FILE).read_text())
+    if (revision := card["source"]["revision"]) not in (None, cfg.model.revision):
+        print(f"warning: model.revision is {cfg.model.revision}: took {revision}; write it there")
     card["chat_template"] = tokenizer.chat_template
     return card
 
