@@ -36,14 +36,13 @@ class Linear(nn.Linear):
     packed: tuple[int, Tensor] | None = None  # version of the weight, and the weight in oneDNN's layout
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and self._can_pack(x):
-            return _product(x, self._packed(), self.bias)
-        product = linear(x, self.weight)
-        return product if self.bias is None else product + self.bias
+        if torch.is_grad_enabled() or not self._can_pack(x):
+            product = linear(x, self.weight)
+            return product if self.bias is None else product + self.bias
+        return _product(x, self._packed(), self.bias)
 
     def _can_pack(self, x: Tensor) -> bool:
-        fits = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
-        return HAS_ONEDNN and fits and x.device.type == "cpu"
+        return HAS_ONEDNN and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
 
     def _packed(self) -> Tensor:
         version = self.weight._version  # counts changes in place
@@ -56,9 +55,9 @@ class Linear(nn.Linear):
 
 
 def through_onednn(model: nn.Module) -> nn.Module:
-    """`model`, whose plain linear layers have become Linear; their parameters stay the same objects."""
+    """`model`, whose plain linear layers on a CPU have become Linear; their parameters stay the same objects."""
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and module.weight.device.type == "cpu":
             module.__class__ = Linear
     return model
 
