@@ -60,8 +60,8 @@ def test_the_settings_are_the_same_whatever_was_there_before(tmp_path: Path) -> 
 
 def test_floats_stay_floats_and_null_is_written() -> None:
     text = presets.with_preset(PARAMS, "smollm2-135m-gsm8k", FOLDER)
-    assert "learning_rate: 1.0e-4" in text and "train_problems: null" in text
-    assert YAML(typ="safe", pure=True).load(text)["grpo"]["learning_rate"] == 1e-4
+    assert "learning_rate: 1.5e-4" in text and "train_problems: null" in text
+    assert YAML(typ="safe", pure=True).load(text)["grpo"]["learning_rate"] == 1.5e-4
 
 
 def test_a_rubric_is_replaced_as_a_whole(tmp_path: Path) -> None:
