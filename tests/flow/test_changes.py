@@ -114,7 +114,7 @@ def test_the_error_of_a_stage_is_shown_last_under_snakemake(fresh: Clone, tmp_pa
     clone = fresh.copy(tmp_path / "clone")
     clone.set("prepare.max_prompt_tokens", 3)
     done = clone.repro("snakemake", fails=True)
-    reason = "prepare.max_prompt_tokens is 3: raise it to"
+    reason = "with a prompt over prepare.max_prompt_tokens 3"
     assert reason in done.text
     assert reason in "\n".join(done.text.splitlines()[-12:])
     assert "Traceback" not in done.text
