@@ -1,4 +1,4 @@
-"""Where the model comes from: `model.source` in its four forms, and what must be true of its tokenizer.
+"""Where the model comes from: `model.source` in its four forms.
 
     scratch                      a tiny model and its own tokenizer, made from the configuration
     package:NAME/FILE.gguf       a GGUF file inside an installed Python package
@@ -57,12 +57,13 @@ def open_source(model: Model, base: Path, *, dtype: str) -> tuple[Source, Any]:
     if model.source.endswith(".gguf"):
         source, tokenizer = _open_gguf(gguf_file(model.source), base, dtype)
     elif (folder := Path(model.source)).is_dir():
-        source = Source(str(folder), None, _hash(sorted(folder.glob("*.safetensors"))))
-        if not list(folder.glob("*.safetensors")):
+        weights = sorted(folder.glob("*.safetensors"))
+        if not weights:
             raise UserError(
                 f"model.source {model.source!r} has no *.safetensors file: only safetensors are read, since pickled "
                 "weights can run code; convert them with save_pretrained"
             )
+        source = Source(str(folder), None, _hash(weights))
         tokenizer = _load_tokenizer(source)
     elif Path(model.source).exists() or model.source.startswith((".", "/", "~", "package:")):
         raise UserError(
