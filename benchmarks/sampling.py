@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +25,9 @@ from transformers import AutoModelForCausalLM
 
 from recipe import RESULTS, write_result
 from rlvr.chat import messages
-from rlvr.policy import Policy, load_tokenizer
+from rlvr.policy import load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
-from rlvr.source import open_source
+from rlvr.source import Source, open_source
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Prompt
 
@@ -35,9 +36,12 @@ PROMPTS, COMPLETIONS, TOKENS = 4, 8, 128
 
 
 def native(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="rlvr").eval()
+    cfg = SimpleNamespace(
+        model=SimpleNamespace(adapter="none"), compute=SimpleNamespace(device="cpu", dtype=str(dtype).split(".")[1])
+    )
+    policy = load_policy(cfg, Source(str(folder), None, None), tokenizer, start=None)  # type: ignore[arg-type]
     sampler = NativeSampler(tokenizer, "", Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS))
-    sampler.sync(Policy(model, model.get_decoder(), eos_ids=(-1,)))
+    sampler.sync(replace(policy, eos_ids=(-1,)))
     prompts = [Prompt(problem(10 + i, 20 + i, 2), tuple(tokens)) for i, tokens in enumerate(encoded(tokenizer))]
 
     def run() -> int:

@@ -107,15 +107,32 @@ def render_target(problem: Problem, tags: Tags) -> str:
     """The completion that the format pre-finetune teaches, opening tag included, end of sequence not."""
     return (
         f"{tags.reasoning_start}{problem.working}{tags.reasoning_end}"
-        f"{tags.answer_start}{problem.answer}{tags.answer_end}"
+        f"{tags.answer_start}{problem.solution or problem.answer}{tags.answer_end}"
     )
 
 
-@lru_cache
-def _well_formed(tags: Tags) -> re.Pattern[str]:
-    start, end, answer_start, answer_end = map(re.escape, tags.marks())
-    inside = f"(?:(?!{start}|{end}|{answer_start}|{answer_end}).)"
-    return re.compile(rf"\s*{start}{inside}+{end}\s*{answer_start}({inside}+){answer_end}\s*", re.DOTALL)
+@dataclass(frozen=True)
+class Reading:
+    """A completion read by its tags: each is None where its tags are not there.
+
+    `answer` is the answer of a well-formed completion and `tagged` what follows the first answer tag in any
+    completion; `reasoning` lies between the first pair of reasoning tags. `counts` says how often each tag occurs.
+    """
+
+    answer: str | None
+    tagged: str | None
+    reasoning: str | None
+    counts: tuple[int, int, int, int]
+
+
+def read(text: str, tags: Tags) -> Reading:
+    start, end, answer_start, answer_end = tags.marks()
+    _, found, rest = text.partition(start)
+    reasoning, closed, _ = rest.partition(end)
+    counts = text.count(start), text.count(end), text.count(answer_start), text.count(answer_end)
+    return Reading(
+        extract_answer(text, tags), extract_tagged(text, tags), reasoning if found and closed else None, counts
+    )
 
 
 def extract_answer(text: str, tags: Tags) -> str | None:
@@ -123,12 +140,22 @@ def extract_answer(text: str, tags: Tags) -> str | None:
 
     White space that belongs to the answer tags, as the line breaks of xml do, is no part of the answer.
     """
-    match = _well_formed(tags).fullmatch(text)
-    if match is None:
+    marks = start, end, answer_start, answer_end = tags.marks()
+    body = text.strip()
+    if not body.startswith(start) or not body.endswith(answer_end):
         return None
-    answer_start, answer_end = tags.answer_start, tags.answer_end
-    lead, trail = answer_start[len(answer_start.rstrip()) :], answer_end[: -len(answer_end.lstrip())]
-    return match.group(1).removeprefix(lead).removesuffix(trail)
+    before, found, answer = body[len(start) :].removesuffix(answer_end).partition(answer_start)
+    before = before.rstrip()
+    reasoning = before.removesuffix(end)
+    if not found or not reasoning or not answer or len(reasoning) == len(before):
+        return None
+    if any(mark in reasoning or mark in answer for mark in marks):
+        return None
+    lead, trail = (
+        tags.answer_start[len(tags.answer_start.rstrip()) :],
+        tags.answer_end[: -len(tags.answer_end.lstrip())],
+    )
+    return answer.removeprefix(lead).removesuffix(trail)
 
 
 def extract_tagged(text: str, tags: Tags) -> str | None:

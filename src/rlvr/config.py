@@ -118,6 +118,7 @@ class Columns(Section):
     question: Name
     answer: Name
     working: Name | None
+    solution: Name | None
     level: Name | None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,16 @@ BASE = FOLDER / "base"  # the model before any training: tokenizer, and the weig
 
 
 def write_table(path: Path, rows: list[tuple[Problem, dict[str, Any]]]) -> None:
-    """One row per problem: its fields, then `prompt`, `prompt_tokens`, `target`, `target_tokens`."""
-    pd.DataFrame([asdict(problem) | columns for problem, columns in rows]).to_parquet(path, index=False)
+    """One row per problem: its fields (columns as JSON), then prompt, prompt_tokens, target, target_tokens."""
+    pd.DataFrame(
+        [asdict(problem) | {"columns": json.dumps(problem.columns)} | encoded for problem, encoded in rows]
+    ).to_parquet(path, index=False)
+
+
+def to_problem(row: Mapping[str, Any]) -> Problem:
+    """The problem of a row of such a table."""
+    texts = {name: row[name] for name in ("id", "question", "answer", "working", "solution")}
+    return Problem(level=int(row["level"]), columns=json.loads(row["columns"]), **texts)
 
 
 def read_table(split: str) -> pd.DataFrame:
@@ -38,7 +48,7 @@ def read_prompts(split: str) -> list[Prompt]:
     rows: list[dict[str, Any]] = read_table(split).to_dict("records")  # type: ignore[assignment]
     return [
         Prompt(
-            Problem(row["id"], row["question"], row["answer"], row["working"], int(row["level"])),
+            to_problem(row),
             tuple(int(token) for token in row["prompt_tokens"]),
         )
         for row in rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +25,19 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question whose answer can be checked. `working` is a worked solution, empty when there is none."""
+    """A question whose answer can be checked.
+
+    `answer` is the gold that a verifier reads. `working` is a worked solution, empty when there is none; `solution` the
+    answer as a model should write it, empty when that is the gold itself. `columns` are the row's other columns.
+    """
 
     id: str
     question: str
     answer: str
     working: str
     level: int
+    solution: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

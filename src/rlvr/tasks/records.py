@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,16 @@ def _problem(records: Records, row: Row, identity: str, where: str) -> Problem |
     working = text_of(row, columns.working, where) if columns.working else ""
     if not question or not answer:
         return None
+    solution = text_of(row, columns.solution, where) if columns.solution else ""
     level = text_of(row, columns.level, where) if columns.level else "1"
     whole = plain_number(level)
     if whole is None or "." in whole:
         raise UserError(f"{where}: column {columns.level!r} must hold a whole number, found {level!r}")
-    return Problem(identity, question, plain_number(answer) or answer, working, int(whole))
+    named = set(columns.model_dump().values())
+    others = {name: _plain(value) for name, value in row.items() if name not in named}
+    return Problem(identity, question, plain_number(answer) or answer, working, int(whole), solution, others)
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON can hold it: dates and the like become text."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,30 @@
+"""One completion with everything that a reward function may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rlvr.chat import Reading, Tags, read
+from rlvr.types import Problem
+from rlvr.verifiers.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`text` is the completion (the opening tag included where the prompt holds it, the end of sequence not).
+
+    `verdict` is what the run's verifier says of the answer, or the verifier that the reward names.
+    """
+
+    text: str
+    num_tokens: int
+    is_truncated: bool
+    problem: Problem
+    tags: Tags
+    verdict: Verdict
+
+    @cached_property
+    def reading(self) -> Reading:
+        """The completion read by its tags, once for all functions."""
+        return read(self.text, self.tags)
