@@ -21,8 +21,8 @@ from rlvr.config import Config, read_yaml
 from rlvr.policy import Policy, has_weights, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.source import Source
-from rlvr.verifiers.judging import Verdicts, open_judge
 from rlvr.types import Completion, Group, Problem, Prompt
+from rlvr.verifiers.judging import Verdicts, open_judge
 
 STARTED = time.monotonic()
 

@@ -22,7 +22,7 @@ from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
 from rlvr.state import Run
-from rlvr.types import AdvantageMethod, Completion, Group, Interrupted, LossType, Problem, Prompt
+from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs

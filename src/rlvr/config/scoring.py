@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
 from rlvr.rewards import FUNCTIONS, custom, judge
@@ -60,7 +60,7 @@ class Reward(Section):
     """
 
     weight: float
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     function: Name | None = None
     python: Name | None = None
     verifier: Name | None = None

@@ -11,8 +11,8 @@ from rlvr.interrupt import stop_requested
 from rlvr.meter import Meter
 from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
-from rlvr.rewards import open_scorer
 from rlvr.provenance import commit, hash_files, provenance, write_json
+from rlvr.rewards import open_scorer
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlvr.verifiers import VERIFIERS, sandbox
-from rlvr.verifiers.isolated import verdict_of
+from rlvr.verifiers import VERIFIERS, isolated, sandbox
 from rlvr.verifiers.verdict import MISSING, Verdict, wrong
 from rlvr.verifiers.workers import Reply, Workers
-
 
 Asked = tuple[str | None, str]  # answer, None where a completion has none, and gold
 Verdicts = Callable[[Sequence[Asked]], list[Verdict]]
@@ -94,4 +92,4 @@ def open_judge(settings: VerifierSettings) -> Iterator[Verdicts]:
 
 def settle(verdict: Verdict | Future[Reply]) -> Verdict:
     """The verdict, waited for."""
-    return verdict if isinstance(verdict, Verdict) else verdict_of(verdict.result())
+    return verdict if isinstance(verdict, Verdict) else isolated.verdict(verdict.result())
