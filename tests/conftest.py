@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rlvr.config import Config, read_yaml
 from rlvr.policy import Policy, has_weights, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.source import Source
+from rlvr.verifiers.judging import Verdicts, open_judge
 from rlvr.types import Completion, Group, Problem, Prompt
 
 STARTED = time.monotonic()
@@ -87,6 +88,13 @@ def make_params() -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def make_config(make_params: Callable[..., dict[str, Any]]) -> Callable[..., Config]:
     return lambda changes=None: Config.model_validate(make_params(changes))
+
+
+@pytest.fixture(scope="session")
+def judge(make_config: Callable[..., Config]) -> Iterator[Verdicts]:
+    """The verifier of params.yaml."""
+    with open_judge(make_config().verifiers) as verdicts:
+        yield verdicts
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "unknown key of a reward": (
         {"rewards.number.wieght": 1.0},
-        ["rewards.number.wieght: unknown key; allowed here: weight, options; did you mean weight?"],
+        [
+            "rewards.number.wieght: unknown key; allowed here: weight, options, function, python, verifier; did you mean weight?"
+        ],
     ),
     "unknown key near nothing": ({"sft.zzzz": 1}, ["sft.zzzz: unknown key; allowed here: enabled"]),
     "number as a string": (
@@ -119,7 +121,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "options of a reward": (
         {"rewards.number.options": {"right": 1.0, "wrnog": 0.0}},
-        ["rewards.number.options must be exactly missing, right, wrong", "missing: missing, wrong", "unknown: wrnog"],
+        ["rewards.number.options must be exactly right, wrong, missing", "missing: wrong, missing", "unknown: wrnog"],
     ),
     "an option that is no number": (
         {"rewards.format_exact.options": {"points": "3"}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
-from rlvr.chat import Tags
 from rlvr.config import Config
 from rlvr.meter import Meter
 from rlvr.policy import Policy
-from rlvr.rewards import FUNCTIONS
+from rlvr.rewards import FUNCTIONS, open_scorer
+from rlvr.rewards.sample import Sample
 from rlvr.state import Run
 from rlvr.types import AdvantageMethod, Completion, Group, Interrupted, LossType, Problem, Prompt
 
@@ -42,11 +42,10 @@ class KilledIn:
     def sync(self, policy: Policy) -> None:
         self.sampler.sync(policy)
 
-    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
         if seed[1] == self.step:
             raise Killed
-        groups: list[Group] = self.sampler.sample(prompts, count, seed=seed)
-        return groups
+        yield from self.sampler.sample(prompts, count, seed=seed)
 
 
 @pytest.fixture
@@ -63,16 +62,18 @@ def train(toy: Any, prompts: Sequence[Prompt], folder: Path, *, sampler: Any = N
         calls.append(1)
         return len(calls) >= stop_after
 
-    grpo.train(
-        toy.cfg,
-        toy.policy,
-        sampler or toy.sampler,
-        prompts,
-        run=Run(folder),
-        meter=Meter(CPU),
-        show=lambda done, **values: None,
-        stop=stop,
-    )
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+        grpo.train(
+            toy.cfg,
+            toy.policy,
+            sampler or toy.sampler,
+            scorer,
+            prompts,
+            run=Run(folder),
+            meter=Meter(CPU),
+            show=lambda done, **values: None,
+            stop=stop,
+        )
     return toy
 
 
@@ -117,9 +118,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def sevens(completion: Completion, problem: Problem, tags: Tags) -> float:
+def sevens(sample: Sample) -> float:
     """A reward that a policy can raise to the length limit, 10."""
-    return float(completion.text.count("7"))
+    return float(sample.text.count("7"))
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -275,14 +276,14 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
     assert last[10.0] > last[0.0] + 0.1
 
 
-def choosy(completion: Completion, problem: Problem, tags: Tags) -> float:
-    return float(len(completion.text)) if problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
+def choosy(sample: Sample) -> float:
+    return float(len(sample.text)) if sample.problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
 
 
-def judge_down(completion: Completion, problem: Problem, tags: Tags, *, share: float) -> float | None:
+def judge_down(sample: Sample, *, share: float) -> float | None:
     """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
-    text = completion.text
-    return None if problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
+    text = sample.text
+    return None if sample.problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
 
 
 @pytest.mark.parametrize("share, all_down", [(4.0, False), (1e9, True)])
@@ -298,7 +299,7 @@ def test_what_could_not_be_scored_is_not_trained_on_and_counted(
 ) -> None:
     monkeypatch.setitem(FUNCTIONS, "judge_down", judge_down)
     rewards = {"judge_down": {"weight": 1.0, "options": {"share": share}}}
-    toy = make_toy({"rewards": rewards, "grpo.advantage": method, "grpo.beta": 0.1})
+    toy = make_toy({"rewards": rewards, "grpo.advantage": method, "grpo.beta": 0.1, "grpo.max_unscorable": 1.0})
     train(toy, [prompt for prompt in prompts if not all_down or prompt.problem.id != "p1"], tmp_path)
     for record in records(tmp_path):
         assert (record["verifier/unscorable"] == 16) == all_down

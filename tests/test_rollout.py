@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from rlvr.chat import Tags
 from rlvr.config import Config
 from rlvr.meter import Meter
 from rlvr.prompts import draw, spare
-from rlvr.rewards import FUNCTIONS
+from rlvr.rewards import FUNCTIONS, open_scorer
+from rlvr.rewards.sample import Sample
 from rlvr.rollout import Rollout, collect
-from rlvr.types import AdvantageMethod, Completion, Group, Problem, Prompt
+from rlvr.types import AdvantageMethod, Completion, Group, Prompt
 
 STEP, SEED = 3, 0
 
@@ -28,16 +28,12 @@ class Stub:
     def sync(self, policy: Any) -> None:
         raise AssertionError("the loop does that")
 
-    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
         assert seed == (SEED, STEP)
         self.asked.append([prompt.problem.id for prompt in prompts])
-        return [
-            Group(
-                prompt,
-                tuple(Completion(torch.tensor([g]), torch.zeros(1), str(g), False) for g in range(count)),
-            )
-            for prompt in prompts
-        ]
+        for prompt in prompts:
+            completions = (Completion(torch.tensor([g]), torch.zeros(1), str(g), False) for g in range(count))
+            yield Group(prompt, tuple(completions))
 
 
 @pytest.fixture
@@ -52,8 +48,9 @@ def run(
     """collect() where only the completions of the prompts `good` differ in worth."""
 
     def go(good: set[str], rounds: int, method: AdvantageMethod = "sum_then_normalize") -> tuple[Rollout, Stub]:
-        def differs(completion: Completion, problem: Problem, tags: Tags) -> float:
-            return float(completion.text) + int(problem.id[1:]) if problem.id in good else 1.0
+        def differs(sample: Sample) -> float:
+            name = sample.problem.id
+            return float(sample.text) + int(name[1:]) if name in good else 1.0
 
         monkeypatch.setitem(FUNCTIONS, "differs", differs)
         changes = {
@@ -65,7 +62,9 @@ def run(
             "compute.seed": SEED,
         }
         stub = Stub()
-        found = collect(make_config(changes), stub, prompts, step=STEP, meter=Meter(torch.device("cpu")))
+        cfg = make_config(changes)
+        with open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+            found = collect(cfg, stub, scorer, prompts, step=STEP, meter=Meter(torch.device("cpu")))
         return found, stub
 
     return go

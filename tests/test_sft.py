@@ -19,6 +19,7 @@ from rlvr.policy import Policy
 from rlvr.state import Run
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Completion, Group, Interrupted, Prompt
+from rlvr.verifiers.judging import Verdicts
 
 TAGS_USED = TAGS["working_out"]
 CHANGES = {
@@ -46,7 +47,7 @@ def examples(prompts: list[Prompt], tokenizer: Any) -> list[sft.Example]:
 
 
 @pytest.fixture
-def run_sft(examples: list[sft.Example], prompts: list[Prompt]) -> Callable[..., dict[str, Any]]:
+def run_sft(examples: list[sft.Example], prompts: list[Prompt], judge: Verdicts) -> Callable[..., dict[str, Any]]:
     """Run or go on with a run in `folder`; what was measured last."""
 
     def start(
@@ -63,7 +64,9 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt]) -> Callable[...,
             calls.append(1)
             return len(calls) >= stop_after
 
-        return sft.train(toy.cfg, toy.policy, toy.sampler, examples, prompts[:4], run=Run(folder), show=show, stop=stop)
+        return sft.train(
+            toy.cfg, toy.policy, toy.sampler, examples, prompts[:4], judge, run=Run(folder), show=show, stop=stop
+        )
 
     return start
 
@@ -171,8 +174,8 @@ def test_killed_after_the_last_look_it_still_tells_what_was_measured(
     assert measured["steps"] == 9 and math.isfinite(measured["loss"])
 
 
-def test_rates_are_strict(prompts: list[Prompt]) -> None:
+def test_rates_are_strict(prompts: list[Prompt], judge: Verdicts) -> None:
     right, wrong = (render_target(problem(12, b, 2), TAGS_USED) for b in (18, 19))
     texts = [right, wrong, right.replace("30", "30.0"), right + "!", "30", ""]
     group = Group(prompts[0], tuple(Completion(torch.tensor([1]), torch.zeros(1), text, False) for text in texts))
-    assert sft.rates([group], TAGS_USED) == {"accuracy": 2 / 6, "format_rate": 3 / 6}
+    assert sft.rates([group], TAGS_USED, judge) == {"accuracy": 2 / 6, "format_rate": 3 / 6}

@@ -16,6 +16,7 @@ from rlvr.rewards import Scores
 from rlvr.rollout import Rollout
 from rlvr.steplog import completion_table, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
+from rlvr.verifiers.verdict import RIGHT, TIMEOUT, WRONG, wrong
 
 NAN = float("nan")
 GROUPS = [
@@ -29,7 +30,8 @@ SCORES = Scores(
     names=("format_exact", "number"),
     weights=(1.0, 0.5),
     points=[[[3.0, 1.0], [0.0, -1.0]], [[3.0, 0.0], [3.0, 0.0]]],
-    correct=[[True, False], [False, False]],
+    verdicts=[[RIGHT, WRONG], [wrong(TIMEOUT), WRONG]],
+    messages=(),
 )
 REWARD_PG = torch.tensor([[3.5, -0.5], [3.0, 3.0]], dtype=torch.float64)
 ADVANTAGE_PG = torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64)
@@ -88,6 +90,11 @@ def test_the_line_of_a_step() -> None:
         "sampler/dropped_rows": pytest.approx(1 / 4),
         "sampler/dropped_tokens": pytest.approx(3 / 8),
         "verifier/unscorable": 0,
+        "verifier/timeout": 1,
+        "verifier/memory": 0,
+        "verifier/output": 0,
+        "verifier/crash": 0,
+        "verifier/unparsable": 0,
         "time/rollout": 0.5,
         "time/score": 0.25,
         "time/update": 1.25,
@@ -119,7 +126,7 @@ def test_where_nothing_was_computed_nothing_is_claimed() -> None:
 
 def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
     points = [[[3.0, NAN], [0.0, -1.0]], [[3.0, 0.0], [3.0, 0.5]]]
-    scores = Scores(SCORES.names, SCORES.weights, points, SCORES.correct)
+    scores = Scores(SCORES.names, SCORES.weights, points, SCORES.verdicts, ())
     found = record(scores=scores, reward_PG=torch.tensor([[NAN, -0.5], [3.0, 3.5]], dtype=torch.float64))
     assert found["reward/mean"] == pytest.approx(2.0)
     assert found["reward/std"] == pytest.approx(math.sqrt((2.5**2 + 1 + 1.5**2) / 2))
@@ -132,7 +139,7 @@ def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
 
 def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
     points = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
-    found = record(scores=Scores(SCORES.names, SCORES.weights, points, SCORES.correct))
+    found = record(scores=Scores(SCORES.names, SCORES.weights, points, SCORES.verdicts, ()))
     assert found["reward/number/mean"] == 2.5
     assert found["reward/number/std"] == pytest.approx(math.sqrt(4.5))
     nothing = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]

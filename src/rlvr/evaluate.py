@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rlvr.chat import Tags, extract_answer, is_correct, last_number
-from rlvr.types import Completion, Group
+from rlvr.chat import Tags, extract_answer, extract_tagged, last_number
+from rlvr.types import Group, UserError
+from rlvr.verifiers.judging import Verdicts
 
 Z95 = 1.959963984540054
 
 
-def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags) -> pd.DataFrame:
-    """One row per problem: the greedy answer with its verdicts, and how many of the k sampled ones are right."""
+def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags, judge: Verdicts) -> pd.DataFrame:
+    """One row per problem: the greedy answer with its verdicts, and how many of the k sampled ones are right.
+
+    Raises UserError when an answer could not be judged by our own fault.
+    """
+    strict, lenient, samples = (
+        _right(judge, groups, read)
+        for groups, read in (
+            (greedy, lambda text: extract_answer(text, tags)),
+            (greedy, lambda text: _anywhere(text, tags)),
+            (sampled, lambda text: extract_answer(text, tags)),
+        )
+    )
     rows = []
-    for one, many in zip(greedy, sampled, strict=True):
-        problem, completion = one.prompt.problem, one.completions[0]
-        verdicts = [is_correct(extract_answer(c.text, tags), problem.answer) for c in many.completions]
+    for p, (one, many) in enumerate(zip(greedy, sampled, strict=True)):
+        problem, completion, verdicts = one.prompt.problem, one.completions[0], samples[p]
         rows.append(
             {
                 "id": problem.id,
                 "question": problem.question,
                 "answer": problem.answer,
                 "level": problem.level,
-                **_judged(completion, problem.answer, tags),
+                "text": completion.text,
+                "correct": strict[p][0],
+                "correct_lenient": lenient[p][0],
+                "has_format": extract_answer(completion.text, tags) is not None,
+                "num_tokens": len(completion.token_ids),
+                "is_truncated": completion.is_truncated,
                 "num_samples": len(verdicts),
                 "num_correct": sum(verdicts),
                 "sample_texts": [c.text for c in many.completions],
@@ -38,16 +54,23 @@ def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Ta
     return pd.DataFrame(rows)
 
 
-def _judged(completion: Completion, gold: str, tags: Tags) -> dict[str, Any]:
-    answer = extract_answer(completion.text, tags)
-    return {
-        "text": completion.text,
-        "correct": is_correct(answer, gold),
-        "correct_lenient": is_correct(last_number(completion.text), gold),
-        "has_format": answer is not None,
-        "num_tokens": len(completion.token_ids),
-        "is_truncated": completion.is_truncated,
-    }
+def _right(judge: Verdicts, groups: Sequence[Group], read: Callable[[str], str | None]) -> list[list[bool]]:
+    """Whether each completion, read by `read`, is right. [P][G]"""
+    asked = [(read(c.text), group.prompt.problem.answer) for group in groups for c in group.completions]
+    verdicts = judge(asked)
+    if faults := [verdict for verdict in verdicts if verdict.is_fault]:
+        raise UserError(
+            f"{len(faults)} of {len(verdicts)} answers could not be judged, and not by their own fault: "
+            f"{faults[0].cause}: {faults[0].message}"
+        )
+    right = iter(verdict.is_right for verdict in verdicts)
+    return [[next(right) for _ in group.completions] for group in groups]
+
+
+def _anywhere(text: str, tags: Tags) -> str | None:
+    """The lenient reading: what follows the answer tag in a completion of any shape, else its last number."""
+    tagged = extract_tagged(text, tags)
+    return last_number(text) if tagged is None else tagged
 
 
 def summary(table: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Any]:

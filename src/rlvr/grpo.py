@@ -15,17 +15,21 @@ from rlvr.meter import Meter
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
-from rlvr.rollout import collect
+from rlvr.rewards import Scorer
+from rlvr.rollout import collect, unscorable
 from rlvr.sampler import Sampler
 from rlvr.state import Run
 from rlvr.steplog import completion_table, step_record
-from rlvr.types import Interrupted, Prompt
+from rlvr.types import Interrupted, Prompt, UserError
+
+MESSAGES = 3  # of what went wrong in scoring, printed for each step
 
 
 def train(
     cfg: Config,
     policy: Policy,
     sampler: Sampler,
+    scorer: Scorer,
     prompts: Sequence[Prompt],
     *,
     run: Run,
@@ -33,7 +37,11 @@ def train(
     show: Show,
     stop: Callable[[], bool],
 ) -> None:
-    """Run GRPO from where `run` stands to its last step. Raises Interrupted after a checkpoint when `stop()`."""
+    """Run GRPO from where `run` stands to its last step.
+
+    After a checkpoint it raises Interrupted when `stop()`, and UserError when more than `grpo.max_unscorable` of a
+    step's completions could not be scored; that step is then not trained on, and a next run begins with it.
+    """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
     steps = cfg.grpo.num_steps(len(prompts))
     optimizer = make_optimizer(cfg, policy, steps)
@@ -42,7 +50,12 @@ def train(
         meter.begin_step()
         with meter.phase("rollout"):
             sampler.sync(policy)
-        rollout = collect(cfg, sampler, prompts, step=step, meter=meter)
+        rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
+        for message in rollout.scores.messages[:MESSAGES]:
+            print(f"warning: step {step + 1}: {message}", flush=True)
+        if rollout.unscorable > cfg.grpo.max_unscorable:
+            run.save(step, policy, optimizer, {})
+            raise UserError(unscorable(rollout, step, cfg.grpo.max_unscorable))
         with meter.phase("update"):
             pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
             keep_P = [bool(signal) or pulls_all for signal in rollout.signal_P]

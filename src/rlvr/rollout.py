@@ -14,7 +14,7 @@ from rlvr.advantage import advantages, has_signal, reward_tensors, total_rewards
 from rlvr.config import Config
 from rlvr.meter import Meter
 from rlvr.prompts import draw, spare
-from rlvr.rewards import Scores, score
+from rlvr.rewards import Scorer, Scores
 from rlvr.sampler import Sampler
 from rlvr.types import Group, Prompt
 
@@ -32,8 +32,15 @@ class Rollout:
     signal_P: Tensor
     num_resampled: int
 
+    @property
+    def unscorable(self) -> float:
+        """The share of completions that could not be scored by our own fault."""
+        return self.reward_PG.isnan().float().mean().item()
 
-def collect(cfg: Config, sampler: Sampler, prompts: Sequence[Prompt], *, step: int, meter: Meter) -> Rollout:
+
+def collect(
+    cfg: Config, sampler: Sampler, scorer: Scorer, prompts: Sequence[Prompt], *, step: int, meter: Meter
+) -> Rollout:
     """The rollout of `step`: a function of its number, the seed and the sampler's weights.
 
     For up to `grpo.dynamic_sampling` rounds, other prompts are sampled, one for each group without signal, and those
@@ -41,25 +48,42 @@ def collect(cfg: Config, sampler: Sampler, prompts: Sequence[Prompt], *, step: i
     no prompt is left, the step trains on what there is.
     """
     drawn = {"count": cfg.grpo.prompts_per_step, "step": step, "seed": cfg.compute.seed}
-    rollout = _sample(cfg, sampler, draw(prompts, **drawn), step, meter)
+    rollout = _sample(cfg, sampler, scorer, draw(prompts, **drawn), step, meter)
     others = spare(prompts, **drawn)
     for _ in range(cfg.grpo.dynamic_sampling):
         empty = [p for p, has_one in enumerate(rollout.signal_P.tolist()) if not has_one]
         batch = list(islice(others, len(empty)))
         if not batch:
             break
-        more = _sample(cfg, sampler, batch, step, meter)
+        more = _sample(cfg, sampler, scorer, batch, step, meter)
         useful = [p for p, has_one in enumerate(more.signal_P.tolist()) if has_one]
         rollout = _replaced(cfg, rollout, more, dict(zip(empty, useful, strict=False)))
     return rollout
 
 
-def _sample(cfg: Config, sampler: Sampler, batch: Sequence[Prompt], step: int, meter: Meter) -> Rollout:
+def unscorable(rollout: Rollout, step: int, limit: float) -> str:
+    """What to tell the user when a step's rewards failed for more than the share `limit` of its completions."""
+    count = int(rollout.reward_PG.isnan().sum())
+    return "\n".join(
+        [
+            f"{count} of the {rollout.reward_PG.numel()} completions of step {step + 1} could not be scored, more than "
+            f"grpo.max_unscorable allows ({limit:g} of a step), and not by their own fault:",
+            *(f"  {message}" for message in rollout.scores.messages[:5]),
+            "the state before this step is saved: mend it and run again (other params, data or code of rewards begin a "
+            "new run)",
+        ]
+    )
+
+
+def _sample(cfg: Config, sampler: Sampler, scorer: Scorer, batch: Sequence[Prompt], step: int, meter: Meter) -> Rollout:
+    """Groups are judged as they come, beside the sampling of the next; `score` is the time that is then left."""
+    groups = []
     with meter.phase("rollout"):
-        groups = sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(cfg.compute.seed, step))
+        for group in sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(cfg.compute.seed, step)):
+            scorer.submit(group.prompt.problem, [completion.answered() for completion in group.completions])
+            groups.append(group)
     with meter.phase("score"):
-        scores = score(groups, cfg.rewards, cfg.model.template.resolve())
-        return _worth(cfg, groups, scores, num_resampled=0)
+        return _worth(cfg, groups, scorer.finish(), num_resampled=0)
 
 
 def _worth(cfg: Config, groups: list[Group], scores: Scores, *, num_resampled: int) -> Rollout:
@@ -81,6 +105,7 @@ def _replaced(cfg: Config, old: Rollout, new: Rollout, places: dict[int, int]) -
         old.scores.names,
         old.scores.weights,
         merge(old.scores.points, new.scores.points),
-        merge(old.scores.correct, new.scores.correct),
+        merge(old.scores.verdicts, new.scores.verdicts),
+        tuple(dict.fromkeys([*old.scores.messages, *new.scores.messages])),
     )
     return _worth(cfg, merge(old.groups, new.groups), scores, num_resampled=old.num_resampled + len(places))

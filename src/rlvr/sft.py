@@ -6,14 +6,14 @@ greedy ones hide how weak the policy is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlvr.batch import MiniBatch, supervised
-from rlvr.chat import Tags, extract_answer, is_correct
+from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
 from rlvr.logprob import token_logprobs
 from rlvr.optim import Optimizer
@@ -23,6 +23,7 @@ from rlvr.prompts import draw
 from rlvr.sampler import Sampler
 from rlvr.state import Run
 from rlvr.types import Group, Interrupted, Prompt, Totals
+from rlvr.verifiers.judging import Verdicts
 
 Example = tuple[tuple[int, ...], Tensor]  # prompt tokens, target tokens
 
@@ -33,6 +34,7 @@ def train(
     sampler: Sampler,
     examples: Sequence[Example],
     dev: Sequence[Prompt],
+    judge: Verdicts,
     *,
     run: Run,
     show: Show,
@@ -57,7 +59,7 @@ def train(
     measured: dict[str, Any] = notes.get("measured", {})
     if start == 0:
         sampler.sync(policy)
-        measured = {"steps": 0, **rates(sampler.sample(dev, 1, seed=(seed, 0)), tags)}
+        measured = {"steps": 0, **rates(sampler.sample(dev, 1, seed=(seed, 0)), tags, judge)}
         run.append_log({"step": -1, "loss": None, **measured})
     for step in range(start, cfg.sft.max_steps):
         if _reached(cfg, measured):
@@ -68,7 +70,7 @@ def train(
         measured |= {"steps": done, "loss": loss}
         if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
             sampler.sync(policy)
-            answers = rates(sampler.sample(dev, 1, seed=(seed, done)), tags)
+            answers = rates(sampler.sample(dev, 1, seed=(seed, done)), tags, judge)
             measured |= answers
             run.append_log({"step": step, **measured})
             run.save(done, policy, optimizer, {"measured": measured})
@@ -95,7 +97,7 @@ def supervised_step(
     return total
 
 
-def rates(groups: Sequence[Group], tags: Tags) -> dict[str, float]:
+def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, float]:
     """Strict accuracy and format rate of sampled answers."""
     answers = [
         (extract_answer(completion.text, tags), group.prompt.problem.answer)
@@ -103,7 +105,7 @@ def rates(groups: Sequence[Group], tags: Tags) -> dict[str, float]:
         for completion in group.completions
     ]
     return {
-        "accuracy": sum(is_correct(answer, gold) for answer, gold in answers) / len(answers),
+        "accuracy": sum(verdict.is_right for verdict in judge(answers)) / len(answers),
         "format_rate": sum(answer is not None for answer, _ in answers) / len(answers),
     }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from rlvr.loss import LossStats
 from rlvr.meter import Meter
 from rlvr.rollout import Rollout
+from rlvr.verifiers.verdict import CRASH, MEMORY, OUTPUT, TIMEOUT, UNPARSABLE
 
 POLICY_METRICS = ("policy/entropy", "policy/clip_low", "policy/clip_high", "policy/kl")
 SAMPLER_METRICS = ("sampler/logp_gap_mean", "sampler/logp_gap_max", "sampler/dropped_rows", "sampler/dropped_tokens")
@@ -29,12 +31,12 @@ def step_record(
     scores, reward_PG = rollout.scores, rollout.reward_PG
     completions = [completion for group in rollout.groups for completion in group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
-    correct = [verdict for verdicts in scores.correct for verdict in verdicts]
+    known = [verdict.is_right for verdicts in scores.verdicts for verdict in verdicts if not verdict.is_fault]
     column_KB = [[row[k] for group in scores.points for row in group] for k in range(len(scores.names))]
     record: dict[str, Any] = {
         "step": step,
         "loss": sum(losses) / len(losses),
-        "accuracy": sum(correct) / len(correct),
+        "accuracy": _mean(known),
         **_mean_and_std("reward", reward_PG.flatten().tolist()),
     }
     for name, column_B in zip(scores.names, column_KB, strict=True):
@@ -49,6 +51,8 @@ def step_record(
     }
     record |= _policy_metrics(statistics)
     record["verifier/unscorable"] = int(reward_PG.isnan().sum())
+    causes = Counter(verdict.cause for verdicts in scores.verdicts for verdict in verdicts)
+    record |= {f"verifier/{cause}": causes[cause] for cause in (TIMEOUT, MEMORY, OUTPUT, CRASH, UNPARSABLE)}
     seconds = meter.seconds
     record |= {f"time/{phase}": seconds[phase] for phase in ("rollout", "score", "update")}
     record["tokens/second"] = sum(lengths) / sum(seconds.values())
@@ -71,7 +75,7 @@ def _policy_metrics(statistics: Sequence[LossStats]) -> dict[str, float | None]:
 
 
 def completion_table(step: int, rollout: Rollout) -> pd.DataFrame:
-    """One row per completion: step, problem_id, question, answer, text, num_tokens, is_truncated, correct, rewards."""
+    """One row per completion: step, problem_id, question, answer, text, num_tokens, is_truncated, correct, …"""
     scores, rows = rollout.scores, []
     for p, group in enumerate(rollout.groups):
         problem = group.prompt.problem
@@ -85,6 +89,7 @@ def completion_table(step: int, rollout: Rollout) -> pd.DataFrame:
                 "num_tokens": len(completion.token_ids),
                 "is_truncated": completion.is_truncated,
                 "correct": scores.correct[p][g],
+                "cause": scores.verdicts[p][g].cause,
                 "reward": rollout.reward_PG[p, g].item(),
                 "advantage": rollout.advantage_PG[p, g].item(),
             }

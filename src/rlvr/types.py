@@ -62,6 +62,18 @@ class Completion:
     text: str
     is_truncated: bool
 
+    def answered(self) -> Answered:
+        return Answered(self.text, len(self.token_ids), self.is_truncated)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A completion as verifiers and rewards see it."""
+
+    text: str
+    num_tokens: int
+    is_truncated: bool
+
 
 @dataclass(frozen=True)
 class Group:

@@ -82,7 +82,7 @@ def test_log_probabilities_are_the_trainers(
     architecture: str, temperature: float, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
 ) -> None:
     sampler = make_sampler(architecture, temperature=temperature, dtype=torch.float32)
-    groups = sampler.sample(make_prompts(*LENGTHS), 6, seed=(3, 1))
+    groups = list(sampler.sample(make_prompts(*LENGTHS), 6, seed=(3, 1)))
     (minibatch,) = pack(
         groups, torch.zeros(4, 6), torch.ones(4, 6, dtype=torch.bool), [True] * 4, minibatches=1, mask_truncated=False
     )
@@ -97,7 +97,7 @@ class TestSeeds:
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
         prompts = make_prompts(*LENGTHS)
-        first, again = (make_sampler().sample(prompts, 5, seed=(1, 2)) for _ in range(2))
+        first, again = (list(make_sampler().sample(prompts, 5, seed=(1, 2))) for _ in range(2))
         assert tokens(first) == tokens(again)
         assert all(torch.equal(a.logp, b.logp) for a, b in zip(completions(first), completions(again), strict=True))
 
@@ -106,25 +106,25 @@ class TestSeeds:
     ) -> None:
         sampler, prompts = make_sampler(), make_prompts(*LENGTHS)
         torch.manual_seed(1)
-        first, state = sampler.sample(prompts, 5, seed=(1, 2)), torch.get_rng_state()
+        first, state = list(sampler.sample(prompts, 5, seed=(1, 2))), torch.get_rng_state()
         torch.manual_seed(1)
         assert torch.equal(torch.get_rng_state(), state)
         torch.manual_seed(2)
-        assert tokens(sampler.sample(prompts, 5, seed=(1, 2))) == tokens(first)
+        assert tokens(list(sampler.sample(prompts, 5, seed=(1, 2)))) == tokens(first)
 
     def test_another_seed_gives_other_tokens(
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
         sampler, prompts = make_sampler(), make_prompts(*LENGTHS)
-        base = tokens(sampler.sample(prompts, 5, seed=(1, 2)))
+        base = tokens(list(sampler.sample(prompts, 5, seed=(1, 2))))
         for seed in ((1, 3), (2, 2), (2, 1)):
-            other = tokens(sampler.sample(prompts, 5, seed=seed))
+            other = tokens(list(sampler.sample(prompts, 5, seed=seed)))
             assert all(other[name] != base[name] for name in base)
 
     def test_siblings_differ(
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
-        for rows in tokens(make_sampler(ends=()).sample(make_prompts(*LENGTHS), 5, seed=(0,))).values():
+        for rows in tokens(list(make_sampler(ends=()).sample(make_prompts(*LENGTHS), 5, seed=(0,)))).values():
             assert len(set(map(tuple, rows))) == 5
 
     def test_problems_draw_numbers_of_their_own_even_behind_one_prompt(
@@ -132,7 +132,7 @@ class TestSeeds:
     ) -> None:
         (prompt,) = make_prompts(6)
         twin = replace(prompt, problem=replace(prompt.problem, id="twin"))
-        found = tokens(make_sampler().sample([prompt, twin], 5, seed=(0,)))
+        found = tokens(list(make_sampler().sample([prompt, twin], 5, seed=(0,))))
         assert found["p0"] != found["twin"]
 
     @ARCHITECTURES
@@ -146,7 +146,7 @@ class TestSeeds:
     ) -> None:
         prompts = make_prompts(*LENGTHS)
         together, apart = (
-            make_sampler(architecture, max_rows=n).sample(prompts, 5, seed=(4,)) for n in (1000, max_rows)
+            list(make_sampler(architecture, max_rows=n).sample(prompts, 5, seed=(4,))) for n in (1000, max_rows)
         )
         assert tokens(together) == tokens(apart)
 
@@ -154,9 +154,9 @@ class TestSeeds:
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
         sampler, prompts = make_sampler(), make_prompts(*LENGTHS)
-        everything = tokens(sampler.sample(prompts, 5, seed=(4,)))
+        everything = tokens(list(sampler.sample(prompts, 5, seed=(4,))))
         for chosen in (prompts[:1], prompts[2:], prompts[::-1]):
-            found = tokens(sampler.sample(chosen, 5, seed=(4,)))
+            found = tokens(list(sampler.sample(chosen, 5, seed=(4,))))
             assert found == {name: everything[name] for name in found}
 
 
@@ -164,7 +164,7 @@ class TestEnds:
     def test_every_declared_id_stops_and_belongs_to_the_completion(
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
-        groups = make_sampler().sample(make_prompts(*LENGTHS), 30, seed=(0,))
+        groups = list(make_sampler().sample(make_prompts(*LENGTHS), 30, seed=(0,)))
         last = Counter(c.token_ids[-1].item() for c in completions(groups) if not c.is_truncated)
         assert set(last) == set(END)
         assert not any(token in END for c in completions(groups) for token in c.token_ids[:-1].tolist())
@@ -172,7 +172,7 @@ class TestEnds:
     def test_truncated_is_what_met_the_limit_without_an_end(
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
-        groups = make_sampler(limit=6).sample(make_prompts(*LENGTHS), 60, seed=(0,))
+        groups = list(make_sampler(limit=6).sample(make_prompts(*LENGTHS), 60, seed=(0,)))
         kinds = Counter()
         for c in completions(groups):
             ended = c.token_ids[-1].item() in END
@@ -190,7 +190,7 @@ class TestEnds:
         make_sampler: Callable[..., NativeSampler],
         make_prompts: Callable[..., Any],
     ) -> None:
-        groups = make_sampler(limit=8, opening=opening).sample(make_prompts(*LENGTHS), 20, seed=(0,))
+        groups = list(make_sampler(limit=8, opening=opening).sample(make_prompts(*LENGTHS), 20, seed=(0,)))
         for c in completions(groups):
             ids = c.token_ids.tolist() if c.is_truncated else c.token_ids.tolist()[:-1]
             assert c.text == opening + "".join(tokenizer.convert_ids_to_tokens(ids))
@@ -217,9 +217,9 @@ class TestFinishedRowsLeave:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         prompts, sampler = make_prompts(*lengths), make_sampler(architecture, limit=40)
-        dropping = sampler.sample(prompts, 12, seed=(8,))
+        dropping = list(sampler.sample(prompts, 12, seed=(8,)))
         monkeypatch.setattr("rlvr.sampler.native.COMPACT_BELOW", 0.0)
-        keeping = sampler.sample(prompts, 12, seed=(8,))
+        keeping = list(sampler.sample(prompts, 12, seed=(8,)))
         numbers = sorted(len(c.token_ids) for c in completions(dropping))
         assert numbers[0] <= 3 and numbers[-1] >= 30  # very different lengths
         assert tokens(dropping) == tokens(keeping)
@@ -252,7 +252,7 @@ class TestDistribution:
         make_prompts: Callable[..., list[Prompt]],
     ) -> None:
         (prompt,) = make_prompts(6)
-        (group,) = make_sampler(temperature=temperature, limit=2, ends=()).sample([prompt], self.COUNT, seed=(5,))
+        (group,) = list(make_sampler(temperature=temperature, limit=2, ends=()).sample([prompt], self.COUNT, seed=(5,)))
         pairs = [c.token_ids.tolist() for c in group.completions]
         plain = make_plain()
         size = plain.config.vocab_size
@@ -272,7 +272,7 @@ class TestDistribution:
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
         """The likeliest tokens come up as often as their log-probabilities say."""
-        (group,) = make_sampler(temperature=2.0, limit=1, ends=()).sample(make_prompts(6), self.COUNT, seed=(6,))
+        (group,) = list(make_sampler(temperature=2.0, limit=1, ends=()).sample(make_prompts(6), self.COUNT, seed=(6,)))
         counts = Counter(c.token_ids.item() for c in group.completions)
         shares = {c.token_ids.item(): math.exp(c.logp.item()) for c in group.completions}
         for token, count in counts.most_common(5):
@@ -283,13 +283,13 @@ def test_the_policy_synced_last_is_sampled(
     make_sampler: Callable[..., NativeSampler], make_policy: Callable[..., Policy], make_prompts: Callable[..., Any]
 ) -> None:
     sampler, prompts = make_sampler(temperature=0.0), make_prompts(*LENGTHS)
-    before = tokens(sampler.sample(prompts, 1, seed=(0,)))
+    before = tokens(list(sampler.sample(prompts, 1, seed=(0,))))
     other = replace(make_policy(), eos_ids=END)
     with torch.no_grad():
         for weight in other.trainable().values():
             weight.mul_(0.5)
     sampler.sync(other)
-    assert tokens(sampler.sample(prompts, 1, seed=(0,))) != before
+    assert tokens(list(sampler.sample(prompts, 1, seed=(0,)))) != before
 
 
 def test_an_adapter_takes_part(
@@ -300,5 +300,5 @@ def test_an_adapter_takes_part(
     for adapter in ("none", "lora"):
         sampler = NativeSampler(tokenizer, "", Sampling(0.0, LIMIT, 100))
         sampler.sync(make_policy(adapter=adapter))
-        found.append(tokens(sampler.sample(prompts, 1, seed=(0,))))
+        found.append(tokens(list(sampler.sample(prompts, 1, seed=(0,)))))
     assert found[0] != found[1]

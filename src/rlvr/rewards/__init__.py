@@ -1,6 +1,6 @@
 """Rewards: named functions from completions to points, weighted in params.yaml."""
 
-from rlvr.rewards.functions import FUNCTIONS, check_options
-from rlvr.rewards.rubric import Scores, score
+from rlvr.rewards.functions import FUNCTIONS
+from rlvr.rewards.rubric import Scorer, Scores, open_scorer
 
-__all__ = ["FUNCTIONS", "Scores", "check_options", "score"]
+__all__ = ["FUNCTIONS", "Scorer", "Scores", "open_scorer"]

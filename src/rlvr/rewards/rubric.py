@@ -1,51 +1,162 @@
-"""A rubric: the weighted reward functions of params.yaml, applied to groups."""
+"""A rubric: the weighted reward functions of params.yaml, applied to the completions of questions.
+
+What may hang or blow up runs in worker processes from the moment it is submitted, while the sampler goes on. Whatever
+goes wrong there has a documented outcome: a verifier that hangs or crashes on an answer makes it wrong, with its
+cause; a reward function of the user's, or a judge, that fails makes the completion unscorable (NaN), with a message.
+"""
 # P prompts · G completions per prompt · K reward functions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
-from rlvr.chat import Tags, extract_answer, is_correct
+from rlvr.chat import Tags, extract_answer
+from rlvr.rewards import custom, judge
 from rlvr.rewards.functions import FUNCTIONS
+from rlvr.rewards.sample import Sample
+from rlvr.types import Answered, Problem
+from rlvr.verifiers.judging import VerifierSettings, make_judge, open_workers, settle
+from rlvr.verifiers.verdict import Verdict
+from rlvr.verifiers.workers import Reply
 
-if TYPE_CHECKING:
-    from rlvr.types import Group
+Points = float | None
 
 
 class RewardSetting(Protocol):
     @property
     def weight(self) -> float: ...
     @property
-    def options(self) -> dict[str, float]: ...
+    def options(self) -> Mapping[str, Any]: ...
+    @property
+    def function(self) -> str | None: ...
+    @property
+    def python(self) -> str | None: ...
+    @property
+    def verifier(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`points` [P][G][K] in the order of `names`; `correct` [P][G]: well-formed with the right answer.
+    """`points` [P][G][K] in the order of `names`, `verdicts` [P][G] of the run's verifier.
 
-    Points are None where a function does not apply and NaN where it could not judge by our own fault.
+    Points are None where a function does not apply and NaN where it could not judge by our own fault; `messages` says
+    what went wrong then, each once.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
-    points: list[list[list[float | None]]]
-    correct: list[list[bool]]
+    points: list[list[list[Points]]]
+    verdicts: list[list[Verdict]]
+    messages: tuple[str, ...]
+
+    @property
+    def correct(self) -> list[list[bool]]:
+        """Whether each completion is well-formed with the right answer. [P][G]"""
+        return [[verdict.is_right for verdict in verdicts] for verdicts in self.verdicts]
 
 
-def score(groups: Sequence[Group], rubric: Mapping[str, RewardSetting], tags: Tags) -> Scores:
-    """Apply every reward function of `rubric` to every completion, and the strict verdict beside them."""
-    functions = [(FUNCTIONS[name], setting.options) for name, setting in rubric.items()]
-    points = [
-        [
-            [function(completion, group.prompt.problem, tags, **options) for function, options in functions]
-            for completion in group.completions
+@dataclass(frozen=True)
+class _Asked:
+    """A question's completions on their way: verdicts by verifier, and points of the functions that run elsewhere."""
+
+    problem: Problem
+    answered: Sequence[Answered]
+    verdicts: dict[str, list[Verdict | Future[Reply]]]
+    elsewhere: dict[str, Future[Reply]]
+
+
+class Scorer:
+    """Made by open_scorer: `submit` each question's completions, then `finish` for the scores of all of them."""
+
+    def __init__(
+        self, rubric: Mapping[str, RewardSetting], verifiers: VerifierSettings, tags: Tags, *, pools: ExitStack
+    ) -> None:
+        self.rubric, self.verifiers, self.tags = rubric, verifiers, tags
+        self.workers = pools.enter_context(open_workers(verifiers))
+        # one process for judges: the limit on their concurrent requests then holds
+        self.judging = pools.enter_context(open_workers(verifiers, count=1))
+        names = {verifiers.answer, *(reward.verifier for reward in rubric.values() if reward.verifier)}
+        self.judges = {name: make_judge(verifiers, name, self.workers) for name in sorted(names)}
+        self.asked: list[_Asked] = []
+
+    def submit(self, problem: Problem, answered: Sequence[Answered]) -> None:
+        """Begin to judge the completions of one question."""
+        answers = [extract_answer(one.text, self.tags) for one in answered]
+        verdicts = {
+            name: [asked.ask(answer, problem.answer) for answer in answers] for name, asked in self.judges.items()
+        }
+        elsewhere = {
+            name: future
+            for name, reward in self.rubric.items()
+            if (future := self._elsewhere(name, reward, problem, answered)) is not None
+        }
+        self.asked.append(_Asked(problem, answered, verdicts, elsewhere))
+
+    def finish(self) -> Scores:
+        """The scores of everything submitted since the last time, waited for."""
+        points, verdicts, messages = [], [], dict[str, None]()
+        for asked in self.asked:
+            samples = {name: self._samples(asked, column) for name, column in asked.verdicts.items()}
+            columns = []
+            for name, reward in self.rubric.items():
+                column, found = self._column(name, reward, asked, samples[reward.verifier or self.verifiers.answer])
+                columns.append(column)
+                messages |= dict.fromkeys(found)
+            points.append([list(row) for row in zip(*columns, strict=True)])
+            verdicts.append([sample.verdict for sample in samples[self.verifiers.answer]])
+            judged = [sample.verdict for column in samples.values() for sample in column]
+            messages |= dict.fromkeys(
+                f"{asked.problem.id}: {verdict.cause}: {verdict.message}" for verdict in judged if verdict.is_fault
+            )
+        self.asked = []
+        for judging in self.judges.values():
+            judging.forget()
+        weights = tuple(reward.weight for reward in self.rubric.values())
+        return Scores(tuple(self.rubric), weights, points, verdicts, tuple(messages))
+
+    def _samples(self, asked: _Asked, verdicts: Sequence[Verdict | Future[Reply]]) -> list[Sample]:
+        """What the functions read, shared by those of the same verifier."""
+        return [
+            Sample(one.text, one.num_tokens, one.is_truncated, asked.problem, self.tags, settle(verdict))
+            for one, verdict in zip(asked.answered, verdicts, strict=True)
         ]
-        for group in groups
-    ]
-    correct = [
-        [is_correct(extract_answer(c.text, tags), group.prompt.problem.answer) for c in group.completions]
-        for group in groups
-    ]
-    return Scores(tuple(rubric), tuple(setting.weight for setting in rubric.values()), points, correct)
+
+    def _elsewhere(
+        self, name: str, reward: RewardSetting, problem: Problem, answered: Sequence[Answered]
+    ) -> Future[Reply] | None:
+        """The promise of a group's points by a function of the user's or by a judge; None for the functions here."""
+        seconds = self.verifiers.function_seconds
+        if reward.python is not None:
+            arguments = custom.arguments(reward.python, reward.options, problem, answered)
+            return self.workers.submit(custom.TARGET, arguments, seconds=seconds)
+        if (reward.function or name) == judge.NAME:
+            arguments = judge.arguments(name, reward.options, problem, answered)
+            return self.judging.submit(judge.TARGET, arguments, seconds=seconds)
+        return None
+
+    def _column(
+        self, name: str, reward: RewardSetting, asked: _Asked, samples: Sequence[Sample]
+    ) -> tuple[list[Points], list[str]]:
+        """The points of one function for each completion of a question, and what went wrong."""
+        if name in asked.elsewhere:
+            reply = asked.elsewhere[name].result()
+            if reply.failure is not None:
+                return [math.nan] * len(samples), [f"rewards.{name}: {reply.failure}: {reply.message}"]
+            return reply.value["points"], [f"rewards.{name}: {message}" for message in reply.value["messages"]]
+        function: Callable[..., Points] = FUNCTIONS[reward.function or name]
+        return [function(sample, **reward.options) for sample in samples], []
+
+
+@contextmanager
+def open_scorer(rubric: Mapping[str, RewardSetting], verifiers: VerifierSettings, tags: Tags) -> Iterator[Scorer]:
+    """A scorer whose worker processes live as long as the block.
+
+    Raises UserError when a verifier cannot run on this machine.
+    """
+    with ExitStack() as pools:
+        yield Scorer(rubric, verifiers, tags, pools=pools)

@@ -10,7 +10,7 @@ other rows are computed beside it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,15 @@ class NativeSampler:
     def sync(self, policy: Policy) -> None:
         self.policy = policy
 
-    @torch.no_grad()
-    def sample(self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]) -> list[Group]:
+    def sample(
+        self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
+    ) -> Iterator[Group]:
         """See Sampler.sample; `seed` is mixed with each problem's id."""
         at_once = max(1, self.sampling.max_rows // completions_per_prompt)
-        groups: list[Group] = []
         for first in range(0, len(prompts), at_once):
-            groups += self._sample(prompts[first : first + at_once], completions_per_prompt, seed)
-        return groups
+            yield from self._sample(prompts[first : first + at_once], completions_per_prompt, seed)
 
+    @torch.no_grad()
     def _sample(self, prompts: Sequence[Prompt], per_prompt: int, seed: tuple[int, ...]) -> list[Group]:
         assert self.policy is not None, "sync() comes before sample()"
         limit, temperature = self.sampling.max_completion_tokens, self.sampling.temperature

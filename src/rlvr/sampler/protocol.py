@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,8 @@ class Sampler(Protocol):
     def sync(self, policy: Policy) -> None:
         """Sample from the weights of `policy` from now on."""
 
-    def sample(self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]) -> list[Group]:
-        """One group per prompt, in order. The same seed, weights and prompts give the same tokens."""
+    def sample(
+        self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
+    ) -> Iterator[Group]:
+        """One group per prompt, in order, as they are finished. The same seed, weights and prompts, the same tokens."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlvr import prepared
+from rlvr import prepared, verifiers
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
 from rlvr.policy import device_name, device_of, has_weights
@@ -16,9 +16,11 @@ from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.types import Group
+from rlvr.verifiers.judging import open_judge
 
-SECTIONS = ("compute", "model", "rollout", "evaluate")
+SECTIONS = ("compute", "model", "rollout", "verifiers", "evaluate")
 FOLDER, KEPT = Path("evaluations"), Path(".checkpoints/evaluate")
+VERIFIERS = Path(verifiers.__file__).parent
 MODELS = {"base": None, "sft": Path("models/sft"), "grpo": Path("models/grpo")}
 
 
@@ -44,9 +46,14 @@ def main() -> None:
 def _rows(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
     """The table of one model, computed unless these weights were already judged on these problems and settings."""
     weights = hash_files(*sorted((start or prepared.BASE).glob("*.safetensors")))
-    settings = [cfg.digest("compute", "model", "rollout"), cfg.evaluate.samples_per_problem, cfg.evaluate.temperature]
+    settings = [
+        cfg.digest("compute", "model", "rollout", "verifiers"),
+        cfg.evaluate.samples_per_problem,
+        cfg.evaluate.temperature,
+    ]
     problems = hash_files(prepared.FOLDER / "evaluation.parquet", prepared.BASE)
-    key = hashlib.sha256(json.dumps([weights, problems, settings]).encode()).hexdigest()
+    judges = hash_files(*sorted(VERIFIERS.glob("*.py")))
+    key = hashlib.sha256(json.dumps([weights, problems, judges, settings]).encode()).hexdigest()
     kept = KEPT / f"{key}.parquet"
     if not kept.exists():
         writing = kept.with_suffix(".writing")
@@ -70,4 +77,5 @@ def _judge(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
                 batch = prompts[first : first + at_once]
                 groups.extend(sampler.sample(batch, count, seed=(cfg.compute.seed, -1)))
                 show(len(greedy) + len(sampled))
-    return evaluation_table(greedy, sampled, cfg.model.template.resolve())
+    with open_judge(cfg.verifiers) as judge:
+        return evaluation_table(greedy, sampled, cfg.model.template.resolve(), judge)

@@ -11,20 +11,26 @@ from rlvr.interrupt import stop_requested
 from rlvr.meter import Meter
 from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
+from rlvr.rewards import open_scorer
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 
-SECTIONS = ("compute", "model", "rollout", "rewards", "grpo", "memory")
-SFT, FOLDER = Path("models/sft"), Path("models/grpo")
+SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
+SFT, FOLDER, USER = Path("models/sft"), Path("models/grpo"), Path("user")
 LOG, COMPLETIONS = Path("logs/train.jsonl"), Path("logs/completions")
+
+
+def rewards_of_the_user() -> list[Path]:
+    """The files under user/: other code gives other rewards, and a run of its own."""
+    return [path for path in sorted(USER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 
 def main() -> None:
     with stage("grpo", SECTIONS) as cfg:
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT)
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT, *rewards_of_the_user())
         prompts = prepared.read_prompts("train")
         policy, tokenizer = open_policy(cfg, start=SFT)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
@@ -39,10 +45,11 @@ def main() -> None:
         meter = Meter(policy.device)
         with (
             open_run("grpo", fingerprint) as run,
+            open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer,
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
         ):
-            grpo.train(cfg, policy, sampler, prompts, run=run, meter=meter, show=show, stop=stop)
+            grpo.train(cfg, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
             write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)) | {"commit": commit()})

@@ -12,8 +12,9 @@ from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
+from rlvr.verifiers.judging import open_judge
 
-SECTIONS = ("compute", "model", "sft", "rollout", "memory")
+SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")
 FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/sft.jsonl")
 
 
@@ -32,10 +33,11 @@ def main() -> None:
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         with (
             open_run("sft", fingerprint) as run,
+            open_judge(cfg.verifiers) as judge,
             stop_requested() as stop,
             progress("sft", cfg.sft.max_steps) as show,
         ):
-            measured = sft.train(cfg, policy, sampler, examples, dev, run=run, show=show, stop=stop)
+            measured = sft.train(cfg, policy, sampler, examples, dev, judge, run=run, show=show, stop=stop)
             policy.save(FOLDER)
             shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)

@@ -1,0 +1,153 @@
+"""params.yaml as one frozen, strict, typed object. It knows no defaults: every value stands in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from rlvr.config.base import Section, nearest
+from rlvr.config.data import Prepare
+from rlvr.config.model import Compute, Model
+from rlvr.config.scoring import Reward, Verifiers, check_rubric
+from rlvr.config.training import Evaluate, Grpo, Memory, Report, Rollout, Sft
+from rlvr.types import LossSpec, UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Config(Section):
+    """The whole of params.yaml."""
+
+    compute: Compute
+    model: Model
+    prepare: Prepare
+    sft: Sft
+    rollout: Rollout
+    rewards: dict[str, Reward]
+    verifiers: Verifiers
+    grpo: Grpo
+    memory: Memory
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        longest = self.prepare.max_prompt_tokens + self.rollout.max_completion_tokens
+        if self.memory.tokens_per_micro_batch < longest:
+            raise ValueError(
+                f"memory.tokens_per_micro_batch {self.memory.tokens_per_micro_batch} cannot hold one sequence: "
+                f"prepare.max_prompt_tokens + rollout.max_completion_tokens = {longest}; raise it to at least that"
+            )
+        if self.sft.enabled and not (self.prepare.sft_problems and self.prepare.dev_problems):
+            raise ValueError(
+                f"sft.enabled needs prepare.sft_problems {self.prepare.sft_problems} and prepare.dev_problems "
+                f"{self.prepare.dev_problems} to be at least 1; set sft.enabled to false to go without"
+            )
+        largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
+        if self.rollout.max_rows < largest:
+            raise ValueError(
+                f"rollout.max_rows {self.rollout.max_rows} cannot hold the completions of one prompt "
+                f"(grpo.completions_per_prompt, evaluate.samples_per_problem: {largest}); raise it to at least that"
+            )
+        check_rubric(self.rewards, max_completion_tokens=self.rollout.max_completion_tokens)
+        return self
+
+    def loss_spec(self) -> LossSpec:
+        return LossSpec(
+            loss_type=self.grpo.loss_type,
+            epsilon=self.grpo.epsilon,
+            epsilon_high=self.grpo.clip_high,
+            delta=self.grpo.delta,
+            beta=self.grpo.beta,
+            kl_unbiased=self.grpo.kl_unbiased,
+            importance_correction=self.grpo.importance_correction,
+            importance_min=self.grpo.importance_min,
+            importance_max=self.grpo.importance_max,
+            entropy_bonus=self.grpo.entropy_bonus,
+            max_completion_tokens=self.rollout.max_completion_tokens,
+            temperature=self.rollout.temperature,
+        )
+
+    def restricted(self, sections: Sequence[str]) -> Config:
+        """A copy in which reading any section but these raises AttributeError."""
+        copy = self.model_copy()
+        for name in set(type(self).model_fields) - set(sections):
+            del copy.__dict__[name]
+        return copy
+
+    def digest(self, *sections: str) -> str:
+        """A hash of the values of `sections`: equal exactly when they are."""
+        values = {name: self.model_dump()[name] for name in sections}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file. Raises UserError."""
+    try:
+        return parse_yaml(path.read_text(), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist here; run from the top of the project") from None
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError naming `name`."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"{name} is not valid YAML:\n{error}") from None
+
+
+def load_config(path: Path = PARAMS_FILE) -> Config:
+    """Read and check params.yaml. Raises UserError with every problem found: key, value, what is allowed."""
+    return _check(read_yaml(path), str(path))
+
+
+def check_config(text: str, name: str) -> Config:
+    """The same for the text of a params.yaml that `name` would give."""
+    return _check(parse_yaml(text, name), name)
+
+
+def _check(raw: Any, name: str) -> Config:
+    if not isinstance(raw, dict):
+        raise UserError(f"{name} must be a mapping of sections, found {type(raw).__name__}")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(dict(problem), raw) for problem in error.errors()]
+        raise UserError("\n".join([f"{name} has {len(lines)} problem(s):", *lines])) from None
+
+
+def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "params.yaml"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        siblings = _fields_at(problem["loc"][:-1])
+        return f"  {key}: unknown key; allowed here: {', '.join(siblings)}{nearest(str(problem['loc'][-1]), siblings)}"
+    if problem["type"] == "missing":
+        return f"  {key}: missing; add it (the default params.yaml shows a value)"
+    if problem["type"] == "value_error":
+        return f"  {key}: {message}"
+    found = problem["input"]
+    hint = (
+        nearest(found, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        if (problem["type"] == "literal_error" and isinstance(found, str))
+        else ""
+    )
+    return f"  {key}: {found!r} ({type(found).__name__}): {message}{hint}"
+
+
+def _fields_at(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        if field is None:  # inside the rewards mapping
+            return list(Reward.model_fields)
+        section = field.annotation
+    return list(section.model_fields) if hasattr(section, "model_fields") else list(Reward.model_fields)

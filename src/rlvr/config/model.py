@@ -1,0 +1,75 @@
+"""Sections compute and model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr.chat import TAGS, Tags
+from rlvr.config.base import Name, Positive, Section, nearest
+
+
+class Compute(Section):
+    seed: Annotated[int, Field(ge=0)]
+    threads: Positive
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Scratch(Section):
+    architecture: Literal["llama", "qwen3"]
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    intermediate_size: Positive
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.hidden_size % self.heads or self.hidden_size // self.heads < 32 or self.hidden_size // self.heads % 2:
+            raise ValueError(
+                f"hidden_size / heads = {self.hidden_size / self.heads:g} must be an even whole number of at least 32; "
+                f"for hidden_size {self.hidden_size} take heads {max(1, self.hidden_size // 32)} or fewer"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        return self
+
+
+class Lora(Section):
+    rank: Positive
+    alpha: Positive
+
+
+class Template(Section):
+    tags: str | dict[str, str]
+    system_prompt: str | None
+    open_in_prompt: bool
+
+    @model_validator(mode="after")
+    def _tags_exist(self) -> Self:
+        self.resolve()
+        return self
+
+    def resolve(self) -> Tags:
+        """The four tags that `tags` names or spells out. Raises ValueError."""
+        if isinstance(self.tags, str):
+            if self.tags not in TAGS:
+                raise ValueError(f"tags {self.tags!r} is not one of {', '.join(TAGS)}{nearest(self.tags, TAGS)}")
+            return TAGS[self.tags]
+        return Tags.of(self.tags)
+
+    @property
+    def opening(self) -> str:
+        """What the prompt gives away of the completion: the opening reasoning tag, or nothing."""
+        return self.resolve().reasoning_start if self.open_in_prompt else ""
+
+
+class Model(Section):
+    source: Name
+    revision: str | None
+    scratch: Scratch
+    adapter: Literal["none", "lora"]
+    lora: Lora
+    template: Template

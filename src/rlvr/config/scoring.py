@@ -1,0 +1,133 @@
+"""Sections verifiers and rewards."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+
+from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
+from rlvr.rewards import FUNCTIONS, custom, judge
+from rlvr.verifiers import VERIFIERS
+
+
+class NumberVerifier(Section):
+    tolerance: NonNegative
+
+
+class PythonVerifier(Section):
+    wall_seconds: Rate
+    cpu_seconds: Rate
+    memory_mib: Positive
+    file_mib: Positive
+    processes: Positive
+    output_kib: Positive
+
+
+class Verifiers(Section):
+    answer: Name
+    sandbox: Literal["bubblewrap", "rlimits-only"]
+    workers: Positive
+    seconds: Rate
+    memory_mib: Positive
+    function_seconds: Rate
+    number: NumberVerifier
+    python: PythonVerifier
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        _check_verifier("answer", self.answer)
+        return self
+
+    def options(self, name: str) -> dict[str, Any]:
+        """What verifier `name` is called with besides answer and gold."""
+        if name == "number":
+            return self.number.model_dump()
+        return self.python.model_dump() | {"kind": self.sandbox} if name == "python" else {}
+
+    def deadline_seconds(self, name: str) -> float:
+        """When a call of verifier `name` is given up: the sandbox keeps its own time, and stops before."""
+        return self.seconds + (self.python.wall_seconds if name == "python" else 0.0)
+
+
+class Reward(Section):
+    """`function` is a name of FUNCTIONS or judge (absent: the reward's own name), `python` a function of the user's.
+
+    `verifier` names whose verdict the function reads (absent: verifiers.answer).
+    """
+
+    weight: float
+    options: dict[str, Any] = {}
+    function: Name | None = None
+    python: Name | None = None
+    verifier: Name | None = None
+
+
+def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -> None:
+    """Raise ValueError for the first reward that cannot work, and for a rubric without weight."""
+    for name, reward in rewards.items():
+        key = f"rewards.{name}"
+        if reward.verifier is not None:
+            _check_verifier(f"{key}.verifier", reward.verifier)
+        if reward.python is not None:
+            if reward.function is not None:
+                raise ValueError(f"{key}: give function ({reward.function}) or python ({reward.python}), not both")
+            custom.check(reward.python)
+            continue
+        function = reward.function or name
+        known = [*FUNCTIONS, judge.NAME]
+        if function not in known:
+            raise ValueError(
+                f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
+                "one of your own is named by its file: python: user/my_rewards.py:my_function"
+            )
+        check_options(key, judge.call if function == judge.NAME else FUNCTIONS[function], reward.options)
+        if function == "soft_overlong":
+            _check_overlong(key, reward.options, max_completion_tokens)
+    if not any(reward.weight for reward in rewards.values()):
+        raise ValueError("rewards: at least one reward function needs a weight other than 0")
+
+
+def check_options(key: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `options` are exactly the keyword-only parameters of `function`, of their types."""
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    expected = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if set(options) != set(expected):
+        raise ValueError(
+            f"{key}.options must be exactly {', '.join(expected) or 'empty'}; "
+            f"missing: {', '.join(name for name in expected if name not in options) or 'none'}; "
+            f"unknown: {', '.join(name for name in options if name not in expected) or 'none'}"
+        )
+    for name in expected:
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(options[name])
+        except ValidationError as error:
+            found = options[name]
+            raise ValueError(
+                f"{key}.options.{name}: {found!r} ({type(found).__name__}): {error.errors()[0]['msg']}"
+            ) from None
+
+
+def _check_verifier(key: str, name: str) -> None:
+    if name not in VERIFIERS:
+        raise ValueError(
+            f"{key}: no such verifier {name!r}; there are {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}"
+        )
+
+
+def _check_overlong(key: str, options: Mapping[str, Any], max_completion_tokens: int) -> None:
+    longest, cache = options["max_tokens"], options["cache_tokens"]
+    if not 0 <= cache <= longest:
+        raise ValueError(
+            f"{key}.options: cache_tokens {cache:g} must be from 0 to max_tokens {longest:g}: "
+            "the penalty begins that many tokens before max_tokens"
+        )
+    if longest > max_completion_tokens:
+        raise ValueError(
+            f"{key}.options: max_tokens {longest:g} is above rollout.max_completion_tokens "
+            f"{max_completion_tokens}, where completions end: the whole penalty could never be reached; lower it"
+        )

@@ -1,0 +1,108 @@
+"""Sections sft, rollout, grpo, memory, evaluate and report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
+from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
+
+
+class Sft(Section):
+    enabled: bool
+    max_steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_steps: Annotated[int, Field(ge=0)]
+    beta2: Momentum
+    weight_decay: NonNegative
+    max_grad_norm: Rate
+    check_every: Positive
+    stop_accuracy: Share | None
+    stop_format_rate: Share | None
+
+
+class Rollout(Section):
+    temperature: Rate
+    max_completion_tokens: Positive
+    max_rows: Positive
+
+
+class Grpo(Section):
+    steps: Annotated[int, Field(ge=0)] | None
+    epochs: Positive | None
+    prompts_per_step: Positive
+    completions_per_prompt: Annotated[int, Field(ge=2)]
+    minibatches_per_rollout: Positive
+    passes_per_rollout: Positive
+    learning_rate: Rate
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Schedule
+    beta1: Momentum
+    beta2: Momentum
+    weight_decay: NonNegative
+    max_grad_norm: Rate
+    loss_type: LossType
+    epsilon: Annotated[float, Field(gt=0.0, lt=1.0)]
+    epsilon_high: Rate | None
+    delta: Rate | None
+    beta: NonNegative
+    kl_unbiased: bool
+    importance_correction: Correction
+    importance_min: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    importance_max: Annotated[float, Field(ge=1.0)]
+    entropy_bonus: NonNegative
+    advantage: AdvantageMethod
+    scale_rewards: Literal["group", "batch", "none"]
+    dynamic_sampling: Annotated[int, Field(ge=0)]
+    mask_truncated_completions: bool
+    max_unscorable: Share
+    checkpoint_every: Positive
+    log_completions_every: Positive
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"set exactly one of steps ({self.steps}) and epochs ({self.epochs}); the other is null")
+        if self.prompts_per_step % self.minibatches_per_rollout:
+            raise ValueError(
+                f"minibatches_per_rollout {self.minibatches_per_rollout} must divide prompts_per_step "
+                f"{self.prompts_per_step}: a group is never split over optimizer steps"
+            )
+        if self.loss_type == "cispo" and (self.epsilon_high is None or self.epsilon_high < 1.0):
+            raise ValueError(
+                f"with loss_type cispo, epsilon_high ({self.epsilon_high}) is an absolute cap on the ratio "
+                "and must be at least 1, for example 5.0"
+            )
+        if self.delta is not None and self.delta < 1.0 + self.clip_high:
+            raise ValueError(
+                f"delta {self.delta} must be at least 1 + epsilon_high = {1.0 + self.clip_high:g}, or null"
+            )
+        return self
+
+    @property
+    def clip_high(self) -> float:
+        return self.epsilon if self.epsilon_high is None else self.epsilon_high
+
+    def num_steps(self, num_problems: int) -> int:
+        """Rollouts of the run, from `steps` or from `epochs` over `num_problems`."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return -(-self.epochs * num_problems // self.prompts_per_step)
+
+
+class Memory(Section):
+    tokens_per_micro_batch: Positive
+
+
+class Evaluate(Section):
+    samples_per_problem: Positive
+    temperature: Rate
+    bootstrap_resamples: Positive
+
+
+class Report(Section):
+    examples: Annotated[int, Field(ge=0)]

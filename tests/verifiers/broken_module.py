@@ -1,0 +1,3 @@
+"""A module that cannot be loaded."""
+
+raise ImportError("no such thing as mathematics")
