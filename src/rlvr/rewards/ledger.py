@@ -1,0 +1,112 @@
+"""What a judge keeps on disk, shared by all processes: its verdicts, the money spent, and who may ask right now.
+
+Files are replaced whole, and locks are the kernel's, so a process killed at any point leaves nothing half-done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Account:
+    """The money of one judge, kept in `folder`, with its cap, and how many requests may be under way at once."""
+
+    folder: Path
+    max_cost: float
+    concurrency: int
+
+
+def file_name(name: str) -> str:
+    """The name of a reward as that of a folder."""
+    return "judge-" + re.sub(r"[^\w.-]", "_", name)
+
+
+def read(folder: Path, key: str) -> dict[str, Any] | None:
+    """The verdict that was written under `key`, or None."""
+    try:
+        verdict: dict[str, Any] = json.loads(_verdict_file(folder, key).read_text())
+    except FileNotFoundError:
+        return None
+    return verdict
+
+
+def write(folder: Path, key: str, verdict: dict[str, Any]) -> None:
+    _replace(_verdict_file(folder, key), verdict)
+
+
+def spent(account: Account) -> float:
+    try:
+        return float(json.loads((account.folder / "spent.json").read_text())["cost"])
+    except FileNotFoundError:
+        return 0.0
+
+
+def reserve(account: Account, cost: float) -> bool:
+    """Book `cost` before it arises; False, and nothing booked, if the sum would then be above the cap."""
+    with _locked(account):
+        total = spent(account) + cost
+        if total > account.max_cost:
+            return False
+        _replace(account.folder / "spent.json", {"cost": total})
+        return True
+
+
+def correct(account: Account, difference: float) -> None:
+    """Replace what was reserved by what it came to: `difference` is the latter minus the former."""
+    with _locked(account):
+        _replace(account.folder / "spent.json", {"cost": max(0.0, spent(account) + difference)})
+
+
+@asynccontextmanager
+async def slot(account: Account) -> AsyncIterator[None]:
+    """Wait until fewer than `concurrency` requests are under way in all processes; this is then one of them."""
+    account.folder.mkdir(parents=True, exist_ok=True)
+    while (held := _free_slot(account)) is None:
+        await asyncio.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        os.close(held)  # and with it the lock
+
+
+def _free_slot(account: Account) -> int | None:
+    for number in range(account.concurrency):
+        held = os.open(account.folder / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        except BlockingIOError:
+            os.close(held)
+    return None
+
+
+@contextmanager
+def _locked(account: Account) -> Iterator[None]:
+    account.folder.mkdir(parents=True, exist_ok=True)
+    with (account.folder / "spent.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _verdict_file(folder: Path, key: str) -> Path:
+    return folder / "verdicts" / key[:2] / f"{key[2:]}.json"
+
+
+def _replace(file: Path, values: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".writing", delete=False) as writing:
+        json.dump(values, writing)
+    Path(writing.name).replace(file)
