@@ -60,9 +60,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "unknown key of a reward": (
         {"rewards.number.wieght": 1.0},
-        [
-            "rewards.number.wieght: unknown key; allowed here: weight, options, function, python, verifier; did you mean weight?"
-        ],
+        ["rewards.number.wieght: unknown key; allowed here: weight, options, function, python", "did you mean weight?"],
     ),
     "unknown key near nothing": ({"sft.zzzz": 1}, ["sft.zzzz: unknown key; allowed here: enabled"]),
     "number as a string": (

@@ -22,7 +22,7 @@ from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
 from rlvr.state import Run
-from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt
+from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt, UserError
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -53,7 +53,15 @@ def prompts(make_prompts: Callable[..., list[Prompt]]) -> list[Prompt]:
     return make_prompts(*PROMPTS)
 
 
-def train(toy: Any, prompts: Sequence[Prompt], folder: Path, *, sampler: Any = None, stop_after: int = 1_000) -> Any:
+def train(
+    toy: Any,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    sampler: Any = None,
+    stop_after: int = 1_000,
+    show: Callable[..., None] = lambda done, **values: None,
+) -> Any:
     """Run or go on with a run in `folder`, up to `stop_after` more steps; the toy with its policy trained."""
     folder.mkdir(exist_ok=True)
     calls: list[int] = []
@@ -71,7 +79,7 @@ def train(toy: Any, prompts: Sequence[Prompt], folder: Path, *, sampler: Any = N
             prompts,
             run=Run(folder),
             meter=Meter(CPU),
-            show=lambda done, **values: None,
+            show=show,
             stop=stop,
         )
     return toy
@@ -306,6 +314,112 @@ def test_what_could_not_be_scored_is_not_trained_on_and_counted(
         assert (record["reward/mean"] is None) == (record["policy/entropy"] is None) == all_down
         assert "NaN" not in json.dumps(record)
     assert all(not weight.isnan().any() for weight in weights(toy).values())
+
+
+OWN = """
+import time
+from pathlib import Path
+
+def sevens(completion):
+    return float(completion.count("7"))
+
+def sevens_unless_down(completions):
+    if Path("down").exists():
+        raise ConnectionError("the service is down")
+    return [float(text.count("7")) for text in completions]
+
+def raises(completions):
+    raise RuntimeError("no such luck")
+
+def hangs(completions):
+    time.sleep(600)
+
+def dies(completions):
+    import os
+    os._exit(3)
+
+def nan(completions):
+    return [float("nan")] * len(completions)
+
+def text(completions):
+    return ["good"] * len(completions)
+
+def short(completions):
+    return [1.0]
+"""
+
+
+class TestRewardsOfTheUser:
+    @pytest.fixture
+    def own(self, make_toy: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        """A toy whose reward is a function of user/mine.py."""
+        (tmp_path / "user").mkdir()
+        (tmp_path / "user/mine.py").write_text(OWN)
+        monkeypatch.chdir(tmp_path)
+
+        def make(function: str, **changes: Any) -> Any:
+            rewards = {"mine": {"python": f"user/mine.py:{function}", "weight": 1.0}}
+            return make_toy({"rewards": rewards, "verifiers.function_seconds": 1.0} | changes)
+
+        return make
+
+    def test_it_trains_as_one_of_ours(
+        self, own: Callable[..., Any], make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setitem(FUNCTIONS, "sevens", sevens)
+        ours = train(make_toy({"rewards": {"sevens": {"weight": 1.0}}}), prompts, tmp_path / "ours")
+        assert same(weights(train(own("sevens"), prompts, tmp_path / "mine")), weights(ours))
+
+    @pytest.mark.parametrize(
+        "function, said",
+        [
+            ("raises", "error: RuntimeError: no such luck"),
+            ("hangs", "timeout: over its limit of 1 s"),
+            ("dies", "crash: the worker process ended with exit status 3"),
+            ("nan", "nan"),
+            ("text", "good"),
+            ("short", "1"),
+        ],
+    )
+    def test_when_it_fails_the_run_stops_after_a_checkpoint_and_says_why(
+        self, function: str, said: str, own: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        toy = own(function, **{"verifiers.workers": 4})
+        before = weights(toy)
+        with pytest.raises(UserError) as caught:
+            train(toy, prompts, tmp_path / "run")
+        assert "16 of the 16 completions of step 1 could not be scored" in str(caught.value)
+        assert "rewards.mine: " in str(caught.value) and said in str(caught.value)
+        assert same(weights(toy), before)
+        assert (tmp_path / "run/step-00000000/weights.safetensors").is_file()
+
+    def test_below_the_threshold_the_run_goes_on(
+        self, own: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        toy = own("raises", **{"grpo.max_unscorable": 1.0})
+        before = weights(toy)
+        train(toy, prompts, tmp_path / "run")
+        assert [record["verifier/unscorable"] for record in records(tmp_path / "run")] == [16] * 6
+        assert same(weights(toy), before)
+
+    def test_once_it_is_mended_the_run_goes_on_as_if_nothing_had_been(
+        self, own: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        whole = train(own("sevens_unless_down"), prompts, tmp_path / "whole")
+        down = tmp_path / "down"
+
+        def breaks(done: int, **values: Any) -> None:
+            if done == 3:
+                down.touch()
+
+        with pytest.raises(UserError, match="step 4 could not be scored") as caught:
+            train(own("sevens_unless_down"), prompts, tmp_path / "parts", show=breaks)
+        assert "ConnectionError: the service is down" in str(caught.value)
+        down.unlink()
+        parts = train(own("sevens_unless_down"), prompts, tmp_path / "parts")
+        assert same(weights(whole), weights(parts))
+        assert records(tmp_path / "whole") == records(tmp_path / "parts")
 
 
 def test_without_signal_nothing_is_computed_and_nothing_moves(

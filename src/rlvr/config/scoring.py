@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
-from rlvr.rewards import FUNCTIONS, custom, judge
+from rlvr.rewards import FUNCTIONS, JUDGE, custom
+from rlvr.rewards.judge_options import Options as JudgeOptions
 from rlvr.verifiers import VERIFIERS
 
 
@@ -75,16 +76,22 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
         if reward.python is not None:
             if reward.function is not None:
                 raise ValueError(f"{key}: give function ({reward.function}) or python ({reward.python}), not both")
-            custom.check(reward.python)
+            try:
+                custom.check(reward.python, options=reward.options)
+            except ValueError as error:
+                raise ValueError(f"{key}.{error}") from None
             continue
         function = reward.function or name
-        known = [*FUNCTIONS, judge.NAME]
+        known = [*FUNCTIONS, JUDGE]
         if function not in known:
             raise ValueError(
                 f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
                 "one of your own is named by its file: python: user/my_rewards.py:my_function"
             )
-        check_options(key, judge.call if function == judge.NAME else FUNCTIONS[function], reward.options)
+        if function == JUDGE:
+            _check_judge(key, reward.options)
+            continue
+        check_options(key, FUNCTIONS[function], reward.options)
         if function == "soft_overlong":
             _check_overlong(key, reward.options, max_completion_tokens)
     if not any(reward.weight for reward in rewards.values()):
@@ -92,10 +99,13 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
 
 
 def check_options(key: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `options` are exactly the keyword-only parameters of `function`, of their types."""
+    """Raise ValueError unless `options` are exactly the keyword-only parameters of `function`, of their types.
+
+    Of a dataclass all parameters count.
+    """
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
-    expected = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    expected = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
     if set(options) != set(expected):
         raise ValueError(
             f"{key}.options must be exactly {', '.join(expected) or 'empty'}; "
@@ -110,6 +120,14 @@ def check_options(key: str, function: Callable[..., Any], options: Mapping[str, 
             raise ValueError(
                 f"{key}.options.{name}: {found!r} ({type(found).__name__}): {error.errors()[0]['msg']}"
             ) from None
+
+
+def _check_judge(key: str, options: Mapping[str, Any]) -> None:
+    check_options(key, JudgeOptions, options)
+    try:
+        JudgeOptions(**options)
+    except ValueError as error:
+        raise ValueError(f"{key}.options: {error}") from None
 
 
 def _check_verifier(key: str, name: str) -> None:

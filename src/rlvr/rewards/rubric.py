@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlvr.chat import Tags, extract_answer
-from rlvr.rewards import custom, judge
+from rlvr.rewards import custom
 from rlvr.rewards.functions import FUNCTIONS
 from rlvr.rewards.sample import Sample
-from rlvr.types import Answered, Problem
+from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.judging import VerifierSettings, make_judge, open_workers, settle
 from rlvr.verifiers.verdict import Verdict
 from rlvr.verifiers.workers import Reply
+
+JUDGE = "judge"  # the reward function that asks a language model
+JUDGE_CALL, OWN_CALL = "rlvr.rewards.judge:call", "rlvr.rewards.custom:call"
+JUDGE_FOLDER = ".checkpoints/judge"  # verdicts and spendings, kept over runs
 
 Points = float | None
 
@@ -78,8 +82,6 @@ class Scorer:
     ) -> None:
         self.rubric, self.verifiers, self.tags = rubric, verifiers, tags
         self.workers = pools.enter_context(open_workers(verifiers))
-        # one process for judges: the limit on their concurrent requests then holds
-        self.judging = pools.enter_context(open_workers(verifiers, count=1))
         names = {verifiers.answer, *(reward.verifier for reward in rubric.values() if reward.verifier)}
         self.judges = {name: make_judge(verifiers, name, self.workers) for name in sorted(names)}
         self.asked: list[_Asked] = []
@@ -130,14 +132,20 @@ class Scorer:
         self, name: str, reward: RewardSetting, problem: Problem, answered: Sequence[Answered]
     ) -> Future[Reply] | None:
         """The promise of a group's points by a function of the user's or by a judge; None for the functions here."""
-        seconds = self.verifiers.function_seconds
+        row: dict[str, Any]
+        arguments: dict[str, Any]
         if reward.python is not None:
-            arguments = custom.arguments(reward.python, reward.options, problem, answered)
-            return self.workers.submit(custom.TARGET, arguments, seconds=seconds)
-        if (reward.function or name) == judge.NAME:
-            arguments = judge.arguments(name, reward.options, problem, answered)
-            return self.judging.submit(judge.TARGET, arguments, seconds=seconds)
-        return None
+            path, _, function = reward.python.partition(":")
+            row = {"prompt": problem.question, "answer": problem.answer, "columns": columns_of(problem)}
+            items = [row | {"completion": one.text, "num_tokens": one.num_tokens} for one in answered]
+            target, arguments = OWN_CALL, {"path": path, "function": function, "options": reward.options}
+        elif (reward.function or name) == JUDGE:
+            row = {"question": problem.question, "answer": problem.answer}
+            items = [row | {"completion": one.text} for one in answered]
+            target, arguments = JUDGE_CALL, {"name": name, "folder": JUDGE_FOLDER, **reward.options}
+        else:
+            return None
+        return self.workers.submit(target, arguments | {"items": items}, seconds=self.verifiers.function_seconds)
 
     def _column(
         self, name: str, reward: RewardSetting, asked: _Asked, samples: Sequence[Sample]
@@ -147,9 +155,29 @@ class Scorer:
             reply = asked.elsewhere[name].result()
             if reply.failure is not None:
                 return [math.nan] * len(samples), [f"rewards.{name}: {reply.failure}: {reply.message}"]
-            return reply.value["points"], [f"rewards.{name}: {message}" for message in reply.value["messages"]]
+            if isinstance(reply.value, list):  # a function of the user's
+                return reply.value, []
+            said = zip(reply.value["points"], reply.value["messages"], strict=True)
+            return reply.value["points"], [f"rewards.{name}: {why}" for point, why in said if math.isnan(point)]
         function: Callable[..., Points] = FUNCTIONS[reward.function or name]
         return [function(sample, **reward.options) for sample in samples], []
+
+
+def columns_of(problem: Problem) -> dict[str, Any]:
+    """What a function of the user's may ask for by name, beside the completion: the row's columns and our fields."""
+    known = {"id": problem.id, "question": problem.question, "working": problem.working, "level": problem.level}
+    return known | {"solution": problem.solution} | dict(problem.columns)
+
+
+def check_columns(rubric: Mapping[str, RewardSetting], problems: Sequence[Problem]) -> None:
+    """Raise UserError when a function of the user's asks for a column that no row of the data has."""
+    there = {column for problem in problems for column in columns_of(problem)}
+    for name, reward in rubric.items():
+        if reward.python is not None:
+            try:
+                custom.check_columns(custom.check(reward.python, options=reward.options), there)
+            except ValueError as error:
+                raise UserError(f"rewards.{name}: {error}") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rlvr.meter import Meter
 from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
-from rlvr.rewards import open_scorer
+from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
@@ -32,6 +32,7 @@ def main() -> None:
     with stage("grpo", SECTIONS) as cfg:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT, *rewards_of_the_user())
         prompts = prepared.read_prompts("train")
+        check_columns(cfg.rewards, [prompt.problem for prompt in prompts])
         policy, tokenizer = open_policy(cfg, start=SFT)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         for note in advice(

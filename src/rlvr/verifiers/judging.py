@@ -67,9 +67,9 @@ class VerifierSettings(Protocol):
     def deadline_seconds(self, name: str) -> float: ...
 
 
-def open_workers(settings: VerifierSettings, *, count: int | None = None) -> Workers:
-    """The worker processes of `settings`, or `count` of them; none is started before there is work."""
-    return Workers(settings.workers if count is None else count, memory_bytes=settings.memory_mib * 2**20)
+def open_workers(settings: VerifierSettings) -> Workers:
+    """The worker processes of `settings`; none is started before there is work."""
+    return Workers(settings.workers, memory_bytes=settings.memory_mib * 2**20)
 
 
 def make_judge(settings: VerifierSettings, name: str, workers: Workers) -> Judge:
