@@ -20,6 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlvr.types import Answered, Problem
+
+TARGET = "rlvr.rewards.custom:call"
 FOLDER = Path("user")
 # parameter of the single form: of the batch form
 FORMS = {"completion": "completions", "prompt": "prompts", "num_tokens": "num_tokens", "answer": "answers"}
@@ -63,6 +66,14 @@ def check_columns(signature: Signature, columns: Collection[str]) -> None:
             f"column of the data: the columns are {_listed(sorted(columns)) or 'none besides question and answer'}"
             f"{_nearest(missing[0], columns)}; give the parameter a default, or a value under options"
         )
+
+
+def arguments(spec: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
+    """What TARGET is called with for the completions of one question."""
+    path, _, function = spec.partition(":")
+    shared = {"prompt": problem.question, "answer": problem.answer, "columns": dict(problem.columns)}
+    items = [{"completion": one.text, "num_tokens": one.num_tokens, **shared} for one in answered]
+    return {"path": path, "function": function, "items": items, "options": dict(options)}
 
 
 def _parsed(file: Path) -> ast.Module:
@@ -143,8 +154,8 @@ def _nearest(name: str, known: Collection[str]) -> str:
 _modules: dict[str, tuple[str, ModuleType]] = {}  # by path: a hash of the source, and the module made from it
 
 
-def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapping[str, Any]) -> list[float | None]:
-    """What `function` of the file `path` gives each of `items`, the completions of one question.
+def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What `function` of the file `path` gives each of `items`, the completions of one question, as `points`.
 
     An item has completion, prompt, num_tokens, answer, and the row's other columns as `columns`; the function gets what
     it has parameters for, and None for a column that a row does not have. Raises what the function raises, TypeError
@@ -154,12 +165,12 @@ def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapp
     where = f"{path}:{function}"
     parameters = inspect.signature(target).parameters
     if "completions" in parameters:
-        result = target(**_arguments(parameters, _batched(items), options))
-        return _points_of_batch(_awaited(result), len(items), where)
+        result = _awaited(target(**_arguments(parameters, _batched(items), options)))
+        return {"points": _points_of_batch(result, len(items), where), "messages": []}
     results = [target(**_arguments(parameters, _flat(item), options)) for item in items]
     if any(inspect.isawaitable(result) for result in results):
         results = asyncio.run(_gathered(results))
-    return [_points(result, where) for result in results]
+    return {"points": [_points(result, where) for result in results], "messages": []}
 
 
 def _load(path: str, function: str) -> Callable[..., Any]:

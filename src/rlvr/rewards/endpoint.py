@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from rlvr.rewards import ledger
-from rlvr.rewards.judge_options import LONGEST_WAIT_SECONDS, Options, find_key
+from rlvr.rewards.judge import LONGEST_WAIT_SECONDS, Options, find_key
 
 FIRST_WAIT_SECONDS = 0.5
 MORE_TOKENS = 100  # what a chat template adds to the text of a request, at most
