@@ -10,8 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
-from rlvr.rewards import FUNCTIONS, JUDGE, custom
-from rlvr.rewards.judge_options import Options as JudgeOptions
+from rlvr.rewards import FUNCTIONS, custom, judge
 from rlvr.verifiers import VERIFIERS
 
 
@@ -82,13 +81,13 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
                 raise ValueError(f"{key}.{error}") from None
             continue
         function = reward.function or name
-        known = [*FUNCTIONS, JUDGE]
+        known = [*FUNCTIONS, judge.NAME]
         if function not in known:
             raise ValueError(
                 f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
                 "one of your own is named by its file: python: user/my_rewards.py:my_function"
             )
-        if function == JUDGE:
+        if function == judge.NAME:
             _check_judge(key, reward.options)
             continue
         check_options(key, FUNCTIONS[function], reward.options)
@@ -99,13 +98,10 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
 
 
 def check_options(key: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `options` are exactly the keyword-only parameters of `function`, of their types.
-
-    Of a dataclass all parameters count.
-    """
+    """Raise ValueError unless `options` are exactly the keyword-only parameters of `function`, of their types."""
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
-    expected = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or inspect.isclass(function)]
+    expected = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     if set(options) != set(expected):
         raise ValueError(
             f"{key}.options must be exactly {', '.join(expected) or 'empty'}; "
@@ -123,9 +119,9 @@ def check_options(key: str, function: Callable[..., Any], options: Mapping[str, 
 
 
 def _check_judge(key: str, options: Mapping[str, Any]) -> None:
-    check_options(key, JudgeOptions, options)
+    check_options(key, judge.Options, options)
     try:
-        JudgeOptions(**options)
+        judge.Options(**options)
     except ValueError as error:
         raise ValueError(f"{key}.options: {error}") from None
 

@@ -71,9 +71,15 @@ def check_columns(signature: Signature, columns: Collection[str]) -> None:
 def arguments(spec: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
     """What TARGET is called with for the completions of one question."""
     path, _, function = spec.partition(":")
-    shared = {"prompt": problem.question, "answer": problem.answer, "columns": dict(problem.columns)}
+    shared = {"prompt": problem.question, "answer": problem.answer, "columns": columns_of(problem)}
     items = [{"completion": one.text, "num_tokens": one.num_tokens, **shared} for one in answered]
     return {"path": path, "function": function, "items": items, "options": dict(options)}
+
+
+def columns_of(problem: Problem) -> dict[str, Any]:
+    """What a function may ask for by name: the row's own columns, and the fields that each problem has."""
+    fields = ("id", "question", "working", "solution", "level")
+    return {name: getattr(problem, name) for name in fields} | dict(problem.columns)
 
 
 def _parsed(file: Path) -> ast.Module:

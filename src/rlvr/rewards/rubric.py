@@ -16,17 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlvr.chat import Tags, extract_answer
-from rlvr.rewards import custom
+from rlvr.rewards import custom, judge
 from rlvr.rewards.functions import FUNCTIONS
 from rlvr.rewards.sample import Sample
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.judging import VerifierSettings, make_judge, open_workers, settle
 from rlvr.verifiers.verdict import Verdict
 from rlvr.verifiers.workers import Reply
-
-JUDGE = "judge"  # the reward function that asks a language model
-JUDGE_CALL, OWN_CALL = "rlvr.rewards.judge:call", "rlvr.rewards.custom:call"
-JUDGE_FOLDER = ".checkpoints/judge"  # verdicts and spendings, kept over runs
 
 Points = float | None
 
@@ -132,20 +128,15 @@ class Scorer:
         self, name: str, reward: RewardSetting, problem: Problem, answered: Sequence[Answered]
     ) -> Future[Reply] | None:
         """The promise of a group's points by a function of the user's or by a judge; None for the functions here."""
-        row: dict[str, Any]
-        arguments: dict[str, Any]
         if reward.python is not None:
-            path, _, function = reward.python.partition(":")
-            row = {"prompt": problem.question, "answer": problem.answer, "columns": columns_of(problem)}
-            items = [row | {"completion": one.text, "num_tokens": one.num_tokens} for one in answered]
-            target, arguments = OWN_CALL, {"path": path, "function": function, "options": reward.options}
-        elif (reward.function or name) == JUDGE:
-            row = {"question": problem.question, "answer": problem.answer}
-            items = [row | {"completion": one.text} for one in answered]
-            target, arguments = JUDGE_CALL, {"name": name, "folder": JUDGE_FOLDER, **reward.options}
-        else:
-            return None
-        return self.workers.submit(target, arguments | {"items": items}, seconds=self.verifiers.function_seconds)
+            arguments = custom.arguments(reward.python, reward.options, problem, answered)
+            return self.workers.submit(custom.TARGET, arguments, seconds=self.verifiers.function_seconds)
+        if (reward.function or name) == judge.NAME:
+            arguments = judge.arguments(name, reward.options, problem, answered)
+            at_once = len(answered) * self.verifiers.workers
+            seconds = judge.longest_seconds(at_once, judge.Options(**reward.options))
+            return self.workers.submit(judge.TARGET, arguments, seconds=seconds)
+        return None
 
     def _column(
         self, name: str, reward: RewardSetting, asked: _Asked, samples: Sequence[Sample]
@@ -163,15 +154,9 @@ class Scorer:
         return [function(sample, **reward.options) for sample in samples], []
 
 
-def columns_of(problem: Problem) -> dict[str, Any]:
-    """What a function of the user's may ask for by name, beside the completion: the row's columns and our fields."""
-    known = {"id": problem.id, "question": problem.question, "working": problem.working, "level": problem.level}
-    return known | {"solution": problem.solution} | dict(problem.columns)
-
-
 def check_columns(rubric: Mapping[str, RewardSetting], problems: Sequence[Problem]) -> None:
     """Raise UserError when a function of the user's asks for a column that no row of the data has."""
-    there = {column for problem in problems for column in columns_of(problem)}
+    there = {column for problem in problems for column in custom.columns_of(problem)}
     for name, reward in rubric.items():
         if reward.python is not None:
             try:
@@ -184,7 +169,13 @@ def check_columns(rubric: Mapping[str, RewardSetting], problems: Sequence[Proble
 def open_scorer(rubric: Mapping[str, RewardSetting], verifiers: VerifierSettings, tags: Tags) -> Iterator[Scorer]:
     """A scorer whose worker processes live as long as the block.
 
-    Raises UserError when a verifier cannot run on this machine.
+    Raises UserError when a verifier or a judge cannot run on this machine.
     """
+    for name, reward in rubric.items():
+        if reward.python is None and (reward.function or name) == judge.NAME:
+            try:
+                judge.find_key(judge.Options(**reward.options))
+            except ValueError as error:
+                raise UserError(f"rewards.{name}: {error}") from None
     with ExitStack() as pools:
         yield Scorer(rubric, verifiers, tags, pools=pools)
