@@ -128,7 +128,10 @@ def account(tmp_path: Path, max_cost: float = 1.0, concurrency: int = 1) -> ledg
 
 def test_scores_in_order(server: Server, judge: Judge, tmp_path: Path) -> None:
     server.answer = lambda body: verdict(-3 if "AS AN AI" in body["messages"][1]["content"] else 0)
-    assert judge("fine, thanks", "AS AN AI I have no feelings", "could be worse") == ([0.0, -3.0, 0.0], [])
+    assert judge("fine, thanks", "AS AN AI I have no feelings", "could be worse") == (
+        [0.0, -3.0, 0.0],
+        ["as it sounds"] * 3,
+    )
     kept = [json.loads(file.read_text()) for file in (tmp_path / "judge/verdicts").rglob("*.json")]
     assert sorted(verdict["score"] for verdict in kept) == [-3.0, 0.0, 0.0]
     assert {verdict["reason"] for verdict in kept} == {"as it sounds"}
@@ -147,7 +150,7 @@ def test_a_verdict_is_kept_and_equal_completions_are_judged_once(server: Server,
     assert judge("one", "one", "two")[0] == [-1.0] * 3
     assert len(server.bodies) == 2
     server.answer = lambda body: (500, {}, "gone")
-    assert judge("two", "one") == ([-1.0] * 2, [])
+    assert judge("two", "one") == ([-1.0] * 2, ["as it sounds"] * 2)
     assert len(server.bodies) == 2
     assert math.isnan(judge("one", model="judge-2", retries=0)[0][0])  # another judge, another verdict
     assert len(server.bodies) == 3
@@ -155,7 +158,7 @@ def test_a_verdict_is_kept_and_equal_completions_are_judged_once(server: Server,
 
 def test_malformed_verdicts_are_asked_for_once_more(server: Server, judge: Judge) -> None:
     server.in_turn(says("It scores -2."), says('{"score": -2, "reason": "r"}'))
-    assert judge("text") == ([-2.0], [])
+    assert judge("text") == ([-2.0], ["r"])
     first, second = server.bodies
     assert second["messages"][:2] == first["messages"]
     assert second["messages"][2] == {"role": "assistant", "content": "It scores -2."}
@@ -281,7 +284,7 @@ def test_above_the_cost_cap_nobody_is_asked(server: Server, judge: Judge, tmp_pa
     capped = {"price_per_million_input": 10.0, "price_per_million_output": 100.0, "max_cost": 0.03, "concurrency": 1}
     texts = [f"text {i}" for i in range(30)]
     points, failures = judge(*texts, **capped)
-    refused = [point for point in points if math.isnan(point)]
+    refused = [failure for point, failure in zip(points, failures, strict=True) if math.isnan(point)]
     assert 0 < len(refused) < 30
     assert len(server.bodies) == 30 - len(refused)
     assert all("the cost cap is reached" in reason and "max_cost 0.03" in reason for reason in failures)
