@@ -17,12 +17,16 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 
 @cache
 def interpreter() -> str:
-    return os.path.realpath(sys._base_executable)
+    """The file of this interpreter, outside any virtual environment."""
+    named = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return os.path.realpath(named if named.exists() else sys.executable)
 
 
-def command(*, file_bytes: int) -> list[str]:
-    """All that goes before the arguments of the interpreter."""
-    return [*_as_nobody(), "bwrap", *_confinement(), *_view(), *_folder(file_bytes), "--", interpreter(), *PYTHON]
+def command(*, file_bytes: int, filter_descriptor: int) -> list[str]:
+    """All that goes before the arguments of the interpreter; seccomp.program() is read from `filter_descriptor`."""
+    seccomp = ["--seccomp", str(filter_descriptor)]
+    bwrap = ["bwrap", *_confinement(), *_view(), *_folder(file_bytes), *seccomp, "--"]
+    return [*_as_nobody(), *bwrap, interpreter(), *PYTHON]
 
 
 def _confinement() -> list[str]:
@@ -84,7 +88,7 @@ def _as_nobody() -> tuple[str, ...]:
     made: set[str] = set()
     for path in visible():
         ancestors = [str(parent) for parent in reversed(Path(path).parents)]
-        closed = next((i for i, parent in enumerate(ancestors) if not os.stat(parent).st_mode & 1), None)
+        closed = next((i for i, parent in enumerate(ancestors) if not Path(parent).stat().st_mode & 1), None)
         if closed is None:
             continue
         for number, parent in enumerate(ancestors[closed:]):

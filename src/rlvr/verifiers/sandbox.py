@@ -16,15 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from marshal import dumps
 from pathlib import Path
 from types import CodeType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rlvr.types import UserError
-from rlvr.verifiers import bubblewrap
+from rlvr.verifiers import bubblewrap, seccomp
 from rlvr.verifiers.verdict import CRASH, MEMORY, OUTPUT, TIMEOUT, UNPARSABLE
 
 Kind = Literal["bubblewrap", "rlimits-only"]
@@ -90,15 +91,7 @@ def execute(source: str, runs: Sequence[Run], *, limits: Limits, kind: Kind) -> 
     with tempfile.TemporaryFile() as job, tempfile.TemporaryDirectory(prefix="rlvr-") as folder:
         job.write(dumps((_harness(), _job(source, runs, limits))))
         job.seek(0)
-        process = subprocess.Popen(
-            _command(kind, limits),
-            stdin=job,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/" if kind == "bubblewrap" else folder,
-            env=bubblewrap.ENVIRONMENT | ({"PATH": os.defpath} if kind == "bubblewrap" else {}),
-            start_new_session=True,
-        )
+        process = _launch(kind, limits, job, folder)
         try:
             said, cause = _listen(process, limits, num_runs=len(runs))
         finally:
@@ -111,8 +104,8 @@ def execute(source: str, runs: Sequence[Run], *, limits: Limits, kind: Kind) -> 
 def check(kind: Kind) -> None:
     """Raise UserError unless a program can run in a sandbox of this kind here."""
     remedy = (
-        "Install bubblewrap 0.8 or newer (apt-get install bubblewrap; Linux only) and allow user namespaces, or, if you "
-        "trust whatever the model writes, set verifiers.sandbox: rlimits-only, which protects no files and no network"
+        "Install bubblewrap 0.8 or newer (apt-get install bubblewrap; Linux only) and allow user namespaces, or, if "
+        "you trust whatever the model writes, set verifiers.sandbox: rlimits-only, which protects no files or network"
     )
     if kind == "bubblewrap":
         if not sys.platform.startswith("linux"):
@@ -147,10 +140,25 @@ def _job(source: str, runs: Sequence[Run], limits: Limits) -> dict[str, Any]:
     }
 
 
-def _command(kind: Kind, limits: Limits) -> list[str]:
-    if kind == "bubblewrap":
-        return [*bubblewrap.command(file_bytes=limits.file_bytes), "-c", BOOTSTRAP]
-    return [bubblewrap.interpreter(), *bubblewrap.PYTHON, "-c", BOOTSTRAP]
+def _launch(kind: Kind, limits: Limits, job: IO[bytes], folder: str) -> subprocess.Popen[bytes]:
+    with tempfile.TemporaryFile() as filter_file:
+        filter_file.write(seccomp.program())
+        filter_file.seek(0)
+        command = [bubblewrap.interpreter(), *bubblewrap.PYTHON]
+        passed: list[int] = []
+        if kind == "bubblewrap":
+            passed, folder = [filter_file.fileno()], "/"
+            command = bubblewrap.command(file_bytes=limits.file_bytes, filter_descriptor=passed[0])
+        return subprocess.Popen(
+            [*command, "-c", BOOTSTRAP],
+            stdin=job,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=bubblewrap.ENVIRONMENT | {"PATH": os.defpath},
+            pass_fds=passed,
+            start_new_session=True,
+        )
 
 
 def _listen(process: subprocess.Popen[bytes], limits: Limits, *, num_runs: int) -> tuple[bytes, str | None]:
@@ -176,10 +184,8 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits, *, num_runs: int) 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the sandbox and all in it: bubblewrap's end is the end of its first process, and so of its namespace."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()
 
 
