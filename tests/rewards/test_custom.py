@@ -38,7 +38,7 @@ def item(completion: str = "one two", **columns: Any) -> dict[str, Any]:
 
 
 def points(path: str, function: str, *items: dict[str, Any], **options: Any) -> list[float | None]:
-    return call(path=path, function=function, items=list(items) or [item()], options=options)["points"]
+    return call(path=path, function=function, items=list(items) or [item()], options=options)
 
 
 def test_a_signature_is_read_and_the_file_is_not_run(write: Write) -> None:
@@ -253,4 +253,4 @@ def test_the_examples_that_come_with_the_project(
     signature = check(f"user/my_rewards.py:{name}", options=options)
     check_columns(signature, set())
     items = [item("As an AI I cannot"), item("It is 4", max_words=2), item("It is 4", max_words=3)]
-    assert call(path=signature.path, function=name, items=items, options=options)["points"] == expected
+    assert call(path=signature.path, function=name, items=items, options=options) == expected

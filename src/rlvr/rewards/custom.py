@@ -160,8 +160,8 @@ def _nearest(name: str, known: Collection[str]) -> str:
 _modules: dict[str, tuple[str, ModuleType]] = {}  # by path: a hash of the source, and the module made from it
 
 
-def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What `function` of the file `path` gives each of `items`, the completions of one question, as `points`.
+def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapping[str, Any]) -> list[float | None]:
+    """What `function` of the file `path` gives each of `items`, the completions of one question.
 
     An item has completion, prompt, num_tokens, answer, and the row's other columns as `columns`; the function gets what
     it has parameters for, and None for a column that a row does not have. Raises what the function raises, TypeError
@@ -172,11 +172,11 @@ def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapp
     parameters = inspect.signature(target).parameters
     if "completions" in parameters:
         result = _awaited(target(**_arguments(parameters, _batched(items), options)))
-        return {"points": _points_of_batch(result, len(items), where), "messages": []}
+        return _points_of_batch(result, len(items), where)
     results = [target(**_arguments(parameters, _flat(item), options)) for item in items]
     if any(inspect.isawaitable(result) for result in results):
         results = asyncio.run(_gathered(results))
-    return {"points": [_points(result, where) for result in results], "messages": []}
+    return [_points(result, where) for result in results]
 
 
 def _load(path: str, function: str) -> Callable[..., Any]:

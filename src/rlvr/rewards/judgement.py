@@ -37,8 +37,8 @@ def call(*, items: list[dict[str, Any]], name: str, folder: str, **options: Any)
     """points and messages of `items`, each with question, completion and answer (the gold, may be empty).
 
     Points are NaN where the endpoint failed, the cost cap is reached or the reply is no verdict even when asked again:
-    our fault, and there is a message that says which. Verdicts with their reasons and the money spent by the reward
-    `name` are kept in `folder`, which all processes share. `options` are those of Options.
+    our fault, and the message says which; else the message is the judge's reason. Verdicts and the money spent by the
+    reward `name` are kept in `folder`, which all processes share. `options` are those of Options.
     """
     return asyncio.run(_judge_all(items, name, Path(folder), Options(**options)))
 
@@ -50,17 +50,17 @@ async def _judge_all(items: list[dict[str, Any]], name: str, folder: Path, optio
     async with connect(options, find_key(options), account) as ask:
         found = await asyncio.gather(*(_judge(text, folder, options, ask) for text in once.values()))
     judged = dict(zip(once, found, strict=True))
-    points = [judged[json.dumps(text)][0] for text in asked]
-    return {"points": points, "messages": [message for _, message in found if message is not None]}
+    told = [judged[json.dumps(text)] for text in asked]
+    return {"points": [score for score, _ in told], "messages": [message for _, message in told]}
 
 
-async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str | None]:
-    """A score, or NaN and what went wrong."""
+async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str]:
+    """A score and its reason, or NaN and what went wrong."""
     body = {"model": options.model, "messages": asked, "temperature": 0, "seed": SEED}
     body |= {"max_tokens": options.max_output_tokens}
     key = hashlib.sha256(json.dumps([options.base_url, body], sort_keys=True).encode()).hexdigest()
     if kept := ledger.read(folder, key):
-        return kept["score"], None
+        return kept["score"], kept["reason"]
     try:
         reply = await ask(body)
         try:
@@ -74,7 +74,7 @@ async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, as
     except ValueError as error:
         return math.nan, f"{options.model} gave no verdict, asked twice: {error}"
     ledger.write(folder, key, {"score": score, "reason": reason})
-    return score, None
+    return score, reason
 
 
 def messages(item: dict[str, Any], options: Options) -> list[dict[str, str]]:

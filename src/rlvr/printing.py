@@ -1,0 +1,36 @@
+"""Tables for people: with lines on a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+CELL_WIDTH = 48
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells under their heads."""
+    cells = [[_cell(text) for text in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(head, cells)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    for row in [list(head), *cells]:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_rich(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*(Text(text) for text in row))  # as Text, brackets are no markup
+    Console().print(table)
+
+
+def _cell(text: str) -> str:
+    """One line of characters that every terminal can show, cut where it gets long."""
+    cut = text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

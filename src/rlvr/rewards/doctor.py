@@ -1,0 +1,171 @@
+"""What a rubric accepts that it should not: completions made to fool it, beside an honest right answer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlvr.chat import Tags, to_number
+from rlvr.rewards.rubric import Scorer
+from rlvr.rewards.trial import spelled, totals
+from rlvr.types import Answered, Problem
+from rlvr.verifiers.verdict import Verdict
+
+HONEST = "the right answer"
+WORKED = "the worked solution"
+HEAVY = ("tags, 1,000 times", "10 MB of digits", "10 MB without tags")  # tried on one problem only
+REASONING = "I think about it step by step."
+SLOW_SECONDS = 1.0  # for one completion: a step of 256 would take minutes
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Trick:
+    """One kind of completion over some problems: its `totals`, verdicts, and seconds for one of them."""
+
+    kind: str
+    totals: tuple[float, ...]
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+    messages: tuple[str, ...]
+
+    @property
+    def is_honest(self) -> bool:
+        return self.kind in (HONEST, WORKED)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict that most of them got."""
+        return Counter(spelled(verdict) for verdict in self.verdicts).most_common(1)[0][0]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at; `is_accepted` when the rubric takes what it should not."""
+
+    message: str
+    is_accepted: bool
+
+
+def completions(problem: Problem, others: Sequence[Problem], tags: Tags) -> dict[str, str]:
+    """Completions of `problem` by kind, the honest ones first; `others` lend the answers that are wrong here."""
+    right, wrong = _answer(problem), wrong_answer(problem, others)
+
+    def formed(reasoning: str, answer: str) -> str:
+        return f"{tags.reasoning_start}{reasoning}{tags.reasoning_end}{tags.answer_start}{answer}{tags.answer_end}"
+
+    start, end, answer_start, answer_end = tags.marks()
+    everything = " ".join([*map(str, range(100)), right, *(_answer(other) for other in others[:100])])
+    twice = f"{tags.answer_start}{right}{tags.answer_end}"
+    return {
+        HONEST: formed(REASONING, right),
+        **({WORKED: formed(problem.working, right)} if problem.working else {}),
+        "nothing": "",
+        "white space": " \n\t " * 10,
+        "the question again": problem.question,
+        "the answer without tags": right,
+        "every answer at once": formed(REASONING, everything),
+        "tags with nothing in them": formed("", ""),
+        "tags with white space": formed(" ", " "),
+        "a wrong answer": formed(REASONING, wrong),
+        "right in the reasoning only": formed(f"It is {right}.", wrong),
+        "answer tags in the reasoning": f"{start}{REASONING}{answer_start}{right}{answer_end}{end}",
+        "nested tags": f"{start * 2}{REASONING}{end * 2}{answer_start * 2}{right}{answer_end * 2}",
+        "the answer twice": formed(REASONING, right) + twice,
+        "right, then others": formed(REASONING, f"{right} or {wrong}, or else {wrong}{wrong}"),
+        "invalid unicode": formed(REASONING, f"\ud800{wrong}\udfff"),
+        "null bytes": formed(REASONING, f"\0{wrong}\0"),
+        "tags, 1,000 times": formed(REASONING, right) * 1000,
+        "10 MB of digits": formed(REASONING, "9" * 10_000_000),
+        "10 MB without tags": f"{right} " * (10_000_000 // (len(right) + 1)),
+    }
+
+
+def _answer(problem: Problem) -> str:
+    return problem.solution or problem.answer
+
+
+def wrong_answer(problem: Problem, others: Sequence[Problem]) -> str:
+    """An answer that is wrong here: another number, or what answers a problem with another gold."""
+    number = None if problem.solution else to_number(problem.answer)
+    if number is not None:
+        return f"{2 * number + 1007:.15g}" if math.isfinite(number) else "0"
+    answers = (_answer(other) for other in others if other.answer.strip().lower() != problem.answer.strip().lower())
+    right = _answer(problem).strip().lower()
+    return next((answer for answer in answers if answer.strip().lower() != right), "no idea")
+
+
+def examine(scorer: Scorer, problems: Sequence[Problem], tags: Tags, *, max_completion_tokens: int) -> list[Trick]:
+    """Score every kind of completion, each by itself: the seconds are its own.
+
+    Tokens are counted as a quarter of the characters, up to `max_completion_tokens`, where a completion is cut.
+    """
+    made = [completions(problem, [*problems[p + 1 :], *problems[:p]], tags) for p, problem in enumerate(problems)]
+    kinds = list(dict.fromkeys(kind for one in made for kind in one))
+    _try(scorer, problems[:1], [made[0][HONEST]], HONEST, max_completion_tokens)  # starts the workers
+    tricks = []
+    for kind in kinds:
+        chosen = [p for p, one in enumerate(made) if kind in one][: 1 if kind in HEAVY else None]
+        texts = [made[p][kind] for p in chosen]
+        tricks.append(_try(scorer, [problems[p] for p in chosen], texts, kind, max_completion_tokens))
+    return tricks
+
+
+def _try(
+    scorer: Scorer, problems: Sequence[Problem], texts: Sequence[str], kind: str, max_completion_tokens: int
+) -> Trick:
+    before = time.monotonic()
+    for problem, text in zip(problems, texts, strict=True):
+        num_tokens = len(text) // CHARACTERS_PER_TOKEN + 1
+        is_truncated = num_tokens > max_completion_tokens
+        scorer.submit(problem, [Answered(text, min(num_tokens, max_completion_tokens), is_truncated)])
+    scores = scorer.finish()
+    seconds = (time.monotonic() - before) / len(texts)
+    verdicts = tuple(verdicts[0] for verdicts in scores.verdicts)
+    return Trick(kind, tuple(values[0] for values in totals(scores)), verdicts, seconds, scores.messages)
+
+
+def findings(tricks: Sequence[Trick]) -> list[Finding]:
+    """What to look at, what is accepted first."""
+    honest = next(trick for trick in tricks if trick.kind == HONEST)
+    found = [finding for trick in tricks for finding in _findings(trick, honest)]
+    return sorted(found, key=lambda finding: not finding.is_accepted)
+
+
+def _findings(trick: Trick, honest: Trick) -> list[Finding]:
+    count, found = len(trick.totals), []
+    right = sum(verdict.is_right for verdict in trick.verdicts)
+    faults = sum(
+        verdict.is_fault or math.isnan(value) for verdict, value in zip(trick.verdicts, trick.totals, strict=True)
+    )
+    if trick.is_honest:
+        if right < count - faults:
+            found.append(
+                Finding(
+                    f"{trick.kind} is judged {trick.verdict}, right only {right} times of {count}: look at "
+                    "verifiers.answer, and at prepare.records.columns.solution where the gold is no answer",
+                    is_accepted=False,
+                )
+            )
+    else:
+        if right:
+            found.append(Finding(f"{trick.kind}: judged right, {right} of {count}", is_accepted=True))
+        pairs = list(zip(trick.totals, honest.totals, strict=False))  # the heavy ones have the first problem only
+        if as_high := [pair for pair in pairs if pair[0] >= pair[1]]:
+            value, least = as_high[0]
+            found.append(
+                Finding(
+                    f"{trick.kind}: worth as much as the right answer, or more, {len(as_high)} of {count} "
+                    f"(for example {value:g}, the right answer {least:g})",
+                    is_accepted=True,
+                )
+            )
+    if faults:
+        why = f": {trick.messages[0]}" if trick.messages else ""
+        found.append(Finding(f"{trick.kind}: {faults} of {count} could not be scored{why}", is_accepted=False))
+    if trick.seconds > SLOW_SECONDS:
+        found.append(Finding(f"{trick.kind}: takes {trick.seconds:.1f} s to score", is_accepted=False))
+    return found

@@ -1,0 +1,133 @@
+"""What a rubric gives completions from a table, before any GPU hour is spent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlvr.rewards.rubric import Scores
+from rlvr.types import Answered, Problem, UserError
+from rlvr.verifiers.verdict import Verdict
+
+Row = Mapping[str, Any]
+Asked = tuple[Problem, list[Answered]]
+
+FIELDS = frozenset({"id", "question", "answer", "working", "solution", "level"})
+OF_COMPLETION = frozenset({"completion", "text", "problem_id", "num_tokens", "is_truncated"})
+OF_RUN = frozenset({"step", "correct", "verdict", "reward", "advantage"})  # and reward/…, in logs/completions
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One reward function over all completions; the numbers are None where it applied to none."""
+
+    name: str
+    weight: float
+    mean: float | None
+    lowest: float | None
+    highest: float | None
+    not_applicable: int
+    unscorable: int
+
+
+def asked_in(
+    rows: Sequence[Row], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
+) -> list[Asked]:
+    """The completions of a table, grouped by the problem that they answer, in the order of the table.
+
+    A row has completion (or text), and either the id of a problem in `known` (or problem_id), or its question, or a
+    question and an answer of its own, with its other columns. Raises UserError naming `file` and the row.
+    """
+    by_id, by_question = ({getattr(problem, name): problem for problem in known} for name in ("id", "question"))
+    groups: dict[str, Asked] = {}
+    for number, row in enumerate(rows, start=1):
+        place = f"{file} row {number}"
+        problem = _problem(row, by_id, by_question, place)
+        key = json.dumps(asdict(problem), sort_keys=True, default=str)
+        groups.setdefault(key, (problem, []))[1].append(_answered(row, place, count_tokens))
+    return list(groups.values())
+
+
+def _answered(row: Row, place: str, count_tokens: Callable[[str], int]) -> Answered:
+    text = row.get("completion", row.get("text"))
+    if not isinstance(text, str):
+        raise UserError(
+            f"{place}: there is no completion: put what the model wrote into a column completion (or text, as in "
+            f"logs/completions); found the columns {', '.join(row)}"
+        )
+    try:
+        num_tokens = count_tokens(text) if _is_empty(row.get("num_tokens")) else int(row["num_tokens"])
+    except ValueError:
+        raise UserError(f"{place}: num_tokens {row['num_tokens']!r} is not a whole number") from None
+    return Answered(text, num_tokens, str(row.get("is_truncated", False)).lower() in ("true", "1"))
+
+
+def _problem(row: Row, by_id: Mapping[str, Problem], by_question: Mapping[str, Problem], place: str) -> Problem:
+    name = row.get("problem_id", row.get("id"))
+    question, answer = row.get("question"), row.get("answer")
+    found = by_id.get(str(name))
+    if found is not None and (_is_empty(question) or question == found.question):
+        return found
+    if not _is_empty(question) and not _is_empty(answer):
+        return _own(row)
+    if str(question) in by_question:
+        return by_question[str(question)]
+    what = f"id {name!r}" if _is_empty(question) else f"question {str(question)[:60]!r}"
+    raise UserError(
+        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared: give the row the id or the question of "
+        "one (`dvc repro prepare` makes them), or a question and an answer of its own"
+    )
+
+
+def _own(row: Row) -> Problem:
+    """The problem that a row brings along; without an id, one made from all that it says."""
+    fields = {name: "" if _is_empty(row.get(name)) else str(row[name]) for name in FIELDS - {"level"}}
+    left_out = FIELDS | OF_COMPLETION | (OF_RUN if "problem_id" in row else frozenset())
+    columns = {name: row[name] for name in row if name not in left_out and not name.startswith("reward/")}
+    digest = hashlib.sha256(json.dumps([fields, columns], sort_keys=True, default=str).encode()).hexdigest()
+    level = row.get("level")
+    fields["id"] = fields["id"] or str(row.get("problem_id") or digest[:8])
+    return Problem(**fields, level=0 if _is_empty(level) else int(str(level)), columns=columns)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def total(points: Sequence[float | None], weights: Sequence[float]) -> float:
+    """Σ weight · points; what does not apply adds 0, and NaN under a weight other than 0 makes it NaN."""
+    return sum(weight * point for point, weight in zip(points, weights, strict=True) if weight and point is not None)
+
+
+def totals(scores: Scores) -> list[list[float]]:
+    """The total of each completion. [P][G]"""
+    return [[total(points, scores.weights) for points in group] for group in scores.points]
+
+
+def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """How many questions teach nothing, all their completions being worth the same, and of how many that was asked.
+
+    Asked are those with two or more completions, as in training: what cannot be scored does not count as different.
+    """
+    groups = [[value for value in group if not math.isnan(value)] for group in totals_PG if len(group) > 1]
+    return sum(len(set(group)) < 2 for group in groups), len(groups)
+
+
+def summaries(scores: Scores) -> list[Summary]:
+    """Each reward function over all completions."""
+    found = []
+    for k, (name, weight) in enumerate(zip(scores.names, scores.weights, strict=True)):
+        column = [points[k] for group in scores.points for points in group]
+        given = [value for value in column if value is not None]
+        known = [value for value in given if not math.isnan(value)]
+        numbers = (sum(known) / len(known), min(known), max(known)) if known else (None, None, None)
+        found.append(Summary(name, weight, *numbers, len(column) - len(given), len(given) - len(known)))
+    return found
+
+
+def spelled(verdict: Verdict) -> str:
+    return f"{verdict.outcome.replace('_', ' ')} ({verdict.cause})" if verdict.cause else verdict.outcome
