@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from rlvr.rewards.sample import Sample
-from rlvr.verifiers.verdict import MISSING, TIMEOUT
+from rlvr.verifiers.verdict import MISSING
 
 
 def code_compiles(sample: Sample, *, points: float) -> float | None:
