@@ -52,6 +52,20 @@ def test_code_of_a_stage_is_run_from_the_clone_and_reruns_it(finished: Finished)
     assert "an edit of prepare" in done.text
 
 
+def test_an_edit_of_ones_own_reward_reruns_what_depends_on_it(finished: Finished) -> None:
+    clone = finished("clone")
+    clone.set("rewards", {"variety": {"python": "user/my_rewards.py:variety", "weight": 1.0}})
+    assert clone.repro("dvc").ran == ["grpo", "evaluate", "report"]
+    before = clone.weights()
+    file = clone.folder / "user/my_rewards.py"
+    file.write_text(
+        file.read_text() + "\n\ndef variety(completions):\n    return [len(set(text)) for text in completions]\n"
+    )
+    assert clone.repro("snakemake").ran == ["grpo", "evaluate", "report"]
+    assert clone.weights() != before
+    assert clone.repro("dvc").ran == []
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_edited_output_is_made_again(finished: Finished, engine: str) -> None:
     clone = finished("clone")

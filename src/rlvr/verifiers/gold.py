@@ -1,0 +1,166 @@
+"""The tests of a programming problem: JSON text in, runs of the program out, and the comparison of what came back."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+FORMS = (
+    'a JSON list, not empty, of {"stdin": TEXT, "stdout": TEXT}, {"assert": "assert f(2) == 4"} or '
+    '{"call": "f", "args": [2], "kwargs": {}, "result": 4} (kwargs may be left out)'
+)
+OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """Run as a script: `stdout` is expected on reading `stdin`."""
+
+    stdin: str
+    stdout: str
+
+    def passes(self, printed: str) -> bool:
+        """Equal but for white space at the ends of lines and of the text."""
+        return _lines(printed) == _lines(self.stdout)
+
+
+@dataclass(frozen=True)
+class Call:
+    """`request` is what harness.py is told, without what `passes` expects of the value."""
+
+    request: dict[str, Any]
+    passes: Callable[[Any], bool]
+
+
+def read_tests(gold: str) -> list[Script | Call]:
+    """Raise ValueError unless `gold` is what FORMS says."""
+    try:
+        tests = json.loads(gold)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the tests are not JSON ({error}); they must be {FORMS}") from None
+    if not isinstance(tests, list) or not tests:
+        raise ValueError(f"the tests must be {FORMS}; found {gold[:80]!r}")
+    return [_test(number, test) for number, test in enumerate(tests, 1)]
+
+
+def _test(number: int, test: Any) -> Script | Call:
+    keys = set(test) if isinstance(test, dict) else set()
+    if keys == {"stdin", "stdout"} and all(isinstance(value, str) for value in test.values()):
+        return Script(test["stdin"], test["stdout"])
+    if keys == {"assert"} and isinstance(test["assert"], str):
+        return _assertion(number, test["assert"])
+    if keys | {"kwargs"} == {"call", "args", "kwargs", "result"}:
+        request = {"name": test["call"], "args": test["args"], "kwargs": test.get("kwargs", {})}
+        types = {"name": str, "args": list, "kwargs": dict}
+        if all(isinstance(request[key], kind) for key, kind in types.items()) and request["name"].isidentifier():
+            return Call(request, lambda found: same(found, test["result"]))
+    raise ValueError(f"test {number} is {json.dumps(test)[:80]}; the tests must be {FORMS}")
+
+
+def _assertion(number: int, source: str) -> Call:
+    """`E op LITERAL` is split: the sandbox computes E, and the literal never enters it."""
+    try:
+        *before, last = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"test {number}, {source[:80]!r}, is not Python: {error}") from None
+    if not isinstance(last, ast.Assert):
+        raise ValueError(f"test {number}, {source[:80]!r}, must end with an assert statement")
+    expression: ast.expr = last.test
+    compare: Callable[[Any, Any], Any] = operator.is_
+    wanted: Any = True
+    match last.test:
+        case ast.Compare(left, [comparison], [right]) if _is_literal(right):
+            expression, compare, wanted = left, OPERATORS[type(comparison)], ast.literal_eval(right)
+        case ast.Compare(left, [comparison], [right]) if _is_literal(left):
+            expression, compare, wanted = right, _turned(OPERATORS[type(comparison)]), ast.literal_eval(left)
+        case ast.UnaryOp(ast.Not(), operand):
+            expression, wanted = _truth(operand), False
+        case _:
+            expression = _truth(last.test)
+    request = {"before": "\n".join(ast.unparse(node) for node in before), "expression": ast.unparse(expression)}
+    return Call(request, lambda found: bool(compare(found, wanted)))
+
+
+def _turned(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda left, right: compare(right, left)
+
+
+def _truth(node: ast.expr) -> ast.expr:
+    """`not not node`: its truth, whatever the program makes of the name bool."""
+    return ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node))
+
+
+def _is_literal(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def same(found: Any, wanted: Any) -> bool:
+    """Equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
+
+    A key that is a whole number equals its text, as in JSON's objects.
+    """
+    if isinstance(wanted, list):
+        is_list = isinstance(found, list | tuple) and len(found) == len(wanted)
+        return is_list and all(map(same, found, wanted))
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return False
+        named = {str(key) if type(key) is int else key: value for key, value in found.items()}
+        is_whole = len(named) == len(found) and set(named) == set(wanted)
+        return is_whole and all(same(named[key], value) for key, value in wanted.items())
+    if isinstance(wanted, bool) or isinstance(found, bool) or wanted is None or found is None:
+        return found is wanted
+    if isinstance(wanted, float) and isinstance(found, int | float):
+        return math.isclose(found, wanted) if abs(found) < 1e300 else found == wanted
+    if isinstance(wanted, int | float):
+        return isinstance(found, int | float) and bool(found == wanted)
+    return isinstance(found, str) and found == wanted
+
+
+def decode(value: Any) -> Any:
+    """What harness.py encoded. Raises ValueError for anything else."""
+    if value is None or isinstance(value, bool):
+        return value
+    try:
+        kind, content = value
+        match kind:
+            case "int":
+                return int(content, 16)
+            case "float":
+                return float(content)
+            case "str":
+                return bytes.fromhex(content).decode("utf-8", "surrogatepass")
+            case "bytes":
+                return bytes.fromhex(content)
+            case "dict":
+                return {decode(key): decode(item) for key, item in content}
+            case "list" | "tuple" | "set" | "frozenset":
+                make = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind]
+                return make(decode(item) for item in content)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not a reply of the harness: {error}") from None
+    raise ValueError(f"not a reply of the harness: {str(kind)[:40]}")
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]

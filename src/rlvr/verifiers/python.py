@@ -1,0 +1,107 @@
+"""Is this Python program right? It runs in a sandbox, and what it printed or returned is compared outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rlvr.verifiers.gold import Call, Script, decode, read_tests
+from rlvr.verifiers.sandbox import Ending, Kind, Limits, Run, SandboxError, execute
+from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, WORKER, Verdict, fault
+
+MIB, KIB = 2**20, 2**10
+FENCE = "```"
+
+
+def judge(
+    answer: str,
+    gold: str,
+    *,
+    kind: Kind,
+    wall_seconds: float,
+    cpu_seconds: float,
+    memory_mib: int,
+    file_mib: int,
+    processes: int,
+    output_kib: int,
+) -> Verdict:
+    """Right when the program in `answer` passes all tests of `gold`, which is JSON as gold.FORMS says.
+
+    A script is run once per test and has to end with status 0; calls and asserts are made in one more run, where the
+    program is a module (so `if __name__ == "__main__"` is false). `details`: compiles and runs (0 or 1; it runs when
+    no test ended in an exception, a crash or a limit), tests_passed and tests_total.
+
+    What a program can forge: no expected output, result or literal enters the sandbox, so it passes a script, a call or
+    `assert E op LITERAL` only with the right output or value, whatever it does to its process. In `assert E op LITERAL`
+    the program can redefine names that E uses (a `len` of its own). Any other assert, such as
+    `assert f(1) == g(1)`, is decided in the program's own process, which can make it true; so prefer the first three.
+    """
+    try:
+        tests = read_tests(gold)
+    except ValueError as error:
+        return fault(GOLD, str(error))
+    scripts = [test for test in tests if isinstance(test, Script)]
+    calls = [test for test in tests if isinstance(test, Call)]
+    runs = [Run(test.stdin) for test in scripts]
+    if calls:
+        runs.append(Run(calls=tuple(call.request for call in calls)))
+    limits = Limits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
+    try:
+        report = execute(program_in(answer), runs, limits=limits, kind=kind)
+    except SandboxError as error:
+        return fault(WORKER, f"the sandbox did not start: {error}")
+    results = [_script_result(test, ending) for test, ending in zip(scripts, report.endings, strict=False)]
+    if calls:
+        results += _call_results(calls, report.endings[-1])
+    return _verdict(results, tests_total=len(tests), compiles=int(report.compiles))
+
+
+def program_in(answer: str) -> str:
+    """The last fenced block of `answer`, or all of it when there is no fence."""
+    blocks = answer.split(FENCE)[1::2]
+    return blocks[-1].partition("\n")[2] if blocks else answer
+
+
+Result = tuple[bool, str | None, str]  # passed, the cause when it could not end, a message
+
+
+def _script_result(test: Script, ending: Ending) -> Result:
+    if ending.cause is not None:
+        return False, ending.cause, ending.message
+    printed = ending.printed.decode("utf-8", "replace")
+    return test.passes(printed), None, f"printed {printed[:80]!r}, expected {test.stdout[:80]!r}"
+
+
+def _call_results(calls: Sequence[Call], ending: Ending) -> list[Result]:
+    lines = ending.replies.split(b"\n")[:-1][: len(calls)]
+    results = [_call_result(call, line) for call, line in zip(calls, lines, strict=False)]
+    unreached = (False, ending.cause or CRASH, ending.message or "the program ended before this test")
+    return results + [unreached] * (len(calls) - len(results))
+
+
+def _call_result(call: Call, line: bytes) -> Result:
+    try:
+        word, value = json.loads(line)
+        found = decode(value)
+    except (ValueError, TypeError, RecursionError):
+        return False, CRASH, "the program wrote over the reply"
+    if word == "raised":
+        return False, MEMORY if str(found).startswith("MemoryError") else CRASH, str(found)[:200]
+    try:
+        return call.passes(found), None, f"found {ascii(value)[:80]}"
+    except (TypeError, OverflowError) as error:
+        return False, None, f"cannot be compared: {error}"
+
+
+def _verdict(results: Sequence[Result], *, tests_total: int, compiles: int) -> Verdict:
+    passed = sum(is_passed for is_passed, _, _ in results)
+    causes = [(cause, message) for _, cause, message in results if cause is not None]
+    details = _details(compiles, int(not causes), passed, tests_total)
+    if passed == tests_total:
+        return Verdict("right", details=details)
+    cause, message = causes[0] if causes else next((None, text) for is_passed, _, text in results if not is_passed)
+    return Verdict("wrong", cause, message, details)
+
+
+def _details(compiles: int, runs: int, tests_passed: int, tests_total: int) -> dict[str, float]:
+    return {"compiles": compiles, "runs": runs, "tests_passed": tests_passed, "tests_total": tests_total}
