@@ -24,7 +24,7 @@ LAYERS = (
     ("rewards", "tasks", "attention", "advantage"),
     ("verifiers",),
     ("advice", "linear"),
-    ("chat", "prompts", "progress", "interrupt", "provenance", "flow"),
+    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -37,7 +37,7 @@ HOMES = {
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},
     "typer": {"cli"},
-    "rich": {"progress"},
+    "rich": {"progress", "printing"},
 }
 WITHOUT_TORCH = (
     "chat",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,8 @@ app = typer.Typer(
     help="GRPO on one GPU as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`; "
     "the commands below are its stages, which those two call.",
 )
+rewards = typer.Typer(no_args_is_help=True, help="Look at the rewards of params.yaml before any training.")
+app.add_typer(rewards, name="rewards")
 
 
 def _run(stage: str) -> None:
@@ -58,6 +61,28 @@ def preset(
         writing.write_text(after)
         writing.rename(PARAMS_FILE)
         print("\n".join(["", *presets.header(name), "Run it: snakemake --cores 1"]))
+
+
+@rewards.command("try")
+def try_rewards(
+    file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file with a column completion.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many completions.")] = None,
+) -> None:
+    """Score a file of completions, each with the id or the question of a prepared problem, or its own answer."""
+    from rlvr.stages import rewards  # noqa: PLC0415
+
+    rewards.try_file(file, limit)
+
+
+@rewards.command()
+def doctor(
+    problems: Annotated[int, typer.Option(min=1, help="How many of the training problems to take.")] = 8,
+) -> None:
+    """Say what the rewards accept that they should not: they score completions that are made to fool them."""
+    from rlvr.stages import rewards  # noqa: PLC0415
+
+    if rewards.doctor(problems):
+        sys.exit(1)
 
 
 @app.command()

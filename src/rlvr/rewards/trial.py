@@ -78,8 +78,8 @@ def _problem(row: Row, by_id: Mapping[str, Problem], by_question: Mapping[str, P
         return by_question[str(question)]
     what = f"id {name!r}" if _is_empty(question) else f"question {str(question)[:60]!r}"
     raise UserError(
-        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared: give the row the id or the question of "
-        "one (`dvc repro prepare` makes them), or a question and an answer of its own"
+        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared: give the row the id or the question "
+        "of one (`dvc repro prepare` makes them), or a question and an answer of its own"
     )
 
 
@@ -124,8 +124,17 @@ def summaries(scores: Scores) -> list[Summary]:
         column = [points[k] for group in scores.points for points in group]
         given = [value for value in column if value is not None]
         known = [value for value in given if not math.isnan(value)]
-        numbers = (sum(known) / len(known), min(known), max(known)) if known else (None, None, None)
-        found.append(Summary(name, weight, *numbers, len(column) - len(given), len(given) - len(known)))
+        found.append(
+            Summary(
+                name,
+                weight,
+                mean=sum(known) / len(known) if known else None,
+                lowest=min(known, default=None),
+                highest=max(known, default=None),
+                not_applicable=len(column) - len(given),
+                unscorable=len(given) - len(known),
+            )
+        )
     return found
 
 
