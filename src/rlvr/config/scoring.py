@@ -14,6 +14,9 @@ from rlvr.rewards import FUNCTIONS, custom, judge
 from rlvr.verifiers import VERIFIERS
 
 
+SANDBOX_START_SECONDS = 15.0  # it may take on a busy machine before a program's own time begins
+
+
 class NumberVerifier(Section):
     tolerance: NonNegative
 
@@ -49,8 +52,8 @@ class Verifiers(Section):
         return self.python.model_dump() | {"kind": self.sandbox} if name == "python" else {}
 
     def deadline_seconds(self, name: str) -> float:
-        """When a call of verifier `name` is given up: the sandbox keeps its own time, and stops before."""
-        return self.seconds + (self.python.wall_seconds if name == "python" else 0.0)
+        """When a call of verifier `name` is given up; the sandbox keeps its own time, and ends before."""
+        return self.seconds + (SANDBOX_START_SECONDS + self.python.wall_seconds if name == "python" else 0.0)
 
 
 class Reward(Section):

@@ -1,0 +1,50 @@
+"""Text, letter by letter or with the differences that do not matter taken out."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rlvr.verifiers.verdict import UNPARSABLE, Verdict, judged, wrong
+
+_QUOTES = "\"'`“”„‘’‚«»‹›"
+_FINAL = ".,;:!?…。！？"
+_MOST_MARKS = 30  # combining marks in a row; Unicode's stream-safe text (UAX 15, section 13) has no more
+
+
+def exact(answer: str, gold: str) -> Verdict:
+    """Right when equal to the gold, white space around both left out."""
+    return judged(answer.strip() == gold.strip())
+
+
+def normalised(answer: str, gold: str) -> Verdict:
+    """Right when `normalise` makes answer and gold the same.
+
+    More than 30 combining marks in a row are wrong as unparsable: normal forms of such text take quadratic time.
+    """
+    if answer == gold:
+        return judged(True)
+    if has_many_marks(answer):
+        return wrong(UNPARSABLE, f"more than {_MOST_MARKS} combining marks in a row")
+    return judged(normalise(answer) == normalise(gold))
+
+
+def normalise(text: str) -> str:
+    """`text` in Unicode's compatibility form (NFKC) and without case; runs of white space are one space.
+
+    Quotes around the whole and punctuation at its end are left out. Articles stay: A is an answer, too.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.casefold().split()).rstrip(_FINAL + _QUOTES + " ").lstrip(_QUOTES + " ")
+
+
+def has_many_marks(text: str) -> bool:
+    """Whether more than 30 combining marks follow each other."""
+    if text.isascii():
+        return False
+    in_a_row = 0
+    for character in text:
+        in_a_row = in_a_row + 1 if character > "\u02ff" and unicodedata.combining(character) else 0
+        if in_a_row > _MOST_MARKS:
+            return True
+    return False
