@@ -31,6 +31,7 @@ def _print_rich(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(text: str) -> str:
-    """One line of characters that every terminal can show, cut where it gets long."""
-    cut = text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
+    """One line of characters that every terminal can show, cut in the middle where it gets long."""
+    half = CELL_WIDTH // 2
+    cut = text if len(text) <= CELL_WIDTH else f"{text[: half - 1]}…{text[-half:]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)

@@ -92,7 +92,7 @@ def wrong_answer(problem: Problem, others: Sequence[Problem]) -> str:
     """An answer that is wrong here: another number, or what answers a problem with another gold."""
     number = None if problem.solution else to_number(problem.answer)
     if number is not None:
-        return f"{2 * number + 1007:.15g}" if math.isfinite(number) else "0"
+        return f"{2 * abs(number) + 1007:.15g}" if math.isfinite(number) else "0"
     answers = (_answer(other) for other in others if other.answer.strip().lower() != problem.answer.strip().lower())
     right = _answer(problem).strip().lower()
     return next((answer for answer in answers if answer.strip().lower() != right), "no idea")
