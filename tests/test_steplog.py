@@ -143,7 +143,7 @@ def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
     assert found["reward/number/mean"] == 2.5
     assert found["reward/number/std"] == pytest.approx(math.sqrt(4.5))
     nothing = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]
-    found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.correct))
+    found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.verdicts, ()))
     assert (found["reward/number/mean"], found["reward/number/std"]) == (None, 0.0)
     assert "NaN" not in json.dumps(found)
 
@@ -163,11 +163,13 @@ def test_the_table_has_a_row_for_each_completion() -> None:
         "num_tokens": 4,
         "is_truncated": False,
         "correct": False,
+        "verdict": "wrong",
         "reward": -0.5,
         "advantage": -0.7,
         "reward/format_exact": 0.0,
         "reward/number": -1.0,
     }
+    assert table["verdict"].tolist() == ["right", "wrong", "wrong: timeout", "wrong"]
     assert table["text"].tolist() == ["text 2", "text 4", "text 8", "text 6"]
 
 

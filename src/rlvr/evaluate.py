@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from rlvr.chat import Tags, extract_answer, extract_tagged, last_number
 from rlvr.types import Group, UserError
-from rlvr.verifiers.judging import Verdicts
+
+if TYPE_CHECKING:
+    from rlvr.verifiers.judging import Verdicts
 
 Z95 = 1.959963984540054
 

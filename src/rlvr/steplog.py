@@ -89,7 +89,7 @@ def completion_table(step: int, rollout: Rollout) -> pd.DataFrame:
                 "num_tokens": len(completion.token_ids),
                 "is_truncated": completion.is_truncated,
                 "correct": scores.correct[p][g],
-                "cause": scores.verdicts[p][g].cause,
+                "verdict": str(scores.verdicts[p][g]),
                 "reward": rollout.reward_PG[p, g].item(),
                 "advantage": rollout.advantage_PG[p, g].item(),
             }

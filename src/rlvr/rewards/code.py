@@ -1,7 +1,8 @@
 """Rewards for programs, from what the verifier `python` found: compiles, runs, share of tests passed.
 
-CodeRL (arXiv 2207.01780, section 3.2) grades a program by compile error, runtime error, failed test and passed; Open-R1's
-code reward is the share of tests passed. All give None where the verdict counts no tests, NaN where it is our fault.
+CodeRL (arXiv 2207.01780, section 3.2) grades a program by compile error, runtime error, failed test and passed;
+Open-R1's code reward is the share of tests passed. All give None where the verdict counts no tests, NaN where the
+failure is ours, and 0 for an answer that is missing or that never came as far as its tests.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 
 from rlvr.rewards.sample import Sample
-from rlvr.verifiers.verdict import MISSING
 
 
 def code_compiles(sample: Sample, *, points: float) -> float | None:
@@ -29,12 +29,10 @@ def tests_passed(sample: Sample, *, share_points: float, all_points: float) -> f
 
 
 def _times(points: float, sample: Sample, detail: str, *, over: str | None = None) -> float | None:
-    """`points` times a detail of the verdict; a missing answer has none, and earns 0."""
+    """`points` times a detail of the verdict, which an answer that failed before its tests does not have."""
     verdict = sample.verdict
     if verdict.is_fault:
         return math.nan
-    if verdict.cause == MISSING:
-        return 0.0
     if detail not in verdict.details:
-        return None
+        return None if verdict.cause is None else 0.0
     return points * verdict.details[detail] / (verdict.details[over] if over else 1)

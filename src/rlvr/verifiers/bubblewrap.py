@@ -26,7 +26,7 @@ def command(*, file_bytes: int, filter_descriptor: int) -> list[str]:
     """All that goes before the arguments of the interpreter; seccomp.program() is read from `filter_descriptor`."""
     seccomp = ["--seccomp", str(filter_descriptor)]
     bwrap = ["bwrap", *_confinement(), *_view(), *_folder(file_bytes), *seccomp, "--"]
-    return [*_as_nobody(), *bwrap, interpreter(), *PYTHON]
+    return [*as_nobody(), *bwrap, interpreter(), *PYTHON]
 
 
 def _confinement() -> list[str]:
@@ -77,7 +77,7 @@ def _packages() -> list[str]:
 
 
 @cache
-def _as_nobody() -> tuple[str, ...]:
+def as_nobody() -> tuple[str, ...]:
     """For root: run the rest as nobody, since Linux limits the number of processes of every user but root.
 
     An interpreter in a folder that nobody may enter, such as /root, is shown to it without the rest of that folder.

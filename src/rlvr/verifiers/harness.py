@@ -125,12 +125,19 @@ def _play(program: Any, calls: list[dict[str, Any]] | None) -> None:
     space = module.__dict__
     exec(program, space)
     for call in calls or ():
-        try:
-            reply = f'["value",{_encode(_result(space, call))}]\n'
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"[:ERROR_BYTES]
-            reply = f'["raised",{_encode(text)}]\n'
-        _write(REPLIES, reply.encode())
+        _write(REPLIES, f"{_reply(space, call)}\n".encode())
+
+
+def _reply(space: dict[str, Any], call: dict[str, Any]) -> str:
+    """`["value", VALUE]`, `["raised", TEXT]`, or `["other", TEXT]` for a value that cannot be compared."""
+    try:
+        value = _result(space, call)
+    except Exception as error:
+        return f'["raised",{_encode(f"{type(error).__name__}: {error}"[:ERROR_BYTES])}]'
+    try:
+        return f'["value",{_encode(value)}]'
+    except Exception as error:
+        return f'["other",{_encode(f"{type(error).__name__}: {error}"[:ERROR_BYTES])}]'
 
 
 def _result(space: dict[str, Any], call: dict[str, Any]) -> Any:

@@ -6,9 +6,9 @@ A text is a number when it names exactly one. Read are
     3/4 · 1 1/2 · ½ · \\frac{3}{4} · 1.2e3 · 1.2 × 10^3 · 1.2\\cdot10^{3} · 1.2 million
     $1,234 · 1234 € · 50% · 1234 apples · x = 1234 · The answer is **1234**. · $1234$ · \\boxed{1234} · 12\\text{ cm}^2
 
-The point is always decimal. A comma separates groups and is no decimal comma: `1,5` is no number. Two numbers (`3 or 4`), a
-range, a bound (`more than 3`), a negation (`not 3`), a factor (`3x`, `3π`, `half of 3`) and an unfinished decimal (`3.33...`)
-are none. Units are not compared: `1234 cents` is 1234.
+The point is always decimal. A comma separates groups and is no decimal comma: `1,5` is no number. Two numbers
+(`3 or 4`), a range, a bound (`more than 3`), a negation (`not 3`), a factor (`3x`, `3π`, `half of 3`) and an unfinished
+decimal (`3.33...`) are none. Units are not compared: `1234 cents` is 1234.
 """
 
 from __future__ import annotations

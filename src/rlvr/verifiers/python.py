@@ -87,6 +87,8 @@ def _call_result(call: Call, line: bytes) -> Result:
         return False, CRASH, "the program wrote over the reply"
     if word == "raised":
         return False, MEMORY if str(found).startswith("MemoryError") else CRASH, str(found)[:200]
+    if word != "value":
+        return False, None, str(found)[:200]
     try:
         return call.passes(found), None, f"found {ascii(value)[:80]}"
     except (TypeError, OverflowError) as error:

@@ -35,6 +35,9 @@ class Verdict:
         """Whether the failure is ours: the completion is then unscorable, not wrong."""
         return self.outcome == "fault"
 
+    def __str__(self) -> str:
+        return self.outcome if self.cause is None else f"{self.outcome}: {self.cause}"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,0 +1,41 @@
+"""Rewards for length, in tokens of the completion or words of the answer."""
+
+from __future__ import annotations
+
+from rlvr.rewards.sample import Sample
+
+
+def soft_overlong(sample: Sample, *, max_tokens: int, cache_tokens: int) -> float:
+    """0 up to L − cache_tokens, then (L − cache_tokens − n) / cache_tokens, which is −1 at L, and −1 beyond.
+
+    n tokens, the end of sequence included; L = max_tokens. Source: soft overlong punishment, DAPO (arXiv 2503.14476,
+    eq. 13).
+    """
+    beyond = sample.num_tokens - (max_tokens - cache_tokens)
+    if beyond <= 0:
+        return 0.0
+    return -1.0 if beyond >= cache_tokens else -beyond / cache_tokens
+
+
+def min_length(sample: Sample, *, tokens: int, points: float) -> float:
+    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0.
+
+    Source: the length rewards of Unsloth's GRPO guide.
+    """
+    return points if sample.num_tokens < tokens else 0.0
+
+
+def max_length(sample: Sample, *, tokens: int, points: float) -> float:
+    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0.
+
+    Source: the length rewards of Unsloth's GRPO guide.
+    """
+    return points if sample.num_tokens > tokens else 0.0
+
+
+def too_long(sample: Sample, *, words: int, points: float) -> float:
+    """`points` (a penalty is negative) for an answer of more than `words` words, else 0.
+
+    Source: the e-mail rubric of Unsloth's GRPO guide: -1.
+    """
+    return points if len((sample.reading.tagged or "").split(maxsplit=words)) > words else 0.0

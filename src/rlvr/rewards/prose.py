@@ -1,0 +1,114 @@
+"""Rewards for how a completion is written: repetition, language, readability."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+from rlvr.rewards.sample import Sample
+
+LONGEST = 100_000  # characters that are read of a text, from its beginning
+
+# Unicode's names of scripts, and frequent words that few of the other languages in the same script share.
+SCRIPTS = {
+    "en": ("LATIN",), "de": ("LATIN",), "fr": ("LATIN",), "es": ("LATIN",), "it": ("LATIN",), "pt": ("LATIN",),
+    "nl": ("LATIN",), "pl": ("LATIN",), "sv": ("LATIN",), "ru": ("CYRILLIC",), "uk": ("CYRILLIC",), "el": ("GREEK",),
+    "ar": ("ARABIC",), "he": ("HEBREW",), "hi": ("DEVANAGARI",), "th": ("THAI",), "ko": ("HANGUL",),
+    "zh": ("CJK",), "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+}  # fmt: skip
+STOP_WORDS = {
+    "en": "the of and to is that it for was with are be this have from or which you were their has we she been so",
+    "de": "der die und das den ist nicht ein eine zu mit von auf sich dem auch wir sind wird haben aber wenn oder",
+    "fr": "le les des est une dans pour pas vous sur avec au sont nous mais cette elle être ont aux donc ou du il",
+    "es": "el los las una por con para es del como pero sus este más muy hay son está entonces también y lo",
+    "it": "il di che è per non della sono una gli nel anche più dei alla questo con ma ha perché quindi lo le",
+    "pt": "o os as um uma não para com em do da dos mais mas foi ele são seu ao pelo isso então também você",
+    "nl": "het een van en dat niet zijn voor met op aan er maar om ook als dan wordt bij naar deze we ze",
+    "pl": "i w nie na się że z do to jest jak ale po co tak czy przez dla od za są więc oraz tylko",
+    "sv": "och att det som en på är av för inte den till med om har var jag ett men vi så från eller",
+    "ru": "и в не на что он с как это по но они мы все так же от бы за было для или она если",
+    "uk": "і в не на що він з як це та але вони ми від за було для або вона якщо до є у ці",
+}
+
+_WORD = re.compile(r"[^\W\d_]{2,}(?:['’][^\W\d_]+)?")
+_SENTENCE = re.compile(r"[.!?…]+(?=\s|$)|\n{2,}")
+_VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿæœø]+")
+
+
+def repetition(sample: Sample, *, words: int, points: float) -> float:
+    """`points` (a penalty is negative) times 1 − distinct / all, over the runs of `words` words of the completion.
+
+    0 for fewer words than that; case is ignored. Source: the repetition penalty of Yeo et al., Demystifying Long
+    Chain-of-Thought Reasoning in LLMs (arXiv 2502.03373).
+    """
+    found = sample.text[:LONGEST].casefold().split()
+    runs = list(zip(*(found[i:] for i in range(words)), strict=False))
+    return points * (1 - len(set(runs)) / len(runs)) if runs else 0.0
+
+
+def language_consistency(sample: Sample, *, language: str, points: float) -> float | None:
+    """`points` times the share of the completion's words that are in `language`, tags left out; None without words.
+
+    share = in script / words × own / (own + other), where own and other count frequent words of the language, and of the
+    others in its script unless they are its own, too (the second factor is 1 where there are none). A profile of scripts
+    and frequent words, no language model: `language` is one of ar, de, el, en, es, fr, he, hi, it, ja, ko, nl, pl, pt,
+    ru, sv, th, uk, zh. Source: the language consistency reward of DeepSeek-R1 (arXiv 2501.12948).
+    """
+    words = Counter(_words(sample))
+    total = sum(words.values())
+    if not total:
+        return None
+    in_script = sum(count for word, count in words.items() if _script(word[0]) in SCRIPTS[language])
+    own = sum(words[word] for word in _frequent(language))
+    other = sum(words[word] for word in _foreign(language))
+    return points * in_script / total * (own / (own + other) if own + other else 1.0)
+
+
+def readability(sample: Sample, *, easiest: float, hardest: float, points: float) -> float | None:
+    """`points` where the answer's reading ease lies between `hardest` and `easiest`, falling to 0 in 50 beyond either.
+
+    ease = 206.835 − 1.015 · words / sentences − 84.6 · syllables / words: 60 to 70 is plain English, 30 is hard, 90
+    very easy. A syllable is a group of vowels, a silent final e left out, so a word may be off by one. English only.
+    None for an answer without words. Source: Flesch, A new readability yardstick (1948).
+    """
+    text = (sample.reading.tagged or "")[:LONGEST].lower()
+    words = _WORD.findall(text)
+    if not words:
+        return None
+    sentences = max(1, sum(1 for part in _SENTENCE.split(text) if _WORD.search(part)))
+    ease = 206.835 - 1.015 * len(words) / sentences - 84.6 * sum(map(syllables, words)) / len(words)
+    beyond = max(ease - easiest, hardest - ease, 0.0)
+    return points * max(0.0, 1 - beyond / 50)
+
+
+def syllables(word: str) -> int:
+    """Groups of vowels, at least one; the last e is silent after a consonant unless it ends in `le`."""
+    groups = len(_VOWELS.findall(word))
+    is_silent = word.endswith("e") and not word.endswith("le") and word[-2:-1] not in "aeiouy"
+    return max(1, groups - is_silent)
+
+
+def _words(sample: Sample) -> list[str]:
+    """The words of two letters or more, in lower case, tags left out; a run of Chinese or Japanese is one."""
+    text = sample.text[:LONGEST]
+    for mark in sample.tags.marks():
+        text = text.replace(mark, " ")
+    return _WORD.findall(text.casefold())
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+@lru_cache
+def _frequent(language: str) -> frozenset[str]:
+    return frozenset(STOP_WORDS.get(language, "").split())
+
+
+@lru_cache
+def _foreign(language: str) -> frozenset[str]:
+    others = (other for other in STOP_WORDS if other != language and SCRIPTS[other] == SCRIPTS[language])
+    return frozenset(word for other in others for word in STOP_WORDS[other].split()) - _frequent(language)

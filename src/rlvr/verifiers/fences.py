@@ -1,0 +1,14 @@
+"""Answers in a code fence."""
+
+from __future__ import annotations
+
+import re
+
+FENCED = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+
+
+def unfence(answer: str) -> str:
+    """What stands inside the code fence when that is the whole answer; else the answer without spaces around it."""
+    text = answer.strip()
+    found = FENCED.fullmatch(text)
+    return found[1] if found and "```" not in found[1] else text

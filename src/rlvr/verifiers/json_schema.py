@@ -1,0 +1,96 @@
+"""JSON that a schema describes. Only ever called in a worker: a schema's patterns may backtrack for ever."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from jsonschema_specifications import REGISTRY
+from referencing.exceptions import Unresolvable
+
+from rlvr.verifiers.fences import unfence
+from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, wrong
+
+DEPTH = 32  # of the answer's nesting; a recursive schema takes many Python frames for each level
+MESSAGE_LENGTH = 300
+
+
+def judge(answer: str, gold: str) -> Verdict:
+    """Right when `answer` is JSON, in a code fence or bare, that the JSON Schema `gold` allows.
+
+    The JSON is strict: no NaN, no number beyond a double's range, no key twice. Drafts 3 to 2020-12, by the schema's
+    $schema, else 2020-12. A $ref to another document is never fetched. Source: https://json-schema.org
+    """
+    try:
+        schema = validator(gold)
+    except (ValueError, SchemaError, RecursionError) as error:
+        return fault(GOLD, f"the gold is no JSON Schema: {shorten(error)}")
+    try:
+        value = strict(unfence(answer))
+    except (ValueError, RecursionError) as error:
+        return wrong(UNPARSABLE, f"no JSON: {shorten(error)}")
+    if depth(value) > DEPTH:
+        return wrong(UNPARSABLE, f"nested more than {DEPTH} deep")
+    try:
+        complaint = next(schema.iter_errors(value), None)
+    except (Unresolvable, re.error, RecursionError) as failure:
+        return fault(GOLD, f"the schema cannot be applied (nothing is fetched): {shorten(failure)}")
+    if complaint is None:
+        return RIGHT
+    return Verdict("wrong", None, f"{complaint.json_path}: {complaint.message}"[:MESSAGE_LENGTH])
+
+
+@lru_cache(maxsize=256)  # the completions of a group share a gold
+def validator(gold: str) -> Validator:
+    schema = strict(gold)
+    if not isinstance(schema, dict | bool):
+        raise ValueError(f"a schema is an object or a boolean, not a {type(schema).__name__}")
+    kind = validator_for(schema, default=Draft202012Validator)
+    kind.check_schema(schema)
+    return kind(schema, registry=REGISTRY)  # the known drafts and no more: the default one asks the network
+
+
+def strict(text: str) -> Any:
+    """`text` as JSON. Raises ValueError (and RecursionError for deep nesting)."""
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in an object")
+    return found
+
+
+def refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return number
+
+
+def depth(value: Any) -> int:
+    """Levels of arrays and objects, counted no further than DEPTH + 1."""
+    level, todo = 0, [value]
+    while level <= DEPTH:
+        todo = [item for item in todo if isinstance(item, dict | list)]
+        if not todo:
+            break
+        level += 1
+        todo = [child for item in todo for child in (item.values() if isinstance(item, dict) else item)]
+    return level
+
+
+def shorten(error: Exception) -> str:
+    return ascii(str(error).partition("\n")[0])[:MESSAGE_LENGTH]

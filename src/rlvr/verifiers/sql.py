@@ -1,0 +1,93 @@
+"""A query judged by its result on a database that the gold sets up. Only ever called in a worker: it may never end."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from typing import Any
+
+from rlvr.verifiers.fences import unfence
+from rlvr.verifiers.verdict import GOLD, OUTPUT, UNPARSABLE, Verdict, fault, judged, wrong
+
+ROWS = 100_000  # of the gold's result
+VALUE_BYTES = 10_000_000  # of one value, or of one row
+FIELDS = {"setup": str, "query": str, "ordered": bool}
+
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: VALUE_BYTES,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+}
+READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
+
+Row = tuple[Any, ...]
+
+
+def judge(answer: str, gold: str) -> Verdict:
+    """Right when the query `answer` returns what the gold's query does, on the database that the gold's setup makes.
+
+    `gold` is JSON: {"setup": "CREATE …; INSERT …", "query": "SELECT …", "ordered": bool}. Rows are compared as a
+    multiset, or in their order if `ordered`; columns by place, not by name; numbers to 9 digits. The answer is one
+    statement, bare or in a code fence, that may only read (sqlite's authorizer).
+    """
+    try:
+        task = read(gold)
+    except ValueError as error:
+        return fault(GOLD, f"the gold is no SQL task: {error}")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        try:
+            prepare(database, task["setup"])
+            gold_query = database.execute(task["query"])
+            expected = gold_query.fetchmany(ROWS + 1)
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            return fault(GOLD, f"the gold's SQL fails: {str(error)!a}")
+        if len(expected) > ROWS:
+            return fault(GOLD, f"the gold's query returns more than {ROWS:,} rows")
+        try:
+            query = database.execute(unfence(answer))
+            found = query.fetchmany(len(expected) + 1)  # more are wrong anyway
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            is_too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
+            return wrong(OUTPUT if is_too_big else UNPARSABLE, ascii(str(error))[:300])
+        if query.description is None:
+            return wrong(UNPARSABLE, "no query")
+        has_columns = len(query.description) == len(gold_query.description or ())
+    return judged(has_columns and same(found, expected, is_ordered=task["ordered"]))
+
+
+def read(gold: str) -> dict[str, Any]:
+    task = json.loads(gold)
+    if not isinstance(task, dict) or task.keys() != FIELDS.keys():
+        raise ValueError(f"it must be a JSON object with {', '.join(FIELDS)}")
+    for name, kind in FIELDS.items():
+        if not isinstance(task[name], kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, found {type(task[name]).__name__}")
+    return task
+
+
+def prepare(database: sqlite3.Connection, setup: str) -> None:
+    """Run the setup; from then on the database can only be read."""
+    for limit, value in LIMITS.items():
+        database.setlimit(limit, value)
+    database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    database.execute("PRAGMA temp_store = MEMORY")  # nothing is written to disk: memory has a limit, the disk has none
+    database.executescript(setup)
+    database.execute("PRAGMA query_only = ON")
+    database.set_authorizer(authorize)
+
+
+def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    is_forbidden = action == sqlite3.SQLITE_FUNCTION and second in FORBIDDEN_FUNCTIONS
+    return sqlite3.SQLITE_OK if action in READING and not is_forbidden else sqlite3.SQLITE_DENY
+
+
+def same(found: list[Row], expected: list[Row], *, is_ordered: bool) -> bool:
+    ours, theirs = [rounded(row) for row in found], [rounded(row) for row in expected]
+    return ours == theirs if is_ordered else Counter(ours) == Counter(theirs)
+
+
+def rounded(row: Row) -> Row:
+    return tuple(float(f"{value:.9g}") if isinstance(value, float) else value for value in row)

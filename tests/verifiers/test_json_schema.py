@@ -1,0 +1,134 @@
+"""JSON against a schema: strict JSON, nothing fetched, a bad schema is our fault."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlvr.verifiers.json_schema import judge
+
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}, "friend": {"$ref": "#"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def of(schema: object, answer: str) -> tuple[str, str | None]:
+    found = judge(answer, json.dumps(schema))
+    assert found.outcome == "right" or found.message
+    return found.outcome, found.cause
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "Ada"}',
+        ' {"name": "Ada", "age": 36}\n',
+        '```json\n{"name": "Ada"}\n```',
+        '```\n{"name": "Ada", "friend": {"name": "Bob"}}\n```',
+        '{"name": "\\ud800"}',
+        '{"name": "Ada", "friend": ' * 31 + '{"name": "Ada"}' + "}" * 31,
+    ],
+)
+def test_what_the_schema_allows_is_right(answer: str) -> None:
+    assert of(PERSON, answer) == ("right", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"name": 1}',
+        '{"name": "Ada", "age": -1}',
+        '{"name": "Ada", "age": "1"}',
+        '{"name": "A", "x": 1}',
+    ],
+)
+def test_what_it_does_not_allow_is_plainly_wrong(answer: str) -> None:
+    assert of(PERSON, answer) == ("wrong", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Ada",
+        "{'name': 'Ada'}",
+        '{"name": "Ada"',
+        '{"name": "Ada"} {}',
+        'Here it is: {"name": "Ada"}',
+        '{"name": "Ada", "age": NaN}',
+        '{"name": "Ada", "age": 1e999}',
+        '{"name": "Ada", "age": ' + "9" * 5000 + "}",
+        '{"name": "Ada", "name": "Bob"}',
+        '{"name": "Ada"}\0',
+        "\ud800",
+        "[" * 100_000 + "]" * 100_000,
+        '{"friend":' * 50 + "{}" + "}" * 50,
+        '```json\n{"name": "Ada"}\n```\n```json\n{}\n```',
+    ],
+)
+def test_what_is_no_strict_json_is_unparsable(answer: str) -> None:
+    assert of(PERSON, answer) == ("wrong", "unparsable")
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "",
+        "{",
+        "[]",
+        '{"type": "nope"}',
+        '{"pattern": "("}',
+        '{"$ref": "#/nowhere"}',
+        '{"$ref": "#"}',
+        '{"type": "object", "type": "string"}',
+        '{"$ref": "http://127.0.0.1:9/schema.json"}',
+        '{"$ref": "https://example.com/schema.json"}',
+        '{"$ref": "file:///etc/passwd"}',
+    ],
+)
+def test_a_schema_that_cannot_be_applied_is_our_fault(monkeypatch: pytest.MonkeyPatch, gold: str) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        pytest.fail("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    found = judge('"a"', gold)
+    assert (found.outcome, found.cause) == ("fault", "gold") and found.message
+
+
+def test_the_draft_is_the_one_that_the_schema_names() -> None:
+    tuples = {"items": [{"type": "integer"}], "additionalItems": False}
+    seven = {"$schema": "http://json-schema.org/draft-07/schema#"} | tuples
+    assert of(seven, "[1]") == ("right", None) and of(seven, "[1, 2]") == ("wrong", None)
+
+
+def test_values_in_the_answer_are_never_read_as_references() -> None:
+    assert of({"type": "object"}, '{"$ref": "http://example.com"}') == ("right", None)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_a_constant_allows_itself_only(value: Any) -> None:
+    assert of({"const": value}, json.dumps(value)) == ("right", None)
+    assert of({"const": value}, json.dumps([value, value])) == ("wrong", None)
