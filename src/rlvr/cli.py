@@ -81,7 +81,7 @@ def doctor(
     """Say what the rewards accept that they should not: they score completions that are made to fool them."""
     from rlvr.stages import rewards  # noqa: PLC0415
 
-    if rewards.doctor(problems):
+    if not rewards.doctor(problems):
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,18 @@ from rlvr.chat import TAGS, extract_answer, render_target
 from rlvr.cli import app
 from rlvr.config import Config
 from rlvr.rewards import open_scorer
-from rlvr.rewards.doctor import HEAVY, HONEST, WORKED, Finding, Trick, completions, examine, findings, wrong_answer
+from rlvr.rewards.doctor import (
+    HEAVY,
+    HONEST,
+    WORKED,
+    Finding,
+    Trick,
+    completions,
+    examine,
+    findings,
+    is_conclusive,
+    wrong_answer,
+)
 from rlvr.stages.rewards import doctor
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Problem, UserError
@@ -100,9 +112,12 @@ def trick(kind: str = "nothing", **changes: Any) -> Trick:
         (trick(verdicts=(WRONG, RIGHT)), [("nothing: judged right, 1 of 2", True)]),
         (
             trick(totals=(float("nan"), 0.0), messages=("rewards.own: timeout: over its limit of 1 s",)),
-            [("nothing: 1 of 2 could not be scored: rewards.own: timeout: over its limit of 1 s", False)],
+            [("could not be scored: nothing (1 of 2): rewards.own: timeout: over its limit of 1 s", False)],
         ),
-        (trick(verdicts=(fault("gold", "?"), WRONG)), [("nothing: 1 of 2 could not be scored", False)]),
+        (
+            trick(verdicts=(fault("gold", "?"), WRONG)),
+            [("could not be scored: nothing (1 of 2): no reason is given", False)],
+        ),
         (trick(seconds=2.5), [("nothing: takes 2.5 s to score", False)]),
         (trick(HEAVY[0], totals=(1.0,), verdicts=(WRONG,)), []),
     ],
@@ -111,10 +126,24 @@ def test_what_is_found(found: Trick, expected: list[tuple[str, bool]]) -> None:
     assert findings([HONEST_VERDICT, found]) == [Finding(*one) for one in expected]
 
 
+def test_kinds_with_the_same_reason_stand_together() -> None:
+    broken = {"totals": (float("nan"),) * 2, "messages": ("rewards.own: crash",)}
+    found = findings([HONEST_VERDICT, trick(**broken), trick("white space", **broken)])
+    message = "could not be scored: nothing (2 of 2), white space (2 of 2): rewards.own: crash"
+    assert found == [Finding(message, False)]
+
+
 def test_a_right_answer_that_is_judged_wrong_is_to_be_looked_at() -> None:
-    (finding,) = findings([trick(HONEST, totals=(1.0, 1.0))])
+    tricks = [trick(HONEST, totals=(1.0, 1.0))]
+    (finding,) = findings(tricks)
     assert not finding.is_accepted
-    assert "the right answer is judged wrong, right only 0 times of 2" in finding.message
+    assert "the right answer: judged wrong, 2 times" in finding.message
+    assert not is_conclusive(tricks)
+
+
+def test_only_a_scored_right_answer_is_something_to_compare_with() -> None:
+    assert is_conclusive([HONEST_VERDICT, trick(totals=(float("nan"), 1.0))])
+    assert not is_conclusive([trick(HONEST, verdicts=(RIGHT, RIGHT), totals=(float("nan"), 1.0))])
 
 
 def test_what_is_accepted_comes_first() -> None:
@@ -132,7 +161,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_prints_a_line_for_each_kind(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared.FOLDER.mkdir(parents=True)
     prepared.write_table(prepared.FOLDER / "train.parquet", [(one, {}) for one in PROBLEMS])
-    assert doctor(2) is False
+    assert doctor(2)
     text = capsys.readouterr().out
     assert all(kind in text for kind in completions(PROBLEMS[0], PROBLEMS[1:], USED))
     assert "none of them is accepted or worth as much as the right answer, on 2 problems" in text
@@ -151,12 +180,29 @@ def test_the_signal_of_sampled_completions(project: Path, capsys: pytest.Capture
     assert "000010.parquet: questions without signal, all their completions being worth the same: 0 of 1" in text
 
 
-def test_what_is_accepted_is_exit_code_1(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for accepted in (True, False):
-        monkeypatch.setattr("rlvr.stages.rewards.doctor", lambda problems, accepted=accepted: accepted)
-        with pytest.raises(SystemExit) as ended:
-            app(["rewards", "doctor", "--problems", "3"])
-        assert (ended.value.code or 0) == accepted
+FORMAT_ONLY = "rewards:\n  format_exact: {weight: 1.0, options: {points: 1.0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("gold", "rewards", "code", "said"),
+    [
+        ("85", None, 0, "none of them is accepted"),
+        ("85", FORMAT_ONLY, 1, "ACCEPTED  a wrong answer: worth as much as the right answer, or more, 1 of 1"),
+        ("tests", None, 1, "nothing is shown: the right answer is not judged right with a score"),
+    ],
+)
+def test_only_a_sound_rubric_is_exit_code_0(
+    gold: str, rewards: str | None, code: int, said: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, _, rest = Path("params.yaml").read_text().partition("rewards:  ")
+    if rewards is not None:
+        Path("params.yaml").write_text(before + rewards + rest[rest.index("\nverifiers:") :])
+    prepared.FOLDER.mkdir(parents=True)
+    prepared.write_table(prepared.FOLDER / "train.parquet", [(replace(PROBLEMS[0], answer=gold), {})])
+    with pytest.raises(SystemExit) as ended:
+        app(["rewards", "doctor", "--problems", "3"])
+    assert (ended.value.code or 0) == code
+    assert said in capsys.readouterr().out
 
 
 def test_without_prepared_problems_it_says_how_to_make_them(project: Path) -> None:

@@ -131,41 +131,52 @@ def _try(
 def findings(tricks: Sequence[Trick]) -> list[Finding]:
     """What to look at, what is accepted first."""
     honest = next(trick for trick in tricks if trick.kind == HONEST)
-    found = [finding for trick in tricks for finding in _findings(trick, honest)]
-    return sorted(found, key=lambda finding: not finding.is_accepted)
+    accepted = [Finding(text, True) for trick in tricks if not trick.is_honest for text in _accepted(trick, honest)]
+    return accepted + [Finding(text, False) for text in [*_rejected(tricks), *_unscorable(tricks), *_slow(tricks)]]
 
 
-def _findings(trick: Trick, honest: Trick) -> list[Finding]:
-    count, found = len(trick.totals), []
-    right = sum(verdict.is_right for verdict in trick.verdicts)
-    faults = sum(
-        verdict.is_fault or math.isnan(value) for verdict, value in zip(trick.verdicts, trick.totals, strict=True)
-    )
-    if trick.is_honest:
-        if right < count - faults:
-            found.append(
-                Finding(
-                    f"{trick.kind} is judged {trick.verdict}, right only {right} times of {count}: look at "
-                    "verifiers.answer, and at prepare.records.columns.solution where the gold is no answer",
-                    is_accepted=False,
-                )
-            )
-    else:
-        if right:
-            found.append(Finding(f"{trick.kind}: judged right, {right} of {count}", is_accepted=True))
-        pairs = list(zip(trick.totals, honest.totals, strict=False))  # the heavy ones have the first problem only
-        if as_high := [pair for pair in pairs if pair[0] >= pair[1]]:
-            value, least = as_high[0]
-            found.append(
-                Finding(
-                    f"{trick.kind}: worth as much as the right answer, or more, {len(as_high)} of {count} "
-                    f"(for example {value:g}, the right answer {least:g})",
-                    is_accepted=True,
-                )
-            )
-    if faults:
-        why = f": {trick.messages[0]}" if trick.messages else ""
-        found.append(Finding(f"{trick.kind}: {faults} of {count} could not be scored{why}", is_accepted=False))
-    if trick.seconds > SLOW_SECONDS:
-        found.append(Finding(f"{trick.kind}: takes {trick.seconds:.1f} s to score", is_accepted=False))
+def is_conclusive(tricks: Sequence[Trick]) -> bool:
+    """Whether the right answer is judged right and has a score on every problem, so that others can be compared."""
+    (honest,) = (trick for trick in tricks if trick.kind == HONEST)
+    return all(verdict.is_right for verdict in honest.verdicts) and not any(map(math.isnan, honest.totals))
+
+
+def _accepted(trick: Trick, honest: Trick) -> list[str]:
+    found, count = [], len(trick.totals)
+    if right := sum(verdict.is_right for verdict in trick.verdicts):
+        found.append(f"{trick.kind}: judged right, {right} of {count}")
+    pairs = zip(trick.totals, honest.totals, strict=False)  # the heavy ones have the first problem only
+    if as_high := [pair for pair in pairs if pair[0] >= pair[1]]:
+        value, least = as_high[0]
+        found.append(
+            f"{trick.kind}: worth as much as the right answer, or more, {len(as_high)} of {count} "
+            f"(for example {value:g}, the right answer {least:g})"
+        )
     return found
+
+
+def _rejected(tricks: Sequence[Trick]) -> list[str]:
+    wrong = {
+        trick.kind: sum(verdict.outcome == "wrong" for verdict in trick.verdicts) for trick in tricks if trick.is_honest
+    }
+    return [
+        f"{kind}: judged wrong, {count} times: look at verifiers.answer, and at prepare.records.columns.solution where "
+        "the gold is not the answer itself"
+        for kind, count in wrong.items()
+        if count
+    ]
+
+
+def _unscorable(tricks: Sequence[Trick]) -> list[str]:
+    """What could not be scored by our own fault; kinds with the same reason together."""
+    kinds: dict[str, list[str]] = {}
+    for trick in tricks:
+        pairs = zip(trick.verdicts, trick.totals, strict=True)
+        if count := sum(verdict.is_fault or math.isnan(value) for verdict, value in pairs):
+            reason = trick.messages[0] if trick.messages else "no reason is given"
+            kinds.setdefault(reason, []).append(f"{trick.kind} ({count} of {len(trick.totals)})")
+    return [f"could not be scored: {', '.join(names)}: {reason}" for reason, names in kinds.items()]
+
+
+def _slow(tricks: Sequence[Trick]) -> list[str]:
+    return [f"{trick.kind}: takes {trick.seconds:.1f} s to score" for trick in tricks if trick.seconds > SLOW_SECONDS]

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlvr import prepared
 from rlvr.printing import print_table
 from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
-from rlvr.rewards.doctor import Trick, examine, findings
+from rlvr.rewards.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.rewards.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
@@ -42,7 +42,7 @@ def try_file(file: Path, limit: int | None) -> None:
 
 
 def doctor(num_problems: int) -> bool:
-    """Print how made-up completions of the first training problems score; whether some are accepted that must not be.
+    """Print how made-up completions of the first training problems score; whether right answers score best.
 
     Raises UserError when there are no prepared problems.
     """
@@ -61,13 +61,16 @@ def doctor(num_problems: int) -> bool:
     found = findings(tricks)
     for finding in found:
         print(f"{'ACCEPTED' if finding.is_accepted else 'look at '}  {finding.message}")
-    if not any(finding.is_accepted for finding in found):
+    is_sound = is_conclusive(tricks) and not any(finding.is_accepted for finding in found)
+    if is_sound:
         print(f"none of them is accepted or worth as much as the right answer, on {len(problems)} problems")
+    elif not is_conclusive(tricks):
+        print(f"nothing is shown: {HONEST} is not judged right with a score, so there is nothing to compare with")
     if sums is None:
         print(f"for the share of questions without signal, sample first: {COMPLETIONS} comes from `dvc repro grpo`")
     else:
         print(f"{tables[-1]}: {_signal(sums)}")
-    return any(finding.is_accepted for finding in found)
+    return is_sound
 
 
 def _problems(splits: Sequence[str]) -> list[Problem]:
