@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import date
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def points(path: str, function: str, *items: dict[str, Any], **options: Any) -> 
 
 def test_a_signature_is_read_and_the_file_is_not_run(write: Write) -> None:
     path = write("raise SystemExit\nasync def f(completion, topic, level=1, *, weight, **columns): ...")
-    signature = check(f"{path}:f", options=["weight"])
+    signature = check(f"{path}:f", options={"weight": 1})
     assert (signature.path, signature.function, signature.is_batch) == (path, "f", False)
     assert (signature.required, signature.optional, signature.options) == (("topic",), ("level",), ("weight",))
     assert signature.takes_columns
@@ -54,9 +55,9 @@ def test_a_signature_is_read_and_the_file_is_not_run(write: Write) -> None:
 
 def test_what_the_pipeline_fills_is_no_column(write: Write) -> None:
     path = write("def f(prompts, completions, num_tokens, answers): ...\ndef g(completion, prompt, answer): ...")
-    assert check(f"{path}:f").is_batch
+    assert check(f"{path}:f", options={}).is_batch
     for name in "fg":
-        signature = check(f"{path}:{name}")
+        signature = check(f"{path}:{name}", options={})
         assert signature.required == signature.optional == ()
         check_columns(signature, set())
 
@@ -89,14 +90,21 @@ def test_a_wrong_spec_is_refused_with_what_is_allowed(
 ) -> None:
     write(source)
     with pytest.raises(ValueError, match=message):
-        check(spec, options=options)
+        check(spec, options=dict.fromkeys(options, 1.0))
+
+
+@pytest.mark.parametrize("value", [date(2026, 1, 2), math.nan, [math.inf], {"a": {1}}])
+def test_options_that_no_worker_can_be_given_are_refused(write: Write, value: Any) -> None:
+    path = write("def f(completion, *, since): ...")
+    with pytest.raises(ValueError, match=r"options.since: .* must be a number, a text.* put a date in quotes"):
+        check(f"{path}:f", options={"since": value})
 
 
 def test_a_link_out_of_user_is_refused(write: Write) -> None:
     write("def f(completion): ...", "elsewhere.py")
     Path("user/link.py").symlink_to("../elsewhere.py")
     with pytest.raises(ValueError, match="must lie inside user/"):
-        check("user/link.py:f")
+        check("user/link.py:f", options={})
 
 
 def test_the_single_form_gets_what_it_asks_for(write: Write) -> None:

@@ -21,9 +21,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.rewards import ledger
+from rlvr.chat import TAGS
+from rlvr.config import Config
+from rlvr.rewards import ledger, open_scorer
 from rlvr.rewards.judge import Options, find_key, longest_seconds
 from rlvr.rewards.judgement import call, messages, parse
+from rlvr.tasks.arithmetic import problem
+from rlvr.types import Answered, UserError
 
 KEY = "sk-very-secret"
 OPTIONS: dict[str, Any] = {
@@ -388,6 +392,32 @@ def test_the_gold_is_the_reference(server: Server) -> None:
     content = messages(item, Options(**OPTIONS))[1]["content"]
     assert " reference]\nfour\n" in content
     assert "reference" not in messages(item | {"answer": ""}, Options(**OPTIONS))[1]["content"]
+
+
+def test_a_rubric_asks_the_judge_in_a_worker(
+    server: Server, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.answer = lambda body: (404, {}, KEY) if "bad" in body["messages"][1]["content"] else verdict(-2)
+    options = OPTIONS | {"base_url": server.url}
+    cfg = make_config({"rewards": {"robotic": {"function": "judge", "weight": 0.5, "options": options}}})
+    with open_scorer(cfg.rewards, cfg.verifiers, TAGS["working_out"]) as scorer:
+        scorer.submit(problem(47, 38, 2), [Answered(text, 1, False) for text in ("good", "bad", "\ud800")])
+        scores = scorer.finish()
+    first, second, third = (points[0] for points in scores.points[0])
+    assert first == third == -2.0
+    assert second is not None
+    assert math.isnan(second)
+    (message,) = scores.messages
+    assert message.startswith("rewards.robotic: http://127.0.0.1")
+    assert message.endswith("answered 404: ***, try 1 of 3")
+    assert (tmp_path / ".judge/judge-robotic/spent.json").exists()
+    monkeypatch.delenv("JUDGE_KEY")
+    with (
+        pytest.raises(UserError, match=r"rewards.robotic: the environment variable JUDGE_KEY"),
+        open_scorer(cfg.rewards, cfg.verifiers, TAGS["working_out"]),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

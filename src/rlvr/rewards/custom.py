@@ -11,6 +11,7 @@ import asyncio
 import difflib
 import hashlib
 import inspect
+import json
 import math
 import numbers
 import sys
@@ -45,15 +46,23 @@ class Signature:
     takes_columns: bool
 
 
-def check(spec: str, *, options: Collection[str] = ()) -> Signature:
+def check(spec: str, *, options: Mapping[str, Any]) -> Signature:
     """The signature of the function that `spec`, user/FILE.py:FUNCTION, names, read without running the file.
 
-    `options` are the names under `options:` in params.yaml. Raises ValueError with what was found, what is allowed and
-    an example.
+    Raises ValueError with what was found, what is allowed and an example, also for `options` that the function has no
+    parameters for or that cannot be handed to a worker process.
     """
     file, _, name = spec.partition(":")
     if not file.endswith(".py") or not name.isidentifier():
         raise ValueError(f"python: {spec!r} must be FILE:FUNCTION, for example user/my_rewards.py:robotic")
+    for option, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"python: {spec}: options.{option}: {value!r} ({type(value).__name__}) must be a number, a text, true "
+                "or false, null, or a list or mapping of these; put a date in quotes"
+            ) from None
     return _signature(_function(_parsed(Path(file)), spec, name), spec, options)
 
 

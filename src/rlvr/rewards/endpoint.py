@@ -44,6 +44,7 @@ async def connect(options: Options, key: str, account: ledger.Account) -> AsyncI
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     json_mode: dict[str, Any] = {"response_format": {"type": "json_object"}}
+    turns = asyncio.Semaphore(options.concurrency)  # of this process: more would only wait for each other's slots
     async with httpx2.AsyncClient(headers=headers, timeout=None) as client:
 
         async def ask(body: dict[str, Any]) -> str:
@@ -51,7 +52,8 @@ async def connect(options: Options, key: str, account: ledger.Account) -> AsyncI
             while True:
                 sent = body | json_mode
                 try:
-                    return await _request(client, options, account, sent)
+                    async with turns:
+                        return await _request(client, options, account, sent)
                 except _Failure as failure:
                     if "response_format" in sent and "response_format" in failure.message:
                         json_mode.clear()  # the server does not know it
