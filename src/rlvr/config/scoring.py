@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 
 from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
 from rlvr.rewards import FUNCTIONS, custom, judge
+from rlvr.rewards.functions import check_values
 from rlvr.verifiers import VERIFIERS
-
 
 SANDBOX_START_SECONDS = 15.0  # it may take on a busy machine before a program's own time begins
 
@@ -94,8 +94,7 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
             _check_judge(key, reward.options)
             continue
         check_options(key, FUNCTIONS[function], reward.options)
-        if function == "soft_overlong":
-            _check_overlong(key, reward.options, max_completion_tokens)
+        check_values(f"{key}.options", function, reward.options, max_completion_tokens=max_completion_tokens)
     if not any(reward.weight for reward in rewards.values()):
         raise ValueError("rewards: at least one reward function needs a weight other than 0")
 
@@ -133,18 +132,4 @@ def _check_verifier(key: str, name: str) -> None:
     if name not in VERIFIERS:
         raise ValueError(
             f"{key}: no such verifier {name!r}; there are {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}"
-        )
-
-
-def _check_overlong(key: str, options: Mapping[str, Any], max_completion_tokens: int) -> None:
-    longest, cache = options["max_tokens"], options["cache_tokens"]
-    if not 0 <= cache <= longest:
-        raise ValueError(
-            f"{key}.options: cache_tokens {cache:g} must be from 0 to max_tokens {longest:g}: "
-            "the penalty begins that many tokens before max_tokens"
-        )
-    if longest > max_completion_tokens:
-        raise ValueError(
-            f"{key}.options: max_tokens {longest:g} is above rollout.max_completion_tokens "
-            f"{max_completion_tokens}, where completions end: the whole penalty could never be reached; lower it"
         )

@@ -6,11 +6,10 @@ judge by a fault that is not the completion's. A new one is a function in a file
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlvr.rewards import answer, control, email, form, length, prose, steps
+from rlvr.rewards import answer, code, control, email, form, length, prose, steps
 
 RewardFunction = Callable[..., float | None]
 
@@ -39,26 +38,15 @@ FUNCTIONS: dict[str, RewardFunction] = {
     "language_consistency": prose.language_consistency,
     "readability": prose.readability,
     "step_check": steps.step_check,
+    "code_compiles": code.code_compiles,
+    "code_runs": code.code_runs,
+    "tests_passed": code.tests_passed,
     "random": control.random,
 }
 
 
-def check_options(name: str, options: Mapping[str, Any], *, max_completion_tokens: int) -> None:
-    """Raise ValueError unless `options` are exactly those of reward function `name`, with values that make sense."""
-    parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
-    expected = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    if set(options) != expected:
-        raise ValueError(
-            f"rewards.{name}.options must be exactly {', '.join(sorted(expected))}; "
-            f"missing: {', '.join(sorted(expected - set(options))) or 'none'}; "
-            f"unknown: {', '.join(sorted(set(options) - expected)) or 'none'}"
-        )
-    check_values(name, options, max_completion_tokens=max_completion_tokens)
-
-
-def check_values(name: str, options: Mapping[str, Any], *, max_completion_tokens: int) -> None:
-    """Raise ValueError for values of the right type that make no sense."""
-    where = f"rewards.{name}.options"
+def check_values(where: str, name: str, options: Mapping[str, Any], *, max_completion_tokens: int) -> None:
+    """Raise ValueError, naming `where`, for options of function `name` that are of the right type and make no sense."""
     if name == "soft_overlong":
         _check_overlong(where, options["max_tokens"], options["cache_tokens"], max_completion_tokens)
     if name == "proximity_smooth" and options["halfway"] <= 0:

@@ -96,7 +96,9 @@ def as_nobody() -> tuple[str, ...]:
                 words += ["--perms", "0755", "--dir" if number else "--tmpfs", parent]
                 made.add(parent)
         words += ["--ro-bind", path, path]
-    outer = ("bwrap", "--die-with-parent", "--dev-bind", "/", "/", *words, "--") if words else ()
+    # its own processes, since it has no right to end those of nobody but by the end of their namespace
+    start = ("bwrap", "--unshare-pid", "--die-with-parent", "--dev-bind", "/", "/")
+    outer = (*start, *words, "--") if words else ()
     return *outer, "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"
 
 

@@ -15,13 +15,15 @@ from functools import lru_cache
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, convert_to_pct, latex2sympy, normalize_latex
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, MatrixBase
+from sympy import Basic, Expr, MatrixBase
+from sympy.core.random import seed
 
 from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
 
 LENGTH = 2000  # characters of an answer that may still be mathematics
 DEPTH = 15  # of brackets inside brackets; the parser's time grows exponentially with them
 DIGITS = 300  # of one number
+SMALL = 0.001
 POWER_DIGITS = 10_000  # of an exponent that is a power itself
 
 # units are dropped by UNIT below: the package's own list holds single letters, which would turn 2t into 2
@@ -81,8 +83,9 @@ class Unreadable(Exception):
 
 
 def judge(answer: str, gold: str) -> Verdict:
-    """Right when math-verify finds `answer` equal to `gold`: decimals to 6 places, 50 % is 0.5 and 50, x = 3 is 3.
+    """Right when math-verify finds `answer` equal to `gold`: 50 % is 0.5 and 50, x = 3 is 3, and so on.
 
+    Decimals are compared to 6 places, and below 0.001 to a relative difference of 0.001 beside.
     Units of measure after a number are dropped. Source: https://github.com/huggingface/Math-Verify
     """
     try:
@@ -93,7 +96,18 @@ def judge(answer: str, gold: str) -> Verdict:
         found = read(answer)
     except Unreadable as error:
         return wrong(UNPARSABLE, str(error))
-    return judged(verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None))
+    seed(0)  # sympy tries random numbers: the verdict shall not depend on what was judged before
+    is_equal = verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None)
+    return judged(is_equal and not differs_in_size(found, expected))
+
+
+def differs_in_size(found: Basic | MatrixBase, expected: Basic | MatrixBase) -> bool:
+    """Whether both are numbers below 0.001 that six decimal places cannot tell apart, but three digits can."""
+    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (found, expected)):
+        return False
+    ours, theirs = float(found), float(expected)
+    size = max(abs(ours), abs(theirs))
+    return size < SMALL and abs(ours - theirs) > SMALL * size
 
 
 @lru_cache(maxsize=256)  # the completions of a group share a gold

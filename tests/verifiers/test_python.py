@@ -1,0 +1,238 @@
+"""Programs against tests: what is right, what is wrong and why, and what of a test reaches the program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlvr.types import UserError
+from rlvr.verifiers import gold, harness, sandbox
+from rlvr.verifiers.python import judge, program_in
+from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
+
+LIMITS: dict[str, Any] = {
+    "wall_seconds": 10.0,
+    "cpu_seconds": 1.0,
+    "memory_mib": 256,
+    "file_mib": 4,
+    "processes": 4,
+    "output_kib": 32,
+}
+DOUBLE = "def f(x):\n    return 2 * x"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bubblewrap() -> None:
+    try:
+        sandbox.check("bubblewrap")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def judged(answer: str, *tests: dict[str, Any], **limits: Any) -> Verdict:
+    return judge(answer, json.dumps(tests), kind="bubblewrap", **LIMITS | limits)
+
+
+def call(result: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    return {"call": "f", "args": list(args), "kwargs": kwargs, "result": result}
+
+
+RIGHT = {
+    "a script": ("print(int(input()) * 2)", {"stdin": "4\n", "stdout": "8"}),
+    "white space at the ends": ("print('a  ')\nprint()\nprint('b\\n\\n')", {"stdin": "", "stdout": "a\n\nb"}),
+    "a main guard": ("if __name__ == '__main__':\n    print(1)", {"stdin": "", "stdout": "1\n"}),
+    "sys.exit(0)": ("import sys\nprint(1)\nsys.exit(0)", {"stdin": "", "stdout": "1"}),
+    "output at exit": ("import atexit\natexit.register(print, 1)", {"stdin": "", "stdout": "1"}),
+    "output of a thread": (
+        "import threading\nthreading.Thread(target=print, args=(1,)).start()",
+        {"stdin": "", "stdout": "1"},
+    ),
+    "a file of its own": ("open('a', 'w').write('1')\nprint(open('a').read())", {"stdin": "", "stdout": "1"}),
+    "a call": (DOUBLE, call(8, 4)),
+    "a call by keyword": (DOUBLE, call(8, x=4)),
+    "a fence": (f"Here:\n```python\n{DOUBLE}\n```\n", call(8, 4)),
+    "a fence that does not end": (f"```\n{DOUBLE}", call(8, 4)),
+    "a tuple is a list": ("def f(x): return x, (x,)", call([1, [1]], 1)),
+    "almost the same float": ("def f(x): return x / 10 * 3", call(0.3, 1)),
+    "a whole float": ("def f(x): return x / 2", call(2, 4)),
+    "a subclass of dict": ("from collections import Counter\nf = Counter", call({"a": 2, "b": 1}, "aba")),
+    "keys that are numbers": ("def f(x): return {x: [None, True]}", call({"1": [None, True]}, 1)),
+    "text of every kind": ("def f(x): return x", call('ä"\\\n\0€', 'ä"\\\n\0€')),
+    "printing beside the result": ("def f(x):\n    print('hello')\n    return x", call(1, 1)),
+    "a standard library": ("import json, decimal, datetime, itertools, sqlite3\ndef f(x): return x", call(1, 1)),
+    "an assert with ==": (DOUBLE, {"assert": "assert f(4) == 8"}),
+    "an assert turned round": (DOUBLE, {"assert": "assert 8 == f(4)"}),
+    "an assert with a set": ("def f(x): return set(x)", {"assert": "assert f('aab') == {'a', 'b'}"}),
+    "an assert with in": (DOUBLE, {"assert": "assert f(2) in (3, 4)"}),
+    "an assert with is": ("def f(x): pass", {"assert": "assert f(2) is None"}),
+    "an assert with <": (DOUBLE, {"assert": "assert abs(f(2) - 4) < 0.1"}),
+    "an assert of a truth": (DOUBLE, {"assert": "assert f(2)"}),
+    "an assert with not": (DOUBLE, {"assert": "assert not f(0)"}),
+    "an assert of two calls": (DOUBLE, {"assert": "assert f(2) == f(1) + f(1), 'twice'"}),
+    "an assert after lines": (DOUBLE, {"assert": "a = [1]\na.append(f(1))\nassert a == [1, 2]"}),
+}
+
+WRONG = {  # cause, program, test
+    "another number": (None, DOUBLE, call(9, 4)),
+    "true is not 1": (None, "def f(x): return True", call(1, 4)),
+    "1 is not true": (None, "def f(x): return 1", call(True, 4)),
+    "text is not a number": (None, "def f(x): return '8'", call(8, 4)),
+    "None is not false": (None, "def f(x): return None", call(False, 4)),
+    "a shorter list": (None, "def f(x): return [x]", call([4, 4], 4)),
+    "a set is not a list": (None, "def f(x): return {x}", call([4], 4)),
+    "another key": (None, "def f(x): return {'b': x}", call({"a": 4}, 4)),
+    "a value that cannot be compared": (None, "def f(x): return object()", call(4, 4)),
+    "not a number": (None, "def f(x): return float('nan')", call(4.0, 4)),
+    "an assert that is false": (None, DOUBLE, {"assert": "assert f(4) == 9"}),
+    "an assert of two calls that is false": (None, DOUBLE, {"assert": "assert f(4) == f(5)"}),
+    "types that cannot be ordered": (None, "def f(x): return 'a'", {"assert": "assert f(4) < 3"}),
+    "nothing": (None, "", {"stdin": "", "stdout": "1"}),
+    "another text": (None, "print(2)", {"stdin": "", "stdout": "1"}),
+    "text in front": (None, "print(' 1')", {"stdin": "", "stdout": "1"}),
+    "an exception": ("crash", "def f(x): return 1 / 0", call(1, 4)),
+    "an exception in an assert": ("crash", DOUBLE, {"assert": "assert f(None) == 1"}),
+    "no function": ("crash", "def g(x): return x", call(1, 4)),
+    "the right output, then an error": ("crash", "print(1)\nraise ValueError('late')", {"stdin": "", "stdout": "1"}),
+    "an error status": ("crash", "print(1)\nraise SystemExit(3)", {"stdin": "", "stdout": "1"}),
+    "no more input": ("crash", "input()\ninput()", {"stdin": "1\n", "stdout": "1"}),
+    "an endless call": ("timeout", "def f(x):\n    while True: pass", call(1, 4)),
+    "much memory in a call": ("memory", "def f(x): return bytearray(10**10)", call(1, 4)),
+    "much output in a call": ("output", "def f(x): return 'x' * 10**6", call(1, 4)),
+    "prose": ("unparsable", "I think it is 8.", call(8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right(name: str) -> None:
+    answer, test = RIGHT[name]
+    assert judged(answer, test) == Verdict("right", details=counts(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_with_its_cause(name: str) -> None:
+    cause, answer, test = WRONG[name]
+    verdict = judged(answer, test)
+    assert (verdict.outcome, verdict.cause) == ("wrong", cause), verdict
+    expected = counts(int(cause != "unparsable"), int(cause is None), 0, 1)
+    assert verdict.details == expected
+    assert verdict.message
+
+
+def counts(compiles: int, runs: int, passed: int, total: int) -> dict[str, float]:
+    return {"compiles": compiles, "runs": runs, "tests_passed": passed, "tests_total": total}
+
+
+def test_tests_of_all_forms_are_counted_together() -> None:
+    program = f"{DOUBLE}\nif __name__ == '__main__':\n    print(f(int(input())))"
+    tests = [
+        {"stdin": "2", "stdout": "4"},
+        {"stdin": "2", "stdout": "5"},
+        call(6, 3),
+        call(7, 3),
+        {"assert": "assert f('a') == 'aa'"},
+        {"assert": "assert f(None) == 1"},
+    ]
+    verdict = judged(program, *tests)
+    assert verdict.details == counts(1, 0, 3, 6)
+    assert (verdict.outcome, verdict.cause) == ("wrong", "crash")
+
+
+def test_what_passed_before_a_hang_still_counts() -> None:
+    verdict = judged("def f(x):\n    while x > 1: pass\n    return x", call(1, 1), call(2, 2), call(0, 0))
+    assert verdict.cause == "timeout"
+    assert verdict.details == counts(1, 0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not JSON"),
+        ("[]", "not empty"),
+        ('{"stdin": "", "stdout": ""}', "JSON list"),
+        ('[{"stdin": ""}]', "test 1"),
+        ('[{"stdin": 1, "stdout": "1"}]', "test 1"),
+        ('[{"call": "f", "args": [1], "result": 1}, {"call": "f(", "args": [], "result": 1}]', "test 2"),
+        ('[{"call": "f", "args": {"x": 1}, "result": 1}]', "test 1"),
+        ('[{"assert": "f(2) == 4"}]', "end with an assert"),
+        ('[{"assert": "assert f(2 =="}]', "not Python"),
+        ("[" * 100000, "not JSON"),
+    ],
+)
+def test_tests_that_cannot_be_read_are_our_fault(text: str, says: str) -> None:
+    verdict = judge("print(1)", text, kind="bubblewrap", **LIMITS)
+    assert (verdict.outcome, verdict.cause) == ("fault", GOLD)
+    assert says in verdict.message
+
+
+def test_a_sandbox_that_does_not_start_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.bubblewrap, "command", lambda **_: ["bwrap", "--no-such-option"])
+    verdict = judged("print(1)", {"stdin": "", "stdout": "1"})
+    assert (verdict.outcome, verdict.cause) == ("fault", WORKER)
+
+
+def test_a_verdict_is_json() -> None:
+    verdict = judged("print('\\ud800'.encode('utf-16', 'surrogatepass'))", {"stdin": "", "stdout": "1"})
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "program"),
+    [
+        ("x = 1", "x = 1"),
+        ("```python\nx = 1\n```", "x = 1\n"),
+        ("First ```py\ny = 2\n``` then\n```\nx = 1\n``` done", "x = 1\n"),
+        ("```python\nx = 1", "x = 1"),
+        ("```", ""),
+    ],
+)
+def test_the_program_is_the_last_fenced_block(answer: str, program: str) -> None:
+    assert program_in(answer) == program
+
+
+EXPECTED = "a-result-to-hide"
+
+
+def test_no_expected_result_enters_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    monkeypatch.setattr(sandbox, "dumps", lambda job: sent.append(dumps(job)) or sent[-1])
+    dumps = sys.modules["marshal"].dumps
+    tests = [call(EXPECTED, 1), {"stdin": "", "stdout": EXPECTED}, {"assert": f"assert f(2) == [1, '{EXPECTED}']"}]
+    judged(DOUBLE, *tests)
+    assert len(sent) == 1
+    assert b"f(2)" in sent[0]
+    assert EXPECTED.encode() not in sent[0]
+
+
+def json_values(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+    )
+
+
+EXACT = st.none() | st.booleans() | st.integers() | st.text()
+
+
+@given(json_values(EXACT | st.floats(allow_nan=False)))
+def test_a_value_survives_the_way_out_of_the_sandbox(value: Any) -> None:
+    found = gold.decode(json.loads(harness._encode(value)))
+    assert gold.same(found, value)
+    assert json.dumps(found) == json.dumps(value)
+
+
+@given(json_values(EXACT), json_values(EXACT))
+def test_values_are_the_same_when_their_json_is(one: Any, other: Any) -> None:
+    assert gold.same(one, other) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_whatever_is_written_over_a_reply_is_refused_or_plain(reply: Any) -> None:
+    try:
+        found = gold.decode(reply)
+    except ValueError:
+        return
+    assert found is None or isinstance(found, bool | int | float | str | bytes | dict | list | tuple | set | frozenset)
