@@ -21,6 +21,8 @@ LAYERS = (
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
     ("batch", "logprob", "config", "source", "tokens", "presets"),
+    ("doctor",),
+    ("trial",),
     ("rewards", "tasks", "attention", "advantage"),
     ("verifiers",),
     ("advice", "linear"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from rlvr import prepared
 from rlvr.printing import print_table
 from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
-from rlvr.rewards.doctor import HONEST, Trick, examine, findings, is_conclusive
-from rlvr.rewards.trial import Asked, asked_in, spelled, summaries, totals, without_signal
+from rlvr.doctor import HONEST, Trick, examine, findings, is_conclusive
+from rlvr.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
 from rlvr.types import Problem, UserError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rlvr.chat import Tags, to_number
 from rlvr.rewards.rubric import Scorer
-from rlvr.rewards.trial import spelled, totals
+from rlvr.trial import spelled, totals
 from rlvr.types import Answered, Problem
 from rlvr.verifiers.verdict import Verdict
 

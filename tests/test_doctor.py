@@ -16,7 +16,7 @@ from rlvr.chat import TAGS, extract_answer, render_target
 from rlvr.cli import app
 from rlvr.config import Config
 from rlvr.rewards import open_scorer
-from rlvr.rewards.doctor import (
+from rlvr.doctor import (
     HEAVY,
     HONEST,
     WORKED,
