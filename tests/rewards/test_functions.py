@@ -1,20 +1,27 @@
-"""The points of every reward function, as documented, and that no text breaks one."""
+"""The points of the default's reward functions in every case, and that no text breaks any function."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reward_examples import EXAMPLES
 from rlvr.chat import TAGS, Tags, render_target
 from rlvr.config import Config
-from rlvr.rewards import FUNCTIONS, check_options
+from rlvr.rewards.functions import FUNCTIONS, check_options
+from rlvr.rewards.steps import stated_steps
 from rlvr.tasks.arithmetic import problem
-from rlvr.types import Completion, Problem
+from rlvr.types import UserError
+from rlvr.verifiers.verdict import NOT_APPLICABLE, RIGHT, WRONG
+from samples import sample_of, well_formed
 
 DEFAULT = TAGS["working_out"]
 R, R_END, A, A_END = DEFAULT.marks()
@@ -31,26 +38,22 @@ BANDS = {
 NUMBERS = {"right": 3.4, "wrong": -1.6, "missing": 0.3}
 
 
-def problem_with(gold: str) -> Problem:
-    return Problem("p", "How much?", gold, "", 1)
-
-
 def completion(answer: str) -> str:
-    return f"{R}because{R_END}{A}{answer}{A_END}"
+    return well_formed(answer, tags=DEFAULT)
 
 
-def points_of(name: str, text: str, about: Problem, tags: Tags, *, num_tokens: int = 1, **options: float) -> float:
-    sampled = Completion(torch.zeros(num_tokens, dtype=torch.int64), torch.zeros(num_tokens), text, is_truncated=False)
-    points: float = FUNCTIONS[name](sampled, about, tags, **options)
+def points_of(name: str, text: str, *, gold: str = "85", tags: Tags = DEFAULT, **options: Any) -> float:
+    points = FUNCTIONS[name](sample_of(text, gold=gold, tags=tags), **options)
+    assert points is not None
     return points
 
 
 def answer(text: str, gold: str) -> float:
-    return points_of("answer", text, problem_with(gold), DEFAULT, **BANDS)
+    return points_of("answer", text, gold=gold, **BANDS)
 
 
 def number(text: str, gold: str = "85") -> float:
-    return points_of("number", text, problem_with(gold), DEFAULT, **NUMBERS)
+    return points_of("number", text, gold=gold, **NUMBERS)
 
 
 @pytest.mark.parametrize("tags", TAGS)
@@ -59,7 +62,7 @@ def test_a_perfect_completion_has_thirteen_and_a_half(tags: str, make_config: Ca
     perfect = problem(47, 38, 2)
     text = render_target(perfect, TAGS[tags])
     points = {
-        name: reward.weight * points_of(name, text, perfect, TAGS[tags], **reward.options)
+        name: reward.weight * points_of(name, text, gold=perfect.answer, tags=TAGS[tags], **reward.options)
         for name, reward in make_config().rewards.items()
     }
     assert points == {"format_exact": 3.0, "format_approximate": 2.0, "answer": 5.0, "number": 3.5}
@@ -68,7 +71,7 @@ def test_a_perfect_completion_has_thirteen_and_a_half(tags: str, make_config: Ca
 
 @pytest.mark.parametrize("text, points", [(completion("3"), 2.5), (completion("rubbish"), 2.5), ("85", 0.0), ("", 0.0)])
 def test_format_exact(text: str, points: float) -> None:
-    assert points_of("format_exact", text, problem_with("85"), DEFAULT, points=2.5) == points
+    assert points_of("format_exact", text, points=2.5) == points
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_format_exact(text: str, points: float) -> None:
     ],
 )
 def test_format_approximate_counts_tags_that_occur_once(text: str, once: int) -> None:
-    found = points_of("format_approximate", text, problem_with("85"), DEFAULT, present=0.6, absent=-1.1)
+    found = points_of("format_approximate", text, present=0.6, absent=-1.1)
     assert found == pytest.approx(once * 0.6 - (4 - once) * 1.1)
 
 
@@ -126,16 +129,12 @@ class TestAnswer:
             ("0", "100", "wrong"),
             # no number
             ("eighty-five", "85", "not_a_number"),
-            ("85 apples", "85", "not_a_number"),
+            ("85 apples", "85", "stripped"),
             ("85 86", "85", "not_a_number"),
             (" ", "85", "not_a_number"),
-            ("1e2", "100", "not_a_number"),
-            ("9" * 400, "85", "wrong"),
-            # a gold that is text
-            ("Paris", "Paris", "exact"),
-            (" Paris ", "Paris", "stripped"),
-            ("London", "Paris", "not_a_number"),
-            ("5", "Paris", "not_a_number"),
+            ("1e2", "100", "stripped"),
+            ("9" * 150, "85", "wrong"),
+            ("9" * 400, "85", "not_a_number"),
         ],
     )
     def test_bands(self, guess: str, gold: str, band: str) -> None:
@@ -190,18 +189,16 @@ class TestRandom:
     """The control must not know right from wrong."""
 
     def test_it_depends_on_problem_and_text_alone(self) -> None:
-        def points(text: str, p: Problem) -> float:
-            return points_of("random", text, p, DEFAULT, low=-1.0, high=3.0)
+        def points(text: str, *, gold: str = "85", id: str = "a") -> float | None:
+            sample = sample_of(text, gold=gold)
+            return FUNCTIONS["random"](replace(sample, problem=replace(sample.problem, id=id)), low=-1.0, high=3.0)
 
-        a, b = problem(47, 38, 2), problem(12, 13, 2)
-        assert points("x", a) == points("x", a)
-        assert len({points("x", a), points("y", a), points("x", b)}) == 3
-        other_gold = Problem(a.id, a.question, "0", a.working, a.level)
-        assert points("x", other_gold) == points("x", a)
+        assert points("x") == points("x") == points("x", gold="0")
+        assert len({points("x"), points("y"), points("x", id="b")}) == 3
 
     def test_it_is_spread_evenly(self) -> None:
         """4,000 draws: each tenth of the range within five standard deviations (95) of 400."""
-        draws = [points_of("random", str(i), problem_with("1"), DEFAULT, low=2.0, high=4.0) for i in range(4000)]
+        draws = [points_of("random", str(i), low=2.0, high=4.0) for i in range(4000)]
         assert min(draws) >= 2.0 and max(draws) < 4.0
         tenths = [sum(2 + k / 5 <= draw < 2 + (k + 1) / 5 for draw in draws) for k in range(10)]
         assert all(abs(count - 400) < 95 for count in tenths)
@@ -211,9 +208,10 @@ class TestSoftOverlong:
     """DAPO, eq. 13, with a length that may reach 20 and a cache of 8."""
 
     @staticmethod
-    def at(num_tokens: int, *, cache_tokens: float = 8) -> float:
-        options = {"max_tokens": 20, "cache_tokens": cache_tokens}
-        return points_of("soft_overlong", "text", problem_with("1"), DEFAULT, num_tokens=num_tokens, **options)
+    def at(num_tokens: int, *, cache_tokens: int = 8) -> float | None:
+        return FUNCTIONS["soft_overlong"](
+            sample_of("", num_tokens=num_tokens), max_tokens=20, cache_tokens=cache_tokens
+        )
 
     @pytest.mark.parametrize("n, points", [(1, 0), (12, 0), (13, -1 / 8), (16, -0.5), (19, -7 / 8), (20, -1), (30, -1)])
     def test_points_by_length(self, n: int, points: float) -> None:
@@ -226,42 +224,140 @@ class TestSoftOverlong:
         assert [self.at(n, cache_tokens=20) for n in (1, 10, 20)] == [-1 / 20, -0.5, -1]
 
 
-OPTIONS: dict[str, dict[str, float]] = {
-    "format_exact": {"points": 3.0},
-    "format_approximate": {"present": 0.5, "absent": -1.0},
-    "answer": BANDS,
-    "number": NUMBERS,
-    "random": {"low": 0.0, "high": 1.0},
-    "soft_overlong": {"max_tokens": 40, "cache_tokens": 8},
-}
+class TestVerdicts:
+    """What the verifier says reaches every function that needs right or wrong."""
+
+    RIGHT_OR_WRONG: ClassVar = {"number_matches": {"right": 3.0, "wrong": -3.0}, "correctness": {"right": 2.0}}
+
+    def test_a_gold_that_cannot_be_read_is_no_fault_of_the_completion(self) -> None:
+        sample = sample_of(completion("London"), gold="Paris", tags=DEFAULT)
+        for name, options in (self.RIGHT_OR_WRONG | {"answer": BANDS}).items():
+            points = FUNCTIONS[name](sample, **options)
+            assert points is not None and math.isnan(points)
+
+    def test_a_verifier_that_does_not_apply_gives_no_points(self) -> None:
+        sample = sample_of(completion("85"), verdict=NOT_APPLICABLE, tags=DEFAULT)
+        assert [FUNCTIONS[name](sample, **options) for name, options in self.RIGHT_OR_WRONG.items()] == [None, None]
+
+    def test_right_in_words_is_worth_as_much_as_the_number_again(self) -> None:
+        sample = sample_of(completion("paris"), gold="Paris", verdict=RIGHT, tags=DEFAULT)
+        assert FUNCTIONS["answer"](sample, **BANDS) == BANDS["stripped"]
+        assert FUNCTIONS["answer"](replace(sample, verdict=WRONG), **BANDS) == BANDS["not_a_number"]
+        assert FUNCTIONS["number"](sample, **NUMBERS) is None
+
+
+def test_smooth_proximity_falls_without_a_jump() -> None:
+    options = {"top": 4.0, "bottom": -2.0, "halfway": 0.1, "missing": -2.5}
+    points = [
+        points_of("proximity_smooth", completion(f"{n / 100}"), gold="-100", **options) for n in range(-10000, 1000, 7)
+    ]
+    assert points[0] == 4.0 and all(0 < before - after < 0.05 for before, after in pairwise(points))
+    zero = [points_of("proximity_smooth", completion(guess), gold="0", **options) for guess in ("0", "0.1", "1e900")]
+    assert zero == pytest.approx([4.0, 1.0, -2.0])
+
+
+@pytest.mark.parametrize(
+    "step, truth",
+    [
+        ("a = 3*4 = 12", [True]),
+        ("7 + 8 = 15 = 3*5", [True, True]),
+        ("1. (1+2)*3 = 9.", [True]),
+        ("In 2020, 2x4 = 8, and 2*2 = 5", [True, False]),
+        ("$1,000 \\times 3 = $3,000", [True]),
+        ("50% * 10 = 5", [True]),
+        ("12*3 = 30 + 6", [True]),
+        ("3 - 5 = -2", [True]),
+        ("2^10 = 1024", [True]),
+        ("12*3 = 36 - that is all", [True]),
+        ("10/3 = 3", [False]),
+        ("10/3 = 3.34", [False]),
+        ("5/0 = 3", [False]),
+        ("so -3 + 4 = 1", [True]),
+        ("apples - 3 + 4 = 1", []),
+        ("x = 12", []),
+        ("3x + 4 = 10", []),
+        ("12 apples * 3 = 36", []),
+        ("3 + 4 = 2x", []),
+        ("= =", []),
+        ("9^9^9^9 = 1", []),
+        ("((9^99)^99)^99 = 4", []),
+        ("9**9**9**9 = 1", []),
+    ],
+)
+def test_stated_steps(step: str, truth: list[bool]) -> None:
+    assert list(stated_steps(step)) == truth
+
+
+@given(st.integers(-999, 999), st.sampled_from("+-*"), st.integers(0, 999))
+def test_every_true_sum_is_true_and_one_off_is_false(a: int, operator: str, b: int) -> None:
+    value = {"+": a + b, "-": a - b, "*": a * b}[operator]
+    assert list(stated_steps(f"so {a} {operator} {b} = {value}, or {a}{operator}{b}={value + 1}")) == [True, False]
 
 
 def test_options_are_exactly_the_documented_ones() -> None:
-    assert FUNCTIONS.keys() == OPTIONS.keys()
-    for name, options in OPTIONS.items():
-        check_options(name, options, max_completion_tokens=48)
+    for name, (options, *_) in EXAMPLES.items():
         for option in options:
             with pytest.raises(ValueError, match=rf"rewards\.{name}\.options must be exactly .*missing: {option}"):
                 others = {key: value for key, value in options.items() if key != option}
-                check_options(name, others, max_completion_tokens=48)
+                check_options(name, others, max_completion_tokens=100)
         with pytest.raises(ValueError, match="unknown: bonus"):
-            check_options(name, options | {"bonus": 1.0}, max_completion_tokens=48)
+            check_options(name, options | {"bonus": 1.0}, max_completion_tokens=100)
 
 
-fragments = st.sampled_from([R, R_END, A, A_END, "2", "-1,0.5", " ", "\n", "<", "½", "٣", "9" * 400, "."])
+@pytest.mark.parametrize(
+    "name, option, value, message",
+    [
+        ("soft_overlong", "max_tokens", 101, r"max_tokens 101 is above rollout\.max_completion_tokens 100"),
+        ("soft_overlong", "cache_tokens", 21, "cache_tokens 21 must be from 0 to max_tokens 20"),
+        ("proximity_smooth", "halfway", 0.0, "halfway 0 must be above 0"),
+        ("repetition", "words", 0, "words 0 must be 1 or more"),
+        ("language_consistency", "language", "english", "language 'english' has no profile; there are ar, de, "),
+        ("readability", "hardest", 111.0, "hardest 111 must not be above easiest 110"),
+        ("min_length", "tokens", 101, r"tokens 101 must be from 0 to 100, rollout\.max_completion_tokens"),
+        ("max_length", "tokens", -1, "tokens -1 must be from 0 to 100"),
+        ("too_long", "words", -1, "words -1 must not be negative"),
+    ],
+)
+def test_values_that_make_no_sense(name: str, option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"rewards\.{name}\.options: {message}"):
+        check_options(name, EXAMPLES[name].options | {option: value}, max_completion_tokens=100)
+
+
+def test_a_column_of_keywords_that_is_no_list_is_named() -> None:
+    with pytest.raises(UserError, match=r"column 'keywords' must hold a list of keywords or text .*, found 7"):
+        FUNCTIONS["email_keywords"](sample_of("", columns={"keywords": 7}), column="keywords", each=1.0, complete=0.0)
+
+
+COLUMNS = {"keywords": "invoice; due, now", "recipient": "Dr. Ann Lee"}
+fragments = st.sampled_from(
+    [R, R_END, A, A_END, "2", "-1,0.5", " ", "\n", "<", "½", "٣", "9" * 400, ".", "=", "3*", "\ud800"]
+)
 any_text = st.one_of(st.text(st.characters()), st.lists(fragments | st.text(max_size=3), max_size=12).map("".join))
 
 
 @given(any_text, any_text | st.sampled_from(["0", "-3", "85"]), st.sampled_from(list(TAGS.values())))
 def test_no_text_breaks_a_function(text: str, gold: str, tags: Tags) -> None:
-    for name, options in OPTIONS.items():
-        points: Any = points_of(name, text, problem_with(gold), tags, **options)
-        assert isinstance(points, float)
-        assert -5 < points < 6
+    sample = sample_of(text, gold=gold, tags=tags, columns=COLUMNS)
+    for name, (options, *_) in EXAMPLES.items():
+        points = FUNCTIONS[name](sample, **options)
+        assert points is None or (math.isnan(points) and sample.verdict.is_fault) or -5 < points < 6
+
+
+@pytest.mark.parametrize("piece", ["=", "1+1=", "(", "\ud800", A + A_END, "\u0301\u0323", "a@", "invoice"])
+def test_ten_megabytes_take_seconds(piece: str) -> None:
+    """All functions together on a hostile completion, which quadratic ones would not end in hours."""
+    text = well_formed(piece * (10**7 // len(piece)), tags=DEFAULT)
+    for tagged in (text, text[: len(text) // 2]):
+        started = time.perf_counter()
+        sample = sample_of(tagged, tags=DEFAULT, columns=COLUMNS)
+        for name, (options, *_) in EXAMPLES.items():
+            points = FUNCTIONS[name](sample, **options)
+            assert points is None or not math.isnan(points)
+        assert time.perf_counter() - started < 20
 
 
 @given(any_text)
 def test_only_well_formed_texts_have_more_than_the_number(text: str) -> None:
     """A text that is not well-formed never earns the format or the answer, whatever it holds."""
-    if points_of("format_exact", text, problem_with("2"), DEFAULT, points=1.0) == 0.0:
+    if points_of("format_exact", text, gold="2", points=1.0) == 0.0:
         assert answer(text, "2") == BANDS["missing"]

@@ -99,7 +99,7 @@ def proximity_smooth(sample: Sample, *, top: float, bottom: float, halfway: floa
     """bottom + (top − bottom) / (1 + (e / halfway)²) for the relative error e = |x − g| / |g|; e = |x| for a gold of 0.
 
     `top` at the gold, the mean of both at e = `halfway`, towards `bottom`, the penalty for outliers, far away;
-    `missing` without a number. None for a gold that is no number. A smooth form of the bands of `answer`, for this project.
+    `missing` without a number. None for a gold that is no number. For this project: the bands of `answer`, smooth.
     """
     gold = parse(sample.problem.answer)
     if gold is None:

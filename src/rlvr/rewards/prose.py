@@ -51,8 +51,8 @@ def repetition(sample: Sample, *, words: int, points: float) -> float:
 def language_consistency(sample: Sample, *, language: str, points: float) -> float | None:
     """`points` times the share of the completion's words that are in `language`, tags left out; None without words.
 
-    share = in script / words × own / (own + other), where own and other count frequent words of the language, and of the
-    others in its script unless they are its own, too (the second factor is 1 where there are none). A profile of scripts
+    share = in script / words × own / (own + other), where own and other count frequent words of the language, and of
+    the others in its script unless they are its own, too (the factor is 1 where there are none). A profile of scripts
     and frequent words, no language model: `language` is one of ar, de, el, en, es, fr, he, hi, it, ja, ko, nl, pl, pt,
     ru, sv, th, uk, zh. Source: the language consistency reward of DeepSeek-R1 (arXiv 2501.12948).
     """

@@ -16,6 +16,7 @@ LARGEST_BITS = 4096
 
 _TOKEN = re.compile(r" *(?:(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(%?)|(.))")
 _TRAILING = re.compile(r"(?:[\d%+\-*/^() ]|[.,](?=\d))*$")
+_OPERATOR = re.compile(r" *(?:[*/^]|[+-] )|[+-]")  # and not the sign of a number, as in `so -3 + 4`
 _PLAIN = re.compile(r" *-? *(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d+))?")
 _NOTATION = str.maketrans("×·∙⋅÷−–", "****/--", "$€£")
 _TIMES = re.compile(r"(?<=[\d)]) ?x ?(?=[\d(])")
@@ -25,8 +26,8 @@ def step_check(sample: Sample, *, points: float) -> float | None:
     """`points` times the share of true equations among those that the reasoning states; None when it states none.
 
     An equation has numbers and + - * / × · ÷ ^ on both sides of `=`, at least one operator, and no letters:
-    `12*3 = 36`, `<<12*3=36>>`, `12 × 3 = 36`, `3 + 4 = 14 / 2`. Exact, but a plain right side with decimals may be rounded
-    to them: 10 / 3 = 3.33. Read are the first 20,000 characters and 100 beside each sign. For this project, after the
+    `12*3 = 36`, `<<12*3=36>>`, `12 × 3 = 36`. Exact, but a plain right side with decimals may be
+    rounded to them: 10 / 3 = 3.33. Read are the first 20,000 characters and 100 beside each sign. Source: the
     calculator annotations of GSM8K (Cobbe et al., arXiv 2110.14168).
     """
     steps = list(stated_steps((sample.reading.reasoning or sample.text)[:LONGEST]))
@@ -68,9 +69,9 @@ def _last_expression(text: str) -> Found | None:
     while run.count("(") > run.count(")"):
         run = run.partition("(")[2]
         lead = ""
-    run = run.strip()
-    if not run or (lead[-1:].isalpha() and run[0] in "+-*/^"):
+    if lead[-1:].isalpha() and _OPERATOR.match(run):
         return None
+    run = run.strip()
     found = _first_expression(run)
     return found if found and found[2] == len(run) else None
 

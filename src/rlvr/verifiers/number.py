@@ -145,6 +145,7 @@ def _read_short(text: str) -> tuple[Fraction, bool] | None:
     return (-value if is_negative else value) * scale, _is_percent(text[end:])
 
 
+@lru_cache(maxsize=8192)
 def _decimal(whole: str, decimals: str) -> Fraction:
     return Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
 

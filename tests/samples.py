@@ -1,0 +1,35 @@
+"""Samples for the tests of rewards: a completion, what it is judged against, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlvr.chat import TAGS, Tags, read
+from rlvr.rewards.sample import Sample
+from rlvr.types import Problem
+from rlvr.verifiers import number
+from rlvr.verifiers.verdict import MISSING, Verdict, wrong
+
+THINK = TAGS["think"]
+
+
+def well_formed(answer: str, reasoning: str = "because", tags: Tags = THINK) -> str:
+    return f"{tags.reasoning_start}{reasoning}{tags.reasoning_end}{tags.answer_start}{answer}{tags.answer_end}"
+
+
+def sample_of(
+    text: str,
+    *,
+    gold: str = "85",
+    columns: Mapping[str, Any] | None = None,
+    num_tokens: int = 20,
+    tags: Tags = THINK,
+    verdict: Verdict | None = None,
+    solution: str = "",
+) -> Sample:
+    """`verdict` is by default what the verifier `number` says."""
+    answer = read(text, tags).answer
+    found = wrong(MISSING) if answer is None else number.judge(answer, gold, tolerance=0.0)
+    problem = Problem("p", "How much?", gold, "", 1, solution, columns or {})
+    return Sample(text, num_tokens, is_truncated=False, problem=problem, tags=tags, verdict=verdict or found)
