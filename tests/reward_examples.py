@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rlvr.rewards.sample import Sample
+from rlvr.verifiers.verdict import MISSING, TIMEOUT, WRONG, Verdict, wrong
 from samples import sample_of, well_formed
 
 
@@ -41,6 +42,17 @@ def untagged(*pairs: tuple[str, float | None]) -> list[Scored]:
 def reasoned(*pairs: tuple[str, float | None]) -> list[Scored]:
     """Well-formed completions with this reasoning."""
     return [Scored(sample_of(well_formed("85", text)), points, text) for text, points in pairs]
+
+
+def tested(compiles: int, runs: int, passed: int) -> Verdict:
+    """The verdict on a program with four tests."""
+    details = {"compiles": compiles, "runs": runs, "tests_passed": passed, "tests_total": 4}
+    return Verdict("right" if passed == 4 else "wrong", details=details)
+
+
+def programs(*cases: tuple[str, Verdict, float | None]) -> list[Scored]:
+    """Programs with these verdicts."""
+    return [Scored(sample_of(well_formed("..."), verdict=verdict), points, what) for what, verdict, points in cases]
 
 
 def long(*pairs: tuple[int, float]) -> list[Scored]:
@@ -214,5 +226,40 @@ EXAMPLES: dict[str, Examples] = {
         {"low": 0.0, "high": 1.0},
         texts((GOOD, 0.5861), ("85", 0.6947), ("86", 0.7282)),
         texts(("a", 0.6422), ("b", 0.6275), ("", 0.9898)),
+    ),
+    "code_compiles": Examples(
+        {"points": 1.0},
+        programs(
+            ("compiles", tested(1, 1, 3), 1.0),
+            ("passes nothing", tested(1, 0, 0), 1.0),
+            ("passes all", tested(1, 1, 4), 1.0),
+        ),
+        programs(
+            ("does not compile", tested(0, 0, 0), 0.0),
+            ("no program", wrong(MISSING), 0.0),
+            ("verdict without tests", WRONG, None),
+        ),
+    ),
+    "code_runs": Examples(
+        {"points": 1.0},
+        programs(
+            ("runs", tested(1, 1, 3), 1.0),
+            ("passes nothing", tested(1, 1, 0), 1.0),
+            ("passes all", tested(1, 1, 4), 1.0),
+        ),
+        programs(
+            ("raises", tested(1, 0, 2), 0.0),
+            ("does not compile", tested(0, 0, 0), 0.0),
+            ("over its time before the first test", wrong(TIMEOUT), 0.0),
+        ),
+    ),
+    "tests_passed": Examples(
+        {"share_points": 2.0, "all_points": 1.0},
+        programs(("4 of 4", tested(1, 1, 4), 3.0), ("3 of 4", tested(1, 1, 3), 1.5), ("2 of 4", tested(1, 0, 2), 1.0)),
+        programs(
+            ("0 of 4", tested(1, 1, 0), 0.0),
+            ("does not compile", tested(0, 0, 0), 0.0),
+            ("no program", wrong(MISSING), 0.0),
+        ),
     ),
 }

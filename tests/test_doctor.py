@@ -15,7 +15,6 @@ from rlvr import prepared
 from rlvr.chat import TAGS, extract_answer, render_target
 from rlvr.cli import app
 from rlvr.config import Config
-from rlvr.rewards import open_scorer
 from rlvr.doctor import (
     HEAVY,
     HONEST,
@@ -28,6 +27,7 @@ from rlvr.doctor import (
     is_conclusive,
     wrong_answer,
 )
+from rlvr.rewards import open_scorer
 from rlvr.stages.rewards import doctor
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Problem, UserError

@@ -18,9 +18,9 @@ from rlvr import prepared
 from rlvr.chat import TAGS, render_target
 from rlvr.cli import app
 from rlvr.rewards import Scores
-from rlvr.trial import asked_in, summaries, total, totals, without_signal
 from rlvr.stages.rewards import try_file
 from rlvr.tasks.arithmetic import problem
+from rlvr.trial import asked_in, summaries, total, totals, without_signal
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.verdict import RIGHT
 

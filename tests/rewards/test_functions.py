@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from reward_examples import EXAMPLES
 from rlvr.chat import TAGS, Tags, render_target
 from rlvr.config import Config
-from rlvr.rewards.functions import FUNCTIONS, check_options
+from rlvr.config.scoring import check_options
+from rlvr.rewards.functions import FUNCTIONS, check_values
 from rlvr.rewards.steps import stated_steps
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import UserError
@@ -299,9 +300,9 @@ def test_options_are_exactly_the_documented_ones() -> None:
         for option in options:
             with pytest.raises(ValueError, match=rf"rewards\.{name}\.options must be exactly .*missing: {option}"):
                 others = {key: value for key, value in options.items() if key != option}
-                check_options(name, others, max_completion_tokens=100)
+                check_options(f"rewards.{name}", FUNCTIONS[name], others)
         with pytest.raises(ValueError, match="unknown: bonus"):
-            check_options(name, options | {"bonus": 1.0}, max_completion_tokens=100)
+            check_options(f"rewards.{name}", FUNCTIONS[name], options | {"bonus": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,8 @@ def test_options_are_exactly_the_documented_ones() -> None:
 )
 def test_values_that_make_no_sense(name: str, option: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=rf"rewards\.{name}\.options: {message}"):
-        check_options(name, EXAMPLES[name].options | {option: value}, max_completion_tokens=100)
+        where = f"rewards.{name}.options"
+        check_values(where, name, EXAMPLES[name].options | {option: value}, max_completion_tokens=100)
 
 
 def test_a_column_of_keywords_that_is_no_list_is_named() -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlvr import prepared
+from rlvr.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.printing import print_table
 from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
-from rlvr.doctor import HONEST, Trick, examine, findings, is_conclusive
-from rlvr.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
+from rlvr.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.types import Problem, UserError
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers")
