@@ -33,7 +33,7 @@ from rlvr.tasks.arithmetic import problem
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.verdict import RIGHT, WRONG, fault
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 USED = TAGS["working_out"]
 PROBLEMS = [problem(47, 38, 2), problem(20, 60, 2), problem(11, 12, 2)]
 HONEST_VERDICT = Trick(HONEST, (3.0, 3.0), (RIGHT, RIGHT), 0.0, ())

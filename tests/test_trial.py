@@ -24,7 +24,7 @@ from rlvr.trial import asked_in, summaries, total, totals, without_signal
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.verdict import RIGHT
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 KNOWN = [problem(47, 38, 2), problem(20, 60, 2)]
 FIRST, SECOND = (render_target(one, TAGS["working_out"]) for one in KNOWN)
 
