@@ -145,6 +145,12 @@ def test_what_cannot_be_loaded_is_our_fault(workers: Workers, target: str) -> No
     assert verdict(reply).is_fault
 
 
+def test_too_little_memory_for_the_module_is_our_fault() -> None:
+    with Workers(1, memory_bytes=40 * 2**20) as pool:
+        reply = pool.submit("rlvr.verifiers.mathematics:judge", {"answer": "1", "gold": "1"}, seconds=5.0).result(60)
+        assert verdict(reply).is_fault and "could not load rlvr.verifiers.mathematics:judge" in reply.message
+
+
 def test_a_call_that_had_not_begun_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
 ) -> None:
@@ -200,7 +206,7 @@ def test_two_workers_work_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> N
         assert not slow.done() and len(processes()) >= 2
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.lists(st.sampled_from(["echo", "echo", "echo", "leave", "fail", "sleep"]), min_size=5, max_size=25))
 def test_every_call_gets_its_own_reply(names: list[str]) -> None:
     arguments: dict[str, dict[str, Any]] = {"leave": {"status": 1}, "fail": {"text": "x"}, "sleep": {"duration": 60}}

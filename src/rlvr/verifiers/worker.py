@@ -35,12 +35,18 @@ def main() -> None:
     os.dup2(2, 1)  # what a verifier prints goes to standard error
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # macOS ignores it
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        limit_memory(memory_bytes)
     try:
         with open(requests_fd, "rb") as requests, open(replies_fd, "wb") as replies:  # noqa: PTH123
             serve(requests, replies, memory_bytes)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int) -> None:
@@ -51,17 +57,15 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int) -> None:
     functions: dict[str, Callable[..., Any]] = {}
     base_bytes = 0
     for line in requests:
-        try:
-            request = json.loads(line)
-            target = request["target"]
-            if target not in functions:
+        request = json.loads(line)
+        target = request["target"]
+        if target not in functions:
+            try:
                 functions[target] = load(target)
-                base_bytes = address_space_bytes()
-        except MemoryError:
-            raise
-        except Exception as error:
-            send(replies, {"failure": "worker", "message": f"could not load {target}: {describe(error)}"})
-            continue
+            except Exception as error:
+                send(replies, {"failure": "worker", "message": f"could not load {target}: {describe(error)}"})
+                continue
+            base_bytes = address_space_bytes()
         send(replies, {"begun": True})
         reply = call(functions[target], request["arguments"])
         del line, request
