@@ -59,7 +59,7 @@ def validator(gold: str) -> Validator:
 
 def strict(text: str) -> Any:
     """`text` as JSON. Raises ValueError (and RecursionError for deep nesting)."""
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite, parse_int=bounded)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,6 +78,11 @@ def finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"the number {text[:20]} is out of range")
     return number
+
+
+def bounded(text: str) -> int:
+    finite(text)
+    return int(text)
 
 
 def depth(value: Any) -> int:
