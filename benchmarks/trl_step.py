@@ -52,7 +52,7 @@ from trl import GRPOConfig, GRPOTrainer
 from rlvr import grpo, prepared
 from rlvr.advantage import group_advantages, has_signal, reward_tensors, total_rewards
 from rlvr.batch import pack
-from rlvr.chat import extract_answer, is_correct, render_prompt
+from rlvr.chat import extract_answer, render_prompt
 from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
 from rlvr.meter import Meter
@@ -63,6 +63,7 @@ from rlvr.stages.begin import quiet_transformers
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import Run
 from rlvr.types import Completion, Group, Prompt
+from rlvr.verifiers import number
 
 SFT = Path("models/sft")
 OURS, TRL = "rlvr", "trl"
@@ -258,7 +259,10 @@ class Theirs(TrainerCallback):
         self.odd["texts"] += sum(a != b for a, b in zip(texts, self.texts, strict=True))
         total = sum(self.cfg.rewards[name].weight * sum(points) for name, points in self.points.items())
         self.seen.reward.append(total / len(problems))
-        correct = [is_correct(extract_answer(t, self.tags), p.answer) for t, p in zip(texts, problems, strict=True)]
+        correct = [
+            number.parse(extract_answer(t, self.tags) or "") == number.parse(p.answer)
+            for t, p in zip(texts, problems, strict=True)
+        ]
         self.seen.accuracy.append(statistics.fmean(correct))
         self.seen.length.append(statistics.fmean(map(len, self.ids)))
 

@@ -168,18 +168,3 @@ def extract_tagged(text: str, tags: Tags) -> str | None:
 def last_number(text: str) -> str | None:
     found = NUMBER.findall(text)
     return found[-1] if found else None
-
-
-def to_number(text: str | None) -> float | None:
-    """The number that `text` is, thousands separators allowed; None if it is not one."""
-    if text is None or not NUMBER.fullmatch(text.strip()):
-        return None
-    return float(text.strip().replace(",", ""))
-
-
-def is_correct(answer: str | None, gold: str) -> bool:
-    """Equal as numbers, or equal as text when the gold is none."""
-    if answer is None:
-        return False
-    gold_number = to_number(gold)
-    return answer.strip() == gold.strip() if gold_number is None else to_number(answer) == gold_number

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlvr.chat import Tags, to_number
+from rlvr.chat import Tags
 from rlvr.rewards.rubric import Scorer
 from rlvr.trial import spelled, totals
 from rlvr.types import Answered, Problem
+from rlvr.verifiers.number import parse
 from rlvr.verifiers.verdict import Verdict
 
 HONEST = "the right answer"
@@ -90,9 +91,9 @@ def _answer(problem: Problem) -> str:
 
 def wrong_answer(problem: Problem, others: Sequence[Problem]) -> str:
     """An answer that is wrong here: another number, or what answers a problem with another gold."""
-    number = None if problem.solution else to_number(problem.answer)
-    if number is not None:
-        return f"{2 * abs(number) + 1007:.15g}" if math.isfinite(number) else "0"
+    gold = None if problem.solution else parse(problem.answer)
+    if gold is not None:
+        return str(math.trunc(2 * abs(gold)) + 1007)
     answers = (_answer(other) for other in others if other.answer.strip().lower() != problem.answer.strip().lower())
     right = _answer(problem).strip().lower()
     return next((answer for answer in answers if answer.strip().lower() != right), "no idea")

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rlvr.chat import TAGS, extract_answer, extract_tagged, is_correct, last_number, render_target, to_number
+from rlvr.chat import TAGS, extract_answer, extract_tagged, last_number, render_target
 from rlvr.config import Config
 from rlvr.tasks import TASKS, Pools
 from rlvr.tasks.gsm8k import problem
 from rlvr.types import Problem, UserError
+from rlvr.verifiers import number
 
 STEPS = "He sold 48/2 = <<48/2=24>>24 in May.\nTogether 48+24 = <<48+24=72>>72.\n"
 Load = Callable[..., Pools]
@@ -163,12 +165,15 @@ class TestRealData:
         assert (len(pools.training), len(pools.evaluation), len(rows)) == (7473, 1319, 8792)
         for p in pools.problems():
             tail = rows[p.id].split("\n")[-1].removeprefix("#### ")
-            assert to_number(p.answer) == float(tail.replace(",", "")), p.id
+            assert number.parse(p.answer) == number.parse(tail) == Fraction(tail.replace(",", "")), p.id
             assert re.fullmatch(r"-?(0|[1-9]\d*)(\.\d*[1-9])?", p.answer), p.id
-            assert last_number(rows[p.id]) == tail and is_correct(last_number(rows[p.id]), p.answer), p.id
+            assert (
+                last_number(rows[p.id]) == tail
+                and number.judge(last_number(rows[p.id]) or "", p.answer, tolerance=0.0).is_right
+            ), p.id
             assert p.working and "<<" not in p.working and "####" not in p.working, p.id
             for tags in TAGS.values():
                 target = render_target(p, tags)
-                assert is_correct(extract_answer(target, tags), p.answer), p.id
-                assert is_correct(extract_tagged(target, tags), p.answer), p.id
-                assert not is_correct(extract_answer(target, tags), f"{p.answer}1"), p.id
+                for answer in (extract_answer(target, tags), extract_tagged(target, tags)):
+                    assert number.judge(answer or "", p.answer, tolerance=0.0).is_right, p.id
+                    assert not number.judge(answer or "", f"{p.answer}1", tolerance=0.0).is_right, p.id

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.chat import to_number
 from rlvr.tasks.text import normalized, number_with_unit, plain_number
+from rlvr.verifiers.number import parse
 
 SAME = [
     ("What is 12+34?", "what  is\n12+34"),
@@ -87,5 +88,5 @@ def test_the_value_stays(value: Decimal) -> None:
     for written in (str(format(value, "f")), f"{value:,.3f}"):
         number = plain_number(written)
         assert number is not None and Decimal(number) == value
-        assert to_number(number) == float(value)
+        assert parse(number) == Fraction(value)
         assert plain_number(number) == number
