@@ -27,7 +27,7 @@ def email_keywords(sample: Sample, *, column: str, each: float, complete: float)
     """`each` for every keyword of the row that the answer contains, plus `complete` when it contains all of them.
 
     `column` holds a list, or text with commas or semicolons between the keywords; None without it. Whole words, in any
-    case. Raises UserError for a column that holds something else. Source: the e-mail rubric of Unsloth's GRPO guide, +1.
+    case. Raises UserError for another kind of column. Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
     keywords = _listed(sample.problem.columns.get(column), column)
     if not keywords:
