@@ -1,6 +1,6 @@
 """Rewards for e-mails: what a reader would look for, read from the answer and the row's columns.
 
-Source of all: the e-mail rubric of Unsloth's GRPO guide. An answer is what follows the answer tag.
+An answer is what follows the answer tag.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def email_keywords(sample: Sample, *, column: str, each: float, complete: float)
     """`each` for every keyword of the row that the answer contains, plus `complete` when it contains all of them.
 
     `column` holds a list, or text with commas or semicolons between the keywords; None without it. Whole words, in any
-    case. Raises UserError for a column that holds something else. The guide gives +1.
+    case. Raises UserError for another kind of column. Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
     keywords = _listed(sample.problem.columns.get(column), column)
     if not keywords:
@@ -40,12 +40,13 @@ def email_keywords(sample: Sample, *, column: str, each: float, complete: float)
 def recipient_name(sample: Sample, *, column: str, points: float) -> float | None:
     """`points` if the answer names the row's recipient (in full, or by first or last name), else 0.
 
-    `column` holds the name, titles such as Dr. allowed; None without it. The guide gives +1.
+    `column` holds the name, titles such as Dr. allowed; None without it. Source: the e-mail rubric of Unsloth's
+    GRPO guide, +1.
     """
-    name = sample.problem.columns.get(column)
-    if not name:
+    full = _plain(str(sample.problem.columns.get(column) or ""))
+    if not full:
         return None
-    text, full = _plain((sample.reading.tagged or "")[:LONGEST]), _plain(str(name))
+    text = _plain((sample.reading.tagged or "")[:LONGEST])
     words = [word for word in full.split() if word.rstrip(".") not in _TITLES]
     return points if any(_contains(text, wanted) for wanted in {full, *words[:1], *words[-1:]}) else 0.0
 
@@ -53,7 +54,7 @@ def recipient_name(sample: Sample, *, column: str, points: float) -> float | Non
 def signature_block(sample: Sample, *, points: float) -> float:
     """`points` if the last 400 characters of the answer hold a phone number, an e-mail address or a street address.
 
-    The guide gives +1.
+    Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
     end = (sample.reading.tagged or "").rstrip()[-SIGNATURE_CHARACTERS:]
     is_signed = _ADDRESS.search(end) or _PHONE.search(end) or _STREET.search(end.lower())

@@ -18,18 +18,12 @@ def soft_overlong(sample: Sample, *, max_tokens: int, cache_tokens: int) -> floa
 
 
 def min_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0.
-
-    Source: the length rewards of Unsloth's GRPO guide.
-    """
+    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0. For this project."""
     return points if sample.num_tokens < tokens else 0.0
 
 
 def max_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0.
-
-    Source: the length rewards of Unsloth's GRPO guide.
-    """
+    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0. For this project."""
     return points if sample.num_tokens > tokens else 0.0
 
 
