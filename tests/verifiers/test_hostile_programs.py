@@ -51,7 +51,7 @@ def judged(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Any
         ]
         environment = {"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
         done = subprocess.run(
-            [*before, *script], env=environment, cwd="/", capture_output=True, text=True, timeout=300, check=False
+            [*before, *script], env=environment, cwd="/", capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -85,7 +85,8 @@ def as_nobody() -> tuple[str, ...]:
     if os.geteuid() != 0 or not _is_mapped(NOBODY):
         return ()
     words: list[str] = []
-    made: set[str] = set()
+    made: list[str] = []
+    outer: tuple[str, ...] = ()
     for path in visible():
         ancestors = [str(parent) for parent in reversed(Path(path).parents)]
         closed = next((i for i, parent in enumerate(ancestors) if not Path(parent).stat().st_mode & 1), None)
@@ -94,11 +95,13 @@ def as_nobody() -> tuple[str, ...]:
         for number, parent in enumerate(ancestors[closed:]):
             if parent not in made:
                 words += ["--perms", "0755", "--dir" if number else "--tmpfs", parent]
-                made.add(parent)
+                made.append(parent)
         words += ["--ro-bind", path, path]
-    # its own processes, since it has no right to end those of nobody but by the end of their namespace
-    start = ("bwrap", "--unshare-pid", "--die-with-parent", "--dev-bind", "/", "/")
-    outer = (*start, *words, "--") if words else ()
+    if words:
+        # Its own processes, since it has no right to end those of nobody but by the end of their namespace. Linux lets
+        # the inner one mount its /proc only while another is wholly visible, which bubblewrap's own is not.
+        start = ("bwrap", "--unshare-pid", "--die-with-parent", "--dev-bind", "/", "/")
+        outer = (*start, *words, "--proc", "/proc", "--dev-bind", "/proc", f"{made[0]}/.proc", "--")
     return *outer, "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"
 
 
