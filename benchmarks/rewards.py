@@ -1,4 +1,4 @@
-"""Completions per second through the verifier `number` and the rewards of the GSM8K preset, on one core.
+"""Completions per second through the scorer of a run: the verifier `number` and the GSM8K preset's rewards, one core.
 
 python benchmarks/rewards.py
 """
@@ -13,14 +13,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from recipe import RESULTS, ROOT, write_result
-from rlvr.chat import TAGS, Tags, read
-from rlvr.rewards.functions import FUNCTIONS
-from rlvr.rewards.sample import Sample
-from rlvr.types import Problem
+from rlvr.chat import TAGS, Tags
+from rlvr.config import Config
+from rlvr.rewards import Scorer, open_scorer
+from rlvr.types import Answered, Problem
 from rlvr.verifiers import number
-from rlvr.verifiers.verdict import MISSING, wrong
 
-COMPLETIONS = 20_000
+COMPLETIONS, GROUP = 20_000, 8
 ROUNDS = 5
 STEPS = (
     "First, {a} boxes hold {b} pencils each, so there are {a} * {b} = {c} pencils in the shop this morning. ",
@@ -38,35 +37,33 @@ FORMS = (
 )
 
 
-def completions(tags: Tags, rng: random.Random) -> list[tuple[str, Problem]]:
-    """Texts of about 150 to 250 tokens: four characters or less a token."""
-    return [_completion(i, tags, rng) for i in range(COMPLETIONS)]
+Made = tuple[Problem, list[Answered]]
 
 
-def _completion(i: int, tags: Tags, rng: random.Random) -> tuple[str, Problem]:
+def completions(tags: Tags, rng: random.Random) -> list[Made]:
+    """Groups of texts of about 150 to 250 tokens: four characters or less a token."""
+    return [_group(i, tags, rng) for i in range(COMPLETIONS // GROUP)]
+
+
+def _group(i: int, tags: Tags, rng: random.Random) -> Made:
     gold = rng.randrange(2, 5000)
+    texts = [_completion(gold, tags, rng) for _ in range(GROUP)]
+    return Problem(f"gsm8k-{i}", "How many?", f"{gold}", "", 3), [Answered(text, 200, False) for text in texts]
+
+
+def _completion(gold: int, tags: Tags, rng: random.Random) -> str:
     reasoning = "".join(
-        rng.choice(STEPS).format(a=rng.randrange(2, 40), b=rng.randrange(2, 90), c=rng.randrange(900), d=i % 97)
+        rng.choice(STEPS).format(
+            a=rng.randrange(2, 40), b=rng.randrange(2, 90), c=rng.randrange(900), d=rng.randrange(97)
+        )
         for _ in range(rng.randrange(5, 9))
     )
     form = rng.choices([name for name, _ in FORMS], [share for _, share in FORMS])[0]
     stated = {"well-formed, wrong": f"{gold + 1}", "words around": f"{gold:,} pencils"}.get(form, f"{gold}")
     text = f"{tags.reasoning_start}{reasoning}{tags.reasoning_end}{tags.answer_start}{stated}{tags.answer_end}"
     if form == "cut off":
-        text = text[: len(text) // 2]
-    if form == "no tags":
-        text = f"{reasoning} The answer is {stated}."
-    return text, Problem(f"gsm8k-{i // 8}", "How many?", f"{gold}", "", 3)
-
-
-def judged(text: str, problem: Problem, tags: Tags) -> Sample:
-    """The sample with its verdict, its tags read once for both."""
-    reading = read(text, tags)
-    missing = reading.answer is None
-    verdict = wrong(MISSING) if missing else number.judge(reading.answer, problem.answer, tolerance=0.0)
-    sample = Sample(text, 200, is_truncated=False, problem=problem, tags=tags, verdict=verdict)
-    vars(sample)["reading"] = reading  # where cached_property keeps it
-    return sample
+        return text[: len(text) // 2]
+    return f"{reasoning} The answer is {stated}." if form == "no tags" else text
 
 
 def fastest_seconds(work: Callable[[], Any]) -> float:
@@ -80,27 +77,30 @@ def fastest_seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    rubric = YAML(typ="safe", pure=True).load((ROOT / "presets/smollm2-135m-gsm8k.yaml").read_text())["rewards"]
-    functions = [(name, FUNCTIONS[name], setting["options"]) for name, setting in rubric.items()]
+    params, preset = (
+        YAML(typ="safe", pure=True).load((ROOT / file).read_text())
+        for file in ("params.yaml", "presets/smollm2-135m-gsm8k.yaml")
+    )
+    cfg = Config.model_validate(params | {"rewards": preset["rewards"]})
     runs = []
     for name, tags in TAGS.items():
-        made = completions(tags, random.Random(0))
+        groups = completions(tags, random.Random(0))
+        with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
 
-        def score(made: list[tuple[str, Problem]] = made, tags: Tags = tags) -> None:
-            number._read_short.cache_clear()  # each round is the first time that these texts are seen
-            number._decimal.cache_clear()
-            for text, problem in made:
-                sample = judged(text, problem, tags)
-                for _, function, options in functions:
-                    function(sample, **options)
+            def score(groups: list[Made] = groups, scorer: Scorer = scorer) -> None:
+                number._read_short.cache_clear()  # each round is the first time that these texts are seen
+                number._decimal.cache_clear()
+                for problem, answered in groups:
+                    scorer.submit(problem, answered)
+                scorer.finish()
 
-        seconds = fastest_seconds(score)
-        characters = sum(len(text) for text, _ in made) / len(made)
+            seconds = fastest_seconds(score)
+        characters = sum(len(one.text) for _, answered in groups for one in answered) / COMPLETIONS
         rate = {
-            "completions_per_second": round(len(made) / seconds),
-            "microseconds_each": round(seconds / len(made) * 1e6, 1),
+            "completions_per_second": round(COMPLETIONS / seconds),
+            "microseconds_each": round(seconds / COMPLETIONS * 1e6, 1),
         }
-        runs.append({"tags": name, "rubric": list(rubric), "mean_characters": round(characters)} | rate)
+        runs.append({"tags": name, "rubric": list(cfg.rewards), "mean_characters": round(characters)} | rate)
         print(runs[-1], flush=True)
     write_result(RESULTS / "rewards.json", runs)
 

@@ -29,7 +29,9 @@ def sample_of(
     solution: str = "",
 ) -> Sample:
     """`verdict` is by default what the verifier `number` says."""
-    answer = read(text, tags).answer
-    found = wrong(MISSING) if answer is None else number.judge(answer, gold, tolerance=0.0)
+    reading = read(text, tags)
+    found = wrong(MISSING) if reading.answer is None else number.judge(reading.answer, gold, tolerance=0.0)
     problem = Problem("p", "How much?", gold, "", 1, solution, columns or {})
-    return Sample(text, num_tokens, is_truncated=False, problem=problem, tags=tags, verdict=verdict or found)
+    return Sample(
+        text, num_tokens, is_truncated=False, problem=problem, tags=tags, reading=reading, verdict=verdict or found
+    )

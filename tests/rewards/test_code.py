@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlvr.chat import TAGS
+from rlvr.chat import TAGS, read
 from rlvr.rewards import code
 from rlvr.rewards.sample import Sample
 from rlvr.types import Problem
@@ -16,7 +16,7 @@ PROBLEM = Problem("0", "Double the number.", "[]", "", 1)
 
 
 def sample(verdict: Verdict) -> Sample:
-    return Sample("", 0, False, PROBLEM, TAGS["think"], verdict)
+    return Sample("", 0, False, PROBLEM, TAGS["think"], read("", TAGS["think"]), verdict)
 
 
 def points(verdict: Verdict) -> tuple[float | None, float | None, float | None]:

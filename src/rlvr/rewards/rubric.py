@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlvr.chat import Tags, extract_answer
-from rlvr.rewards import custom, judge
+from rlvr.chat import Reading, Tags, read
+from rlvr.rewards import custom
+from rlvr.rewards import judge as language_model
 from rlvr.rewards.functions import FUNCTIONS
 from rlvr.rewards.sample import Sample
 from rlvr.types import Answered, Problem, UserError
@@ -66,6 +67,7 @@ class _Asked:
 
     problem: Problem
     answered: Sequence[Answered]
+    readings: Sequence[Reading]
     verdicts: dict[str, list[Verdict | Future[Reply]]]
     elsewhere: dict[str, Future[Reply]]
 
@@ -84,16 +86,17 @@ class Scorer:
 
     def submit(self, problem: Problem, answered: Sequence[Answered]) -> None:
         """Begin to judge the completions of one question."""
-        answers = [extract_answer(one.text, self.tags) for one in answered]
+        readings = [read(one.text, self.tags) for one in answered]
         verdicts = {
-            name: [asked.ask(answer, problem.answer) for answer in answers] for name, asked in self.judges.items()
+            name: [judge.ask(reading.answer, problem.answer) for reading in readings]
+            for name, judge in self.judges.items()
         }
         elsewhere = {
             name: future
             for name, reward in self.rubric.items()
             if (future := self._elsewhere(name, reward, problem, answered)) is not None
         }
-        self.asked.append(_Asked(problem, answered, verdicts, elsewhere))
+        self.asked.append(_Asked(problem, answered, readings, verdicts, elsewhere))
 
     def finish(self) -> Scores:
         """The scores of everything submitted since the last time, waited for."""
@@ -120,8 +123,8 @@ class Scorer:
     def _samples(self, asked: _Asked, verdicts: Sequence[Verdict | Future[Reply]]) -> list[Sample]:
         """What the functions read, shared by those of the same verifier."""
         return [
-            Sample(one.text, one.num_tokens, one.is_truncated, asked.problem, self.tags, settle(verdict))
-            for one, verdict in zip(asked.answered, verdicts, strict=True)
+            Sample(one.text, one.num_tokens, one.is_truncated, asked.problem, self.tags, reading, settle(verdict))
+            for one, reading, verdict in zip(asked.answered, asked.readings, verdicts, strict=True)
         ]
 
     def _elsewhere(
@@ -131,11 +134,11 @@ class Scorer:
         if reward.python is not None:
             arguments = custom.arguments(reward.python, reward.options, problem, answered)
             return self.workers.submit(custom.TARGET, arguments, seconds=self.verifiers.function_seconds)
-        if (reward.function or name) == judge.NAME:
-            arguments = judge.arguments(name, reward.options, problem, answered)
+        if (reward.function or name) == language_model.NAME:
+            arguments = language_model.arguments(name, reward.options, problem, answered)
             at_once = len(answered) * self.verifiers.workers
-            seconds = judge.longest_seconds(at_once, judge.Options(**reward.options))
-            return self.workers.submit(judge.TARGET, arguments, seconds=seconds)
+            seconds = language_model.longest_seconds(at_once, language_model.Options(**reward.options))
+            return self.workers.submit(language_model.TARGET, arguments, seconds=seconds)
         return None
 
     def _column(
@@ -172,9 +175,9 @@ def open_scorer(rubric: Mapping[str, RewardSetting], verifiers: VerifierSettings
     Raises UserError when a verifier or a judge cannot run on this machine.
     """
     for name, reward in rubric.items():
-        if reward.python is None and (reward.function or name) == judge.NAME:
+        if reward.python is None and (reward.function or name) == language_model.NAME:
             try:
-                judge.find_key(judge.Options(**reward.options))
+                language_model.find_key(language_model.Options(**reward.options))
             except ValueError as error:
                 raise UserError(f"rewards.{name}: {error}") from None
     with ExitStack() as pools:

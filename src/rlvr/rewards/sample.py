@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-from rlvr.chat import Reading, Tags, read
+from rlvr.chat import Reading, Tags
 from rlvr.types import Problem
 from rlvr.verifiers.verdict import Verdict
 
@@ -14,7 +13,8 @@ from rlvr.verifiers.verdict import Verdict
 class Sample:
     """`text` is the completion (the opening tag included where the prompt holds it, the end of sequence not).
 
-    `verdict` is what the run's verifier says of the answer, or the verifier that the reward names.
+    `reading` is that text read by its tags, `verdict` what the run's verifier says of the answer, or the verifier that
+    the reward names.
     """
 
     text: str
@@ -22,9 +22,5 @@ class Sample:
     is_truncated: bool
     problem: Problem
     tags: Tags
+    reading: Reading
     verdict: Verdict
-
-    @cached_property
-    def reading(self) -> Reading:
-        """The completion read by its tags, once for all functions."""
-        return read(self.text, self.tags)
