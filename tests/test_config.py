@@ -141,6 +141,29 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"rewards": {"number": {"weight": 0.0, "options": {"right": 1.0, "wrong": 0.0, "missing": 0.0}}}},
         ["at least one reward function needs a weight other than 0"],
     ),
+    "a program's time": (
+        {"verifiers.python.cpu_seconds": 6.0},
+        ["verifiers.python: cpu_seconds 6 must be below wall_seconds 6"],
+    ),
+    "a program's output": ({"verifiers.python.output_kib": 9000}, ["verifiers.python: output_kib 9000 must be below"]),
+    "a program's memory": ({"verifiers.python.memory_mib": 4096}, ["verifiers: python.memory_mib 4096 is above"]),
+    "no such verifier": ({"verifiers.answer": "nubmer"}, ["verifiers: answer: no such verifier 'nubmer'", "number?"]),
+    "options of a judge": (
+        {"rewards": {"robotic": {"function": "judge", "weight": 1.0, "options": {"model": "m"}}}},
+        ["rewards.robotic.options must be exactly base_url, model"],
+    ),
+    "two functions in one reward": (
+        {"rewards": {"x": {"function": "number", "python": "user/my_rewards.py:robotic", "weight": 1.0}}},
+        ["rewards.x: give function (number) or python (user/my_rewards.py:robotic), not both"],
+    ),
+    "no such file of rewards": (
+        {"rewards": {"x": {"python": "user/mine.py:robotic", "weight": 1.0}}},
+        ["rewards.x.python: user/mine.py does not exist; there are user/my_rewards.py"],
+    ),
+    "no such function in it": (
+        {"rewards": {"x": {"python": "user/my_rewards.py:robotc", "weight": 1.0}}},
+        ["rewards.x.python: user/my_rewards.py:robotc: the file defines no function", "did you mean robotic?"],
+    ),
     "no reward": ({"rewards": {}}, ["at least one reward function needs a weight other than 0"]),
     "cispo with a distance as cap": (
         {"grpo.loss_type": "cispo", "grpo.epsilon_high": 0.28},

@@ -29,6 +29,17 @@ class PythonVerifier(Section):
     processes: Positive
     output_kib: Positive
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.cpu_seconds >= self.wall_seconds:
+            raise ValueError(f"cpu_seconds {self.cpu_seconds:g} must be below wall_seconds {self.wall_seconds:g}")
+        if self.output_kib >= 1024 * self.file_mib:
+            raise ValueError(
+                f"output_kib {self.output_kib} must be below file_mib {self.file_mib} ({1024 * self.file_mib} KiB): "
+                "what a program prints goes through a file"
+            )
+        return self
+
 
 class Verifiers(Section):
     answer: Name
@@ -43,6 +54,11 @@ class Verifiers(Section):
     @model_validator(mode="after")
     def _exists(self) -> Self:
         _check_verifier("answer", self.answer)
+        if self.python.memory_mib > self.memory_mib:
+            raise ValueError(
+                f"python.memory_mib {self.python.memory_mib} is above memory_mib {self.memory_mib}, which also holds "
+                "for what a worker process starts; raise that one"
+            )
         return self
 
     def options(self, name: str) -> dict[str, Any]:
