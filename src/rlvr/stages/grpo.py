@@ -17,6 +17,7 @@ from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
+from rlvr.verifiers.judging import check_golds
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
 SFT, FOLDER, USER = Path("models/sft"), Path("models/grpo"), Path("user")
@@ -29,10 +30,15 @@ def rewards_of_the_user() -> list[Path]:
 
 
 def main() -> None:
-    with stage("grpo", SECTIONS) as cfg:
+    with (
+        stage("grpo", SECTIONS) as cfg,
+        open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer,
+    ):
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT, *rewards_of_the_user())
         prompts = prepared.read_prompts("train")
-        check_columns(cfg.rewards, [prompt.problem for prompt in prompts])
+        problems = [prompt.problem for prompt in prompts]
+        check_columns(cfg.rewards, problems)
+        check_golds(cfg.verifiers, problems)
         policy, tokenizer = open_policy(cfg, start=SFT)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         for note in advice(
@@ -46,7 +52,6 @@ def main() -> None:
         meter = Meter(policy.device)
         with (
             open_run("grpo", fingerprint) as run,
-            open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer,
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
         ):

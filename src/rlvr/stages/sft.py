@@ -12,7 +12,7 @@ from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler
 from rlvr.state import open_run
-from rlvr.verifiers.judging import open_judge
+from rlvr.verifiers.judging import check_golds, open_judge
 
 SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")
 FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/sft.jsonl")
@@ -28,9 +28,10 @@ def main() -> None:
             return
         started = time.perf_counter()
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
+        examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
+        check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
         policy, tokenizer = open_policy(cfg, start=None)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
-        examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         with (
             open_run("sft", fingerprint) as run,
             open_judge(cfg.verifiers) as judge,

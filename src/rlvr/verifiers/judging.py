@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rlvr.types import Problem, UserError
 from rlvr.verifiers import VERIFIERS, isolated, sandbox
 from rlvr.verifiers.verdict import MISSING, Verdict, wrong
 from rlvr.verifiers.workers import Reply, Workers
+
+GOLDS_READ = 32  # by check_golds, of an isolated verifier
 
 Asked = tuple[str | None, str]  # answer, None where a completion has none, and gold
 Verdicts = Callable[[Sequence[Asked]], list[Verdict]]
@@ -88,6 +91,24 @@ def open_judge(settings: VerifierSettings) -> Iterator[Verdicts]:
             return [settle(verdict) for verdict in asked]
 
         yield verdicts
+
+
+def check_golds(settings: VerifierSettings, problems: Sequence[Problem]) -> None:
+    """Raise UserError when `verifiers.answer` cannot read golds of the data, found by judging each against itself.
+
+    An isolated verifier, which takes its time, reads some of them.
+    """
+    chosen = problems[:GOLDS_READ] if VERIFIERS[settings.answer].isolated else problems
+    with open_judge(settings) as judge:
+        verdicts = judge([(problem.solution or problem.answer, problem.answer) for problem in chosen])
+    faults = [(problem, verdict) for problem, verdict in zip(chosen, verdicts, strict=True) if verdict.is_fault]
+    if faults:
+        problem, verdict = faults[0]
+        raise UserError(
+            f"verifiers.answer {settings.answer} cannot read the answer of {len(faults)} of {len(chosen)} problems, "
+            f"the first {problem.id} ({problem.question[:60]!r}): {verdict.message}; mend or filter these rows, or "
+            "take another verifier (text compares words): docs/rewards.md"
+        )
 
 
 def settle(verdict: Verdict | Future[Reply]) -> Verdict:
