@@ -197,8 +197,8 @@ def map_arguments(logit_map: LogitMap) -> dict[str, float | bool]:
     """The kernels' arguments for `logit_map`."""
     cap = logit_map.soft_cap
     return {
-        "scale": logit_map.scale,
-        "cap": 1.0 if cap is None else cap,
+        "scale": float(logit_map.scale),
+        "cap": 1.0 if cap is None else float(cap),
         "inverse_temperature": 1.0 / logit_map.temperature,
         "CAPPED": cap is not None,
     }

@@ -114,7 +114,7 @@ class FusedLoss(torch.autograd.Function):
         step: Step,
         boost: float,
         chunk_rows: int,
-        grad: bool,
+        has_graph: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_head = (has_graph and needed for needed in ctx.needs_input_grad[:2])
         gradients = Gradients(hidden_TD, head_VD, needs_hidden=needs_hidden, needs_head=needs_head)
@@ -159,11 +159,13 @@ def torch_step(
             spec=spec, reference_T=terms.reference_T, correction_T=correction_C,
         )  # fmt: skip
         loss = (term_C * terms.weight_T).sum()
+        boosted = loss * boost
     value = loss.detach()
     if has_bonus:
         value = value - terms.entropy_weight * entropy_C.sum()
     if dtype is None:
         return value, logp_C, entropy_C, None
-    (dlogp_C,) = torch.autograd.grad(loss * boost, leaf_C)
+    (dlogp_C,) = torch.autograd.grad(boosted, leaf_C)
     dentropy_C = torch.full_like(entropy_C, -terms.entropy_weight * boost) if has_bonus else None
-    return value, logp_C, entropy_C, rows.gradient(state, terms.target_T, dlogp_C, dentropy_C, terms.logit_map, dtype)
+    dlogits_CV = rows.gradient(state, terms.target_T, dlogp_C, dentropy_C, terms.logit_map, dtype)
+    return value, logp_C, entropy_C, dlogits_CV

@@ -53,10 +53,7 @@ def kl_term(ratio, difference, mean_k, UNBIASED: tl.constexpr, SEQUENTIAL: tl.co
     slope = 1.0 - tl.exp(-difference)
     if UNBIASED:
         term = term * ratio
-        if SEQUENTIAL:
-            slope = ratio * (slope + mean_k)
-        else:
-            slope = ratio * difference
+        slope = ratio * (slope + mean_k) if SEQUENTIAL else ratio * difference
     return term, slope
 
 
@@ -205,7 +202,9 @@ class CompletionLoss(torch.autograd.Function):
     def forward(
         ctx: Any, logp_T: Tensor, old_T: Tensor, micro: MicroBatch, weight_T: Tensor, spec: LossSpec
     ) -> tuple[Tensor, Tensor]:
-        loss_T, dlogp_T, correction_T = (torch.empty_like(logp_T, memory_format=torch.contiguous_format) for _ in "...")
+        loss_T, dlogp_T, correction_T = (
+            torch.empty_like(logp_T, memory_format=torch.contiguous_format) for _ in range(3)
+        )
         length_R = torch.bincount(micro.row_T)
         start_R = torch.cat([length_R.new_zeros(1), length_R.cumsum(0)])
         level = spec.importance_correction.partition("_")[0]
@@ -232,12 +231,12 @@ def _values(value_T: Tensor | None, like_T: Tensor) -> Tensor:
 
 def _loss_arguments(spec: LossSpec) -> dict[str, float | bool | int]:
     return {
-        "epsilon": spec.epsilon,
-        "epsilon_high": spec.epsilon_high,
-        "delta": 0.0 if spec.delta is None else spec.delta,
-        "beta": spec.beta,
-        "importance_min": 0.0 if spec.importance_min is None else spec.importance_min,
-        "importance_max": spec.importance_max,
+        "epsilon": float(spec.epsilon),
+        "epsilon_high": float(spec.epsilon_high),
+        "delta": 0.0 if spec.delta is None else float(spec.delta),
+        "beta": float(spec.beta),
+        "importance_min": 0.0 if spec.importance_min is None else float(spec.importance_min),
+        "importance_max": float(spec.importance_max),
         "FAMILY": FAMILY.get(spec.loss_type, 0),
         "HAS_DELTA": spec.delta is not None,
         "KL": spec.beta != 0.0,
