@@ -1,4 +1,4 @@
-"""Rows of logits in plain torch: what the softmax makes of them, and the way back, in two buffers of their size."""
+"""Rows of logits in plain torch: what the softmax makes of them, and the way back, in at most three buffers."""
 # C rows of a chunk · V vocabulary
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def statistics(
     total_C = power_CV.sum(-1)
     log_total_C = total_C.log()
     logp_C = shifted_CV.gather(1, target_C[:, None])[:, 0] - log_total_C
-    mean_C = torch.bmm(shifted_CV[:, None], power_CV[:, :, None])[:, 0, 0] / total_C
-    entropy_C = log_total_C - mean_C
     keeps_shifted = entropy_gradient or logit_map.soft_cap is not None
+    moment_CV = shifted_CV * power_CV if keeps_shifted else shifted_CV.mul_(power_CV)
+    entropy_C = log_total_C - moment_CV.sum(-1) / total_C
     state = State(power_CV, total_C, shifted_CV if keeps_shifted else None, max_C1, entropy_C)
     return logp_C, entropy_C, state
 
