@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from head_cases import MAPS, PLAIN, SHAPES, compared, make_inputs, results
+from head_cases import MAPS, PLAIN, compared, make_inputs, results
 from precision import agree, error, relative
 from rlvr.logprob import kernel
 from rlvr.logprob.rows import LogitMap
 from rlvr.types import UserError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RAGGED, POWER, SMALL = (21, 16, 4099), (16, 32, 256), (3, 8, 33)
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -26,15 +27,17 @@ def how(**values: Any) -> dict[str, Any]:
     return {"impl": "triton", "chunk_rows": 8, "train_head": True, "entropy_gradient": True} | values
 
 
-@pytest.mark.parametrize("entropy_gradient", [True, False])
-@pytest.mark.parametrize("logit_map", MAPS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape, logit_map, entropy_gradient",
+    [(RAGGED, "plain", True), (RAGGED, "plain", False), (POWER, "cap", True), (POWER, "cap", False)]
+    + [(SMALL, logit_map, True) for logit_map in MAPS],
+)
 def test_values_and_every_gradient(shape: tuple[int, int, int], logit_map: str, entropy_gradient: bool) -> None:
     outcome = compared(inputs_on_device(*shape), **how(entropy_gradient=entropy_gradient), **MAPS[logit_map])
     assert agree(*outcome, floor=1e-6)
 
 
-@pytest.mark.parametrize("block", [16, 64, 1024])
+@pytest.mark.parametrize("block", [16, 1024])
 @pytest.mark.parametrize("logit_map", ["plain", "cap"])
 def test_a_row_of_several_blocks(block: int, logit_map: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ragged last block, whose lanes past the end must count for nothing."""
@@ -65,7 +68,7 @@ def test_rows_far_from_zero(largest: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit(dtype: torch.dtype) -> None:
     """Values are those of float32 logits; a gradient is at most a rounding of its logits' gradient away."""
-    inputs = inputs_on_device(24, 16, 500, dtype=dtype)
+    inputs = inputs_on_device(12, 16, 500, dtype=dtype)
     found, eager, truth = compared(inputs, **how(), **PLAIN)
     assert agree(found[:2], eager[:2], truth[:2], floor=1e-6)
     rounding = torch.finfo(dtype).eps
@@ -102,7 +105,7 @@ def test_rows_past_two_to_the_31_elements() -> None:
 def test_no_tokens_and_inputs_that_are_not_contiguous() -> None:
     nothing = results(inputs_on_device(0, 8, 33), **how(), **PLAIN)
     assert [tuple(x.shape) for x in nothing] == [(0,), (0,), (0, 8), (33, 8)]
-    hidden, head, target = inputs_on_device(20, 16, 130)
+    hidden, head, target = inputs_on_device(9, 16, 130)
     strided = (hidden.T.contiguous().T, torch.stack([head, -head], 1)[:, 0], torch.stack([target, target], 1)[:, 1])
     assert not any(x.is_contiguous() for x in strided)
     for a, b in zip(results(strided, **how(), **PLAIN), results((hidden, head, target), **how(), **PLAIN), strict=True):

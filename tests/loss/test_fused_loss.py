@@ -70,7 +70,7 @@ def test_delta(loss_type: str, delta: float) -> None:
 FULL = {"importance_correction": "token_truncate", "beta": 0.04, "entropy_bonus": 0.1}
 
 
-@pytest.mark.parametrize("dtype, floor", [(torch.float32, 2e-6), (torch.bfloat16, 4e-3), (torch.float16, 1e-3)])
+@pytest.mark.parametrize("dtype, floor", [(torch.float32, 5e-6), (torch.bfloat16, 4e-3), (torch.float16, 1e-3)])
 @pytest.mark.parametrize("moved", [True, False])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_low_precision_is_no_worse_than_eager_torch(
@@ -80,9 +80,10 @@ def test_low_precision_is_no_worse_than_eager_torch(
     spec = make_spec(loss_type, **FULL)
     case = make_case(spec, moved=moved)
     rounded = replace(case, hidden=case.hidden.to(dtype).double(), head=case.head.to(dtype).double())
-    expected = truth(rounded, spec)
+    found = computed(rounded, spec, dtype, impl="torch", chunk_rows=7)
     eager = computed(rounded, spec, dtype, impl="reference")
-    assert agree(computed(rounded, spec, dtype, impl="torch", chunk_rows=7), eager, expected, floor=floor)
+    for f, e, t in zip(found, eager, truth(rounded, spec), strict=True):
+        assert relative(f, t) <= max(2 * relative(e, t), floor)
 
 
 def test_small_gradients_survive_float16() -> None:

@@ -135,7 +135,7 @@ def completion_kernel(
         if KL:
             difference = tl.where(inside, logp - tl.load(reference_T + t, mask=inside, other=0.0), 0.0)
             divergence += tl.exp(-difference) + difference - 1.0
-    length = (end - first).to(tl.float32)
+    length = tl.maximum(end - first, 1).to(tl.float32)
     mean_k = tl.sum(divergence, axis=0) / length
     mean_correction = tl.sum(corrections, axis=0) / length
     row_correction = bounded(tl.exp(tl.sum(gap, axis=0)), importance_min, importance_max, MASKED)
