@@ -19,7 +19,7 @@ from rlvr.types import Correction, LossSpec, LossType
 KL = {"no kl": {}, "kl": {"beta": 0.04}, "plain kl": {"beta": 0.04, "kl_unbiased": False}}
 
 LOSS_TYPES = get_args(LossType)
-FLOOR = 2e-6
+FLOOR = 5e-6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
