@@ -104,7 +104,8 @@ class TokenLogprobs(torch.autograd.Function):
                 ctx.rows.gradient(state, target_T[part], dlogp_T[part], dentropy_C, ctx.logit_map, hidden_TD.dtype),
             )
             state = None
-        return gradients.dhidden_TD, gradients.head(), *(None,) * 6
+        dhead_VD = gradients.head()
+        return gradients.dhidden_TD, None if dhead_VD is None else dhead_VD.to(head_VD.dtype), *(None,) * 6
 
 
 class Gradients:
@@ -123,10 +124,10 @@ class Gradients:
             self.dhead_VD = share_VD if self.dhead_VD is None else self.dhead_VD.add_(share_VD)
 
     def head(self) -> Tensor | None:
-        """dW in the head's type; None for a frozen head."""
+        """dW, not yet rounded to the head's type; None for a frozen head."""
         if not self.needs_head:
             return None
-        return torch.zeros_like(self.head_VD) if self.dhead_VD is None else self.dhead_VD.to(self.head_VD.dtype)
+        return torch.zeros_like(self.head_VD) if self.dhead_VD is None else self.dhead_VD
 
 
 def chunks(num_tokens: int, chunk_rows: int) -> Iterator[slice]:

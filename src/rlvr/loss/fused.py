@@ -129,7 +129,7 @@ class FusedLoss(torch.autograd.Function):
             if dlogits_CV is not None:
                 gradients.add(part, dlogits_CV)
             del dlogits_CV
-        ctx.boost = boost
+        ctx.boost, ctx.dtypes = boost, (hidden_TD.dtype, head_VD.dtype)
         ctx.save_for_backward(gradients.dhidden_TD, gradients.head())
         ctx.mark_non_differentiable(logp_T, entropy_T)
         return loss, logp_T, entropy_T
@@ -138,7 +138,8 @@ class FusedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scale = dloss / ctx.boost
-        scaled = [None if kept is None else (kept * scale).to(kept.dtype) for kept in ctx.saved_tensors]
+        kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        scaled = [None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in kept]
         return *scaled, *(None,) * 5
 
 
