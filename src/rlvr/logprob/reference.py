@@ -11,17 +11,23 @@ from rlvr.linear import linear
 
 
 def token_logprobs(
-    hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor, *, temperature: float, entropy_gradient: bool = False
+    hidden_TD: Tensor,
+    head_VD: Tensor,
+    target_T: Tensor,
+    *,
+    temperature: float,
+    soft_cap: float | None = None,
+    logit_scale: float = 1.0,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of its distribution, at `temperature`.
-
-    logp = log_softmax(h·Wᵀ / temperature)[target], H = −Σ p·log p; both [T], at least float32 (float64 in, float64
-    out). Differentiable in logp with respect to `hidden_TD` and `head_VD`; the entropy carries a gradient,
-    dH/dlogits = −p·(log p + H)/temperature, only with `entropy_gradient`: without, less is kept for the backward pass.
-    """
+    """rlvr.logprob.token_logprobs by autograd, all logits at once."""
     logits_TV = linear(hidden_TD, head_VD)
     if logits_TV.dtype != torch.float64:
         logits_TV = logits_TV.float()
+    if logit_scale != 1.0:
+        logits_TV = logits_TV * logit_scale
+    if soft_cap is not None:
+        logits_TV = soft_cap * (logits_TV / soft_cap).tanh()
     if temperature != 1.0:
         logits_TV = logits_TV / temperature
     logp_TV = F.log_softmax(logits_TV, dim=-1)

@@ -22,9 +22,25 @@ def token_loss(
 ) -> Tensor:
     """The micro-batch's share of the loss of the whole optimizer step, a scalar: shares add up.
 
-    Per token c·g, the policy term with the sampler's correction, plus beta·K·w (beta·K without `kl_unbiased`) with the
-    ratio w, its gradient included, and K = exp(ref − logp) − (ref − logp) − 1. A micro-batch holds whole rows, on which
-    gspo depends.
+    The sum over its tokens of token_terms times token_weights. A micro-batch holds whole rows, on which gspo depends.
+    """
+    g_T = token_terms(logp_T, old_T, advantage_T, row_T, spec=spec, reference_T=reference_T, correction_T=correction_T)
+    return (g_T * token_weights(row_T, spec=spec, totals=totals, dtype=g_T.dtype)).sum()
+
+
+def token_terms(
+    logp_T: Tensor,
+    old_T: Tensor,
+    advantage_T: Tensor,
+    row_T: Tensor,
+    *,
+    spec: LossSpec,
+    reference_T: Tensor | None = None,
+    correction_T: Tensor | None = None,
+) -> Tensor:
+    """Per token c·g, the policy term with the sampler's correction, plus beta·K·w (beta·K without `kl_unbiased`). [T]
+
+    w is the ratio, its gradient included, and K = exp(ref − logp) − (ref − logp) − 1.
     """
     ratio_T = ratios(logp_T, old_T, row_T, spec=spec)
     g_T = policy_term(ratio_T, logp_T, advantage_T, spec=spec)
@@ -34,7 +50,7 @@ def token_loss(
         assert reference_T is not None, "beta needs the log-probabilities of the reference policy"
         kl_T = k3(logp_T, reference_T)
         g_T = g_T + spec.beta * (kl_T * ratio_T if spec.kl_unbiased else kl_T)
-    return (g_T * token_weights(row_T, spec=spec, totals=totals, dtype=g_T.dtype)).sum()
+    return g_T
 
 
 def ratios(logp_T: Tensor, old_T: Tensor, row_T: Tensor, *, spec: LossSpec) -> Tensor:
