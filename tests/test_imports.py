@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
-    ("batch", "logprob", "config", "source", "tokens", "presets"),
+    ("batch", "logprob", "config", "source", "tokens", "presets", "memory"),
     ("rewards", "tasks", "attention", "advantage"),
     ("verifiers",),
     ("advice", "linear"),
@@ -37,7 +37,7 @@ HOMES = {
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},
     "typer": {"cli"},
-    "rich": {"progress"},
+    "rich": {"progress", "memory"},
 }
 WITHOUT_TORCH = (
     "chat",
