@@ -159,7 +159,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
 def test_a_file_that_is_no_config(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         read_shape(tmp_path / "config.json")
 
 

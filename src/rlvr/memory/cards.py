@@ -35,10 +35,10 @@ COMMON = ("RTX 3060 12GB", "T4 16GB", "RTX 4090 24GB", "L40S 48GB", "A6000 48GB"
 
 
 def find_card(name: str) -> Card:
-    """The card called `name`, in any spelling of letters and spaces. Raises UserError with the nearest name."""
+    """The card called `name` or by a part that only it has (H100, 4090). Raises UserError with the nearest name."""
     plain = {_plain(card.name): card for card in CARDS}
     wanted = _plain(name)
-    matching = [card for key, card in plain.items() if wanted in (key, _plain(card.name.rsplit(" ", 1)[0]))]
+    matching = [card for key, card in plain.items() if len(wanted) > 1 and wanted in key]
     if len(matching) == 1:
         return matching[0]
     near = difflib.get_close_matches(wanted, plain, n=1)

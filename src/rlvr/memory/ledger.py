@@ -76,11 +76,11 @@ class Ledger:
         peaks.append(Peak(torch.cuda.max_memory_allocated(self.device), reserved, reserved + others))
 
 
-class LiveStorages(TorchDispatchMode):
-    """Bytes of the storages on `device` that operations read or made while this mode was on, and that are still alive."""
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the storages on `device` that operations read or made while this mode was on and that still live."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind = device.type
         self.bytes = 0
         self.peak_bytes = 0
@@ -88,7 +88,7 @@ class LiveStorages(TorchDispatchMode):
 
     def count(self, tensor: Tensor) -> None:
         """Count the tensor's storage from now until it is freed; once, however many tensors share it."""
-        if tensor.device.type != self.kind:
+        if tensor.device.type != self.kind or tensor.is_mkldnn:  # oneDNN's own layout has no storage to look at
             return
         storage = tensor.untyped_storage()
         reference = weakref.ref(storage, self._freed)

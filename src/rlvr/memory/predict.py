@@ -13,7 +13,7 @@ PHASES = ("load", "rollout", "head", "backward", "optimizer")
 
 @dataclass(frozen=True)
 class Row:
-    """Bytes on the card for one purpose. `is_transient`: they come and go within a step, so the allocator adds slack."""
+    """Bytes on the card for one purpose. `is_transient`: they come and go in a step, so the allocator adds slack."""
 
     name: str
     amount_bytes: int
@@ -131,8 +131,9 @@ def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]
 
 
 def head_chunk_bytes(shape: Shape, settings: Settings, head_rows: int) -> int:
-    """Logits of one chunk in float32, and their gradient in the weights' type."""
-    return head_rows * shape.vocab_size * (4 + settings.weight_bytes)
+    """Logits of one chunk in float32, and their gradient in the weights' type; without a kernel, one more copy."""
+    copies = 4 if settings.is_cuda else 4 + (4 if settings.weight_bytes < 4 else 0)
+    return head_rows * shape.vocab_size * (copies + settings.weight_bytes)
 
 
 def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
@@ -142,6 +143,7 @@ def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     targets = trained * shape.hidden_size * settings.weight_bytes
     return [
         *_kept_inputs(shape, settings, choice),
+        _token_vectors(shape, settings, choice),
         Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
         Row(
             "logits of one chunk", head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True
@@ -154,6 +156,7 @@ def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row
     work = layer_bytes(shape, settings, tokens=tokens, tile_rows=choice.tile_rows, offload=choice.offload)
     return [
         *_kept_inputs(shape, settings, choice),
+        _token_vectors(shape, settings, choice),
         *(Row(name, amount, is_transient=True) for name, amount in work.items()),
         *_unpacked_weight(shape, settings),
     ]
@@ -162,6 +165,12 @@ def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row
 def _kept_inputs(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
     return [Row("layer inputs", amount, is_transient=True)]
+
+
+def _token_vectors(shape: Shape, settings: Settings, choice: Choice) -> Row:
+    """What each token has of its own: ids, positions, log-probabilities, and the rotations of its position."""
+    tokens = input_tokens(settings, choice.sequences)
+    return Row("ids and rotations", tokens * (64 + 2 * shape.head_dim * settings.weight_bytes), is_transient=True)
 
 
 def _layer_inputs_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:

@@ -1,7 +1,7 @@
 """The published figures for Llama-3.1-8B, and the formulas that give those of them that can be derived.
 
-https://unsloth.ai/blog/grpo, 20 February 2025: QLoRA, sequences of 20K tokens, 8 completions for each prompt, beside "the
-standard implementation with FlashAttention 2". Two things to know when comparing: all eight sequences are in one
+https://unsloth.ai/blog/grpo, 20 February 2025: QLoRA, sequences of 20K tokens, 8 completions for each prompt, beside
+"the standard implementation with FlashAttention 2". Two things to know when comparing: all eight sequences are in one
 micro-batch, and the KV cache is that of one sequence. Figures that are called GB there are GiB, but for the weights.
 """
 

@@ -8,8 +8,10 @@ attention's backward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlvr.memory.settings import Settings
-from rlvr.memory.shapes import Shape
+from rlvr.memory.shapes import Linear, Shape
 
 
 def layer_bytes(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int, offload: bool) -> dict[str, int]:
@@ -19,8 +21,8 @@ def layer_bytes(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int
         _attention_peak(shape, settings, tokens=tokens),
     )
     largest = max(peaks, key=lambda rows: sum(rows.values()))
-    buffer = {"the next layer's input": tokens * shape.hidden_size * settings.weight_bytes} if offload else {}
-    return largest | buffer
+    one_input = tokens * shape.hidden_size * settings.weight_bytes
+    return {"the layer's input and two buffers": 3 * one_input} | largest if offload else largest
 
 
 def bytes_per_token(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int, offload: bool) -> float:
@@ -30,45 +32,53 @@ def bytes_per_token(shape: Shape, settings: Settings, *, tokens: int, tile_rows:
 
 
 def _kept(shape: Shape, settings: Settings) -> int:
-    """Bytes for each token of the recomputed attention that wait for its backward pass, the layer's input included."""
+    """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    upcast = _upcast_bytes(settings)
-    kept = D * (size + upcast + size)  # input · its float32 copy in the norm · normed
+    is_upcast = not settings.is_cuda and size < 4  # attention on a CPU is in float32
+    kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
     kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
+    kept += (4 - size) * (Q + 2 * K) + 4 * Q if is_upcast else 0
+    if shape.family.is_fused and not is_upcast:
+        kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
-        kept += (size + upcast) * (Q + K)
+        kept += (Q + K) * _fresh_norm_bytes(shape, settings)
     if shape.family.norms_per_layer == 4:
-        kept += D * (size + upcast)
+        kept += D * _fresh_norm_bytes(shape, settings)
     if settings.method == "lora":
-        kept += 4 * settings.rank * size + (_cast_bytes(settings) * (3 * D + Q))
+        kept += 4 * settings.rank * size + _cast_bytes(settings) * (3 * D + Q)
     return kept
 
 
 def _feed_forward_peak(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int) -> dict[str, int]:
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     rows = min(tokens, tile_rows) if settings.recompute == "tiles" else tokens
-    inner = D * (size + _upcast_bytes(settings) + size)  # normed · its float32 copy · gradient of normed
-    inner += 4 * F * size  # gate · up · their product · its gradient; the rest is in place
+    inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
+    inner += (7 if shape.family.is_fused else 6) * F * size  # gate, its activation, up and gradients of three
     if shape.family.norms_per_layer == 4:
-        inner += D * (size + _upcast_bytes(settings))
+        inner += D * _fresh_norm_bytes(shape, settings)
     if settings.recompute == "checkpoint":
-        inner += F * size + _cast_bytes(settings) * (2 * D + 2 * F)  # silu(gate) · what PEFT casts to float32
+        inner += _cast_bytes(settings) * (2 * D + 2 * F)  # what PEFT casts to float32
     if settings.method == "lora":
         inner += 3 * settings.rank * size
+    feed_forward = [linear for linear in shape.linears() if F in (linear.inputs, linear.outputs, linear.outputs // 2)]
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
         "feed-forward": rows * inner,
+        "gradients not added yet": (2 if rows < tokens else 1) * _gradient_bytes(feed_forward, settings),
     }
 
 
 def _attention_peak(shape: Shape, settings: Settings, *, tokens: int) -> dict[str, int]:
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
     gradients = size * (Q + Q + 2 * K)  # of the output, q, k and v
+    if shape.family.norms_per_layer == 4:
+        gradients = max(gradients, 4 * 4 * D)  # the norm behind attention comes first, in float32
     rows = {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
         "gradients of attention": tokens * gradients,
+        "gradients not added yet": _gradient_bytes(shape.linears(), settings),
     }
     if settings.is_cuda:  # flash attention sums dq in float32, and dk and dv for every query head
         grouped = 2 * Q * size if K < Q else 0
@@ -76,9 +86,21 @@ def _attention_peak(shape: Shape, settings: Settings, *, tokens: int) -> dict[st
     return rows
 
 
-def _upcast_bytes(settings: Settings) -> int:
-    """Norms of transformers compute in float32, and keep that copy for backward."""
-    return 4 if settings.weight_bytes < 4 else 0
+def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:
+    if settings.method == "full":
+        return sum(linear.weights for linear in linears) * settings.weight_bytes
+    return 4 * sum(settings.rank * (linear.inputs + linear.outputs) for linear in linears)
+
+
+def _norm_bytes(shape: Shape, settings: Settings) -> int:
+    """What a norm keeps of each value besides its input: a float32 copy, and the product that its weight scales."""
+    product = 4 if shape.family.norms_per_layer == 4 else settings.weight_bytes
+    return (4 if settings.weight_bytes < 4 else 0) + (product if settings.method == "full" else 0)
+
+
+def _fresh_norm_bytes(shape: Shape, settings: Settings) -> int:
+    """The same where nothing else keeps the norm's input."""
+    return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)
 
 
 def _cast_bytes(settings: Settings) -> int:
