@@ -97,8 +97,8 @@ class TestRows:
         assert (on_card.host_bytes, on_host.host_bytes) == (0, 5 * GIB)
 
     def test_a_layer_goes_backward_in_115_kb_a_token(self) -> None:
-        tiled = bytes_per_token(LLAMA_8B, at(20480), tokens=20480, tile_rows=4096, offload=True)
-        whole = bytes_per_token(LLAMA_8B, at(20480, recompute="layer"), tokens=20480, tile_rows=4096, offload=True)
+        tiled = bytes_per_token(LLAMA_8B, at(20480), THRIFTY)
+        whole = bytes_per_token(LLAMA_8B, at(20480, recompute="layer"), THRIFTY)
         assert tiled == pytest.approx(115_600, rel=0.005)
         assert whole > 2 * tiled
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from rlvr import attention
@@ -45,22 +45,24 @@ def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice) 
     return model
 
 
-def update(model: Any, ledger: Ledger, sequences: int) -> None:
-    """Forward and backward of one micro-batch."""
+def update(model: Any, ledger: Ledger, settings: Settings) -> None:
+    """Forward and backward of one micro-batch: the completions of one prompt, whose tokens lie first."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    token_S = torch.randint(2, SIZES["vocab_size"], (sequences * S,))
-    layout = attention.PackedLayout([], [S] * sequences, list(range(sequences)), torch.device("cpu"))
+    prompt, rows, length = settings.prompt_tokens, settings.completions, settings.completion_tokens
+    token_S = torch.randint(2, SIZES["vocab_size"], (prompt + rows * length,))
+    owners = [0] * rows if prompt else list(range(rows))
+    layout = attention.PackedLayout([prompt] if prompt else [], [length] * rows, owners, torch.device("cpu"))
     with ledger.phase("update"):
-        position_S = torch.arange(S).repeat(sequences)
-        loss = _loss(base, token_S, position_S, layout)
-        torch.autograd.backward(loss)
+        position_S = torch.cat([torch.arange(prompt), (prompt + torch.arange(length)).repeat(rows)])
+        torch.autograd.backward(_loss(base, token_S, position_S, layout))
 
 
-def _loss(base: nn.Module, token_S: Tensor, position_S: Tensor, layout: attention.PackedLayout) -> Tensor:
-    body: Any = base.get_decoder()  # type: ignore[operator]
-    hidden = body(input_ids=token_S[None], position_ids=position_S[None], use_cache=False, layout=layout)
-    head: Any = base.get_output_embeddings()  # type: ignore[operator]
-    return token_logprobs(hidden.last_hidden_state[0], head.weight, token_S, temperature=1.0)[0].mean()
+def _loss(base: Any, token_S: Tensor, position_S: Tensor, layout: attention.PackedLayout) -> Tensor:
+    body, head = base.get_decoder(), base.get_output_embeddings()
+    stream = body(input_ids=token_S[None], position_ids=position_S[None], use_cache=False, layout=layout)
+    hidden = stream.last_hidden_state[0][layout.num_prefix_tokens :]
+    logp, _ = token_logprobs(hidden, head.weight, token_S[layout.num_prefix_tokens :], temperature=1.0)
+    return logp.mean()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,17 +84,26 @@ def test_choices_of_the_planner(offload: bool, tile_rows: int) -> None:
     compare("llama", "lora", torch.float32, choice)
 
 
-def compare(family: str, method: str, dtype: torch.dtype, choice: Choice) -> None:
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(("prompt_tokens", "sequences"), [(64, 4), (256, 3)])
+def test_completions_that_share_a_prompt(method: str, prompt_tokens: int, sequences: int) -> None:
+    choice = Choice(
+        sequences=sequences, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+    )  # fmt: skip
+    compare("llama", method, torch.float32, choice, prompt_tokens=prompt_tokens)
+
+
+def compare(family: str, method: str, dtype: torch.dtype, choice: Choice, *, prompt_tokens: int = 0) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
+    settings = Settings(
+        method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
+        completions=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False, engine="native",
+        recompute="tiles", is_cuda=False, host_bytes=None,
+    )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice)
     ledger = Ledger(torch.device("cpu"), model.parameters())
     for _ in range(2):
-        update(model, ledger, choice.sequences)
-    settings = Settings(
-        method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=choice.sequences, prompt_tokens=0, completion_tokens=S, has_reference=False, engine="native",
-        recompute="tiles", is_cuda=False, host_bytes=None,
-    )  # fmt: skip
+        update(model, ledger, settings)
     shape = shape_of(model.config.to_dict(), name=family, where="the test")
     prediction = predict(shape, settings, choice)
     states = next(row for row in prediction.phases["optimizer"] if "states" in row.name)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlvr.memory.cards import GIB, Card
-from rlvr.memory.predict import Prediction, input_tokens, predict
-from rlvr.memory.settings import Choice, Settings, check
+from rlvr.memory.predict import Prediction, predict
+from rlvr.memory.settings import Choice, Settings, check, input_tokens
 from rlvr.memory.shapes import Shape
 
 ENOUGH_TOKENS = 8192  # in a micro-batch: more makes nothing faster

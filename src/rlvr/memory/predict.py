@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvr.memory.settings import DRIVER_BYTES, ENGINE_BYTES, NF4_BYTES, SLACK, STATE_BYTES, Choice, Settings
+from rlvr.memory.settings import (
+    DRIVER_BYTES,
+    ENGINE_BYTES,
+    NF4_BYTES,
+    SLACK,
+    STATE_BYTES,
+    Choice,
+    Settings,
+    input_tokens,
+)
 from rlvr.memory.shapes import Shape
 from rlvr.memory.working_set import layer_bytes
 
@@ -77,11 +86,6 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
     return Prediction(phases, tuple(host), DRIVER_BYTES if settings.is_cuda else 0)
 
 
-def input_tokens(settings: Settings, sequences: int) -> int:
-    """Input tokens of a micro-batch of `sequences` completions of one prompt, which is computed once."""
-    return settings.prompt_tokens + sequences * settings.completion_tokens
-
-
 def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
     """The model, its adapter and the frozen reference: there in every phase."""
     is_nf4 = settings.quantization == "nf4"
@@ -117,7 +121,7 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
 
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     prompts = -(-choice.kv_sequences // settings.completions)
-    tokens = prompts * settings.prompt_tokens + choice.kv_sequences * settings.completion_tokens
+    tokens = input_tokens(settings, choice.kv_sequences)
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
     prefill = prompts * settings.prompt_tokens * (4 * shape.hidden_size + 2 * shape.intermediate_size)
@@ -152,8 +156,7 @@ def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
 
 
 def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
-    tokens = input_tokens(settings, choice.sequences)
-    work = layer_bytes(shape, settings, tokens=tokens, tile_rows=choice.tile_rows, offload=choice.offload)
+    work = layer_bytes(shape, settings, choice)
     return [
         *_kept_inputs(shape, settings, choice),
         _token_vectors(shape, settings, choice),

@@ -70,6 +70,12 @@ class Choice:
     states_on_host: bool
 
 
+def input_tokens(settings: Settings, sequences: int) -> int:
+    """Tokens of `sequences` completions and of their prompts, each of which is there once for its group."""
+    prompts = -(-sequences // settings.completions)
+    return prompts * settings.prompt_tokens + sequences * settings.completion_tokens
+
+
 def check(settings: Settings) -> None:
     """Raises UserError for values that contradict each other or make no sense."""
     for key, least in (("rank", 1), ("completions", 1), ("prompt_tokens", 0), ("completion_tokens", 1)):

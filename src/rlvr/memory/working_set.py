@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.memory.settings import Settings
+from rlvr.memory.settings import Choice, Settings, input_tokens
 from rlvr.memory.shapes import Linear, Shape
 
+WORKSPACE = "attention's workspace"
 
-def layer_bytes(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int, offload: bool) -> dict[str, int]:
+
+def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     """Bytes of the larger of the two peaks, by what they are for."""
-    peaks = (
-        _feed_forward_peak(shape, settings, tokens=tokens, tile_rows=tile_rows),
-        _attention_peak(shape, settings, tokens=tokens),
-    )
+    peaks = (_feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice))
     largest = max(peaks, key=lambda rows: sum(rows.values()))
-    one_input = tokens * shape.hidden_size * settings.weight_bytes
-    return {"the layer's input and two buffers": 3 * one_input} | largest if offload else largest
+    one_input = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
+    return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
 
 
-def bytes_per_token(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int, offload: bool) -> float:
+def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
     """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
-    rows = layer_bytes(shape, settings, tokens=tokens, tile_rows=tile_rows, offload=offload)
-    return sum(amount for name, amount in rows.items() if name != "attention's workspace") / tokens
+    rows = layer_bytes(shape, settings, choice)
+    amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
+    return amount / input_tokens(settings, choice.sequences)
 
 
 def _kept(shape: Shape, settings: Settings) -> int:
@@ -49,9 +49,10 @@ def _kept(shape: Shape, settings: Settings) -> int:
     return kept
 
 
-def _feed_forward_peak(shape: Shape, settings: Settings, *, tokens: int, tile_rows: int) -> dict[str, int]:
+def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
-    rows = min(tokens, tile_rows) if settings.recompute == "tiles" else tokens
+    tokens = input_tokens(settings, choice.sequences)
+    rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
     inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
     inner += (7 if shape.family.is_fused else 6) * F * size  # gate, its activation, up and gradients of three
     if shape.family.norms_per_layer == 4:
@@ -64,26 +65,42 @@ def _feed_forward_peak(shape: Shape, settings: Settings, *, tokens: int, tile_ro
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "prompts, repeated for their completions": sum(_repeated_prompts(shape, settings, choice)),
         "feed-forward": rows * inner,
         "gradients not added yet": (2 if rows < tokens else 1) * _gradient_bytes(feed_forward, settings),
     }
 
 
-def _attention_peak(shape: Shape, settings: Settings, *, tokens: int) -> dict[str, int]:
+def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
+    tokens = input_tokens(settings, choice.sequences)
+    keys, rest = _repeated_prompts(shape, settings, choice)
     gradients = size * (Q + Q + 2 * K)  # of the output, q, k and v
     if shape.family.norms_per_layer == 4:
         gradients = max(gradients, 4 * 4 * D)  # the norm behind attention comes first, in float32
     rows = {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "prompts, repeated for their completions": 2 * keys + rest,
         "gradients of attention": tokens * gradients,
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
     }
     if settings.is_cuda:  # flash attention sums dq in float32, and dk and dv for every query head
         grouped = 2 * Q * size if K < Q else 0
-        rows["attention's workspace"] = tokens * (4 * Q + grouped)
+        rows[WORKSPACE] = tokens * (4 * Q + grouped)
     return rows
+
+
+def _repeated_prompts(shape: Shape, settings: Settings, choice: Choice) -> tuple[int, int]:
+    """Keys and values of each completion with those of its prompt, and the joined outputs with the mask.
+
+    On a CPU, where attention takes completions beside a copy of their prompt; on CUDA nothing is repeated.
+    """
+    if settings.is_cuda or settings.prompt_tokens == 0:
+        return 0, 0
+    keys = choice.sequences * settings.context * 2 * shape.key_width * 4
+    mask = settings.completion_tokens * settings.context * 4
+    return keys, input_tokens(settings, choice.sequences) * shape.query_width * settings.weight_bytes + mask
 
 
 def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:
