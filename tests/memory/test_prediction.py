@@ -97,8 +97,8 @@ def compare(family: str, method: str, dtype: torch.dtype, choice: Choice, *, pro
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False, engine="native",
-        recompute="tiles", is_cuda=False, host_bytes=None,
+        completions=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False,
+        engine="native", recompute="tiles", is_cuda=False, host_bytes=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice)
     ledger = Ledger(torch.device("cpu"), model.parameters())

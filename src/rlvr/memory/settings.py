@@ -12,7 +12,7 @@ Method = Literal["full", "lora"]
 Quantization = Literal["none", "nf4"]
 OptimizerKind = Literal["adamw", "adamw_8bit"]
 Engine = Literal["native", "vllm"]
-Recompute = Literal["tiles", "layer", "checkpoint"]
+Recompute = Literal["tiles", "layer"]  # the feed-forward in tiles, or the layer in one piece
 
 NF4_BLOCK = 64  # weights that share a scale
 NF4_NESTED_BLOCK = 256  # scales that share a scale, in double quantisation

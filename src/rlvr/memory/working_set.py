@@ -45,7 +45,7 @@ def _kept(shape: Shape, settings: Settings) -> int:
     if shape.family.norms_per_layer == 4:
         kept += D * _fresh_norm_bytes(shape, settings)
     if settings.method == "lora":
-        kept += 4 * settings.rank * size + _cast_bytes(settings) * (3 * D + Q)
+        kept += 4 * settings.rank * size
     return kept
 
 
@@ -57,8 +57,6 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
     inner += (7 if shape.family.is_fused else 6) * F * size  # gate, its activation, up and gradients of three
     if shape.family.norms_per_layer == 4:
         inner += D * _fresh_norm_bytes(shape, settings)
-    if settings.recompute == "checkpoint":
-        inner += _cast_bytes(settings) * (2 * D + 2 * F)  # what PEFT casts to float32
     if settings.method == "lora":
         inner += 3 * settings.rank * size
     feed_forward = [linear for linear in shape.linears() if F in (linear.inputs, linear.outputs, linear.outputs // 2)]
@@ -75,7 +73,7 @@ def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[st
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
     tokens = input_tokens(settings, choice.sequences)
     keys, rest = _repeated_prompts(shape, settings, choice)
-    gradients = size * (Q + Q + 2 * K)  # of the output, q, k and v
+    gradients = size * (Q + Q + (0 if keys else 2 * K))  # of the output, q, k and v; repeated keys have theirs above
     if shape.family.norms_per_layer == 4:
         gradients = max(gradients, 4 * 4 * D)  # the norm behind attention comes first, in float32
     rows = {
@@ -99,7 +97,7 @@ def _repeated_prompts(shape: Shape, settings: Settings, choice: Choice) -> tuple
     if settings.is_cuda or settings.prompt_tokens == 0:
         return 0, 0
     keys = choice.sequences * settings.context * 2 * shape.key_width * 4
-    mask = settings.completion_tokens * settings.context * 4
+    mask = settings.completion_tokens * settings.context * (1 + 4)  # as booleans, and as what is added to the scores
     return keys, input_tokens(settings, choice.sequences) * shape.query_width * settings.weight_bytes + mask
 
 
@@ -118,9 +116,3 @@ def _norm_bytes(shape: Shape, settings: Settings) -> int:
 def _fresh_norm_bytes(shape: Shape, settings: Settings) -> int:
     """The same where nothing else keeps the norm's input."""
     return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)
-
-
-def _cast_bytes(settings: Settings) -> int:
-    """PEFT casts each adapted input to the adapter's float32; the fused function does not."""
-    is_cast = settings.recompute == "checkpoint" and settings.method == "lora" and settings.weight_bytes < 4
-    return 4 if is_cast else 0
