@@ -120,18 +120,19 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
 
 
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
-    prompts = -(-choice.kv_sequences // settings.completions)
-    tokens = input_tokens(settings, choice.kv_sequences)
+    prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
+    answer_tokens = choice.kv_sequences * settings.completion_tokens
+    per_token = shape.kv_bytes_per_token(settings.weight_bytes)
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
-    prefill = prompts * settings.prompt_tokens * (4 * shape.hidden_size + 2 * shape.intermediate_size)
-    amount = max(drawing, scores, prefill * settings.weight_bytes)
-    step = Row("one step of generation", amount, is_transient=True)
-    rows = [Row(f"KV cache, {choice.kv_sequences} at once", tokens * shape.kv_bytes_per_token(settings.weight_bytes))]
-    rows.append(step)
-    if ENGINE_BYTES[settings.engine]:
-        rows.append(Row(f"engine ({settings.engine})", ENGINE_BYTES[settings.engine]))
-    return rows
+    prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
+    step = max(drawing, scores, prefill - answer_tokens * per_token)  # prompts come before the answers' cache
+    engine = ENGINE_BYTES[settings.engine]
+    return [
+        Row(f"KV cache, {choice.kv_sequences} at once", (prompt_tokens + answer_tokens) * per_token),
+        Row("one step of generation", step, is_transient=True),
+        *([Row(f"engine ({settings.engine})", engine)] if engine else []),
+    ]
 
 
 def head_chunk_bytes(shape: Shape, settings: Settings, head_rows: int) -> int:

@@ -14,6 +14,7 @@ from rlvr.memory.settings import Choice, Settings, input_tokens
 from rlvr.memory.shapes import Linear, Shape
 
 WORKSPACE = "attention's workspace"
+FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
 def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
@@ -59,13 +60,14 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
         inner += D * _fresh_norm_bytes(shape, settings)
     if settings.method == "lora":
         inner += 3 * settings.rank * size
-    feed_forward = [linear for linear in shape.linears() if F in (linear.inputs, linear.outputs, linear.outputs // 2)]
+    feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
+    copies = 2 if settings.recompute == "tiles" else 1  # of a tile, and of the tiles before
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
         "prompts, repeated for their completions": sum(_repeated_prompts(shape, settings, choice)),
         "feed-forward": rows * inner,
-        "gradients not added yet": (2 if rows < tokens else 1) * _gradient_bytes(feed_forward, settings),
+        "gradients not added yet": copies * _gradient_bytes(feed_forward, settings),
     }
 
 
