@@ -5,12 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlvr import cli
-from rlvr.memory.page import PAGE, with_tables
+from rlvr.memory.cards import GIB, Card, this_host
+from rlvr.memory.command import demand, plan_at
+from rlvr.memory.page import PAGE, QLORA, with_tables
+from rlvr.memory.shapes import find_shape
+from rlvr.types import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +113,22 @@ def test_outside_of_a_project_a_folder_can_be_planned(
     code, out, _ = plan("mine", "--card", "H100")
     assert code == 0 and "olmo2 is not a model type that the planner knows" in out
     assert "there is no presets/shapes here" in plan()[2]
+
+
+def test_a_run_that_does_not_fit_is_refused_with_table_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    on_cpu = replace(QLORA, method="full", quantization="none", optimizer="adamw", weight_bytes=4, is_cuda=False)
+    llama, machine = find_shape("Llama-3.1-8B"), Card("this machine's memory", 16 * GIB, True)
+    with pytest.raises(UserError) as refused:
+        demand(plan_at(llama, on_cpu, machine, 2048))
+    message = str(refused.value)
+    assert "linear layers, 32 bit" in message and "26.00" in message
+    assert "and this machine's memory has 16.0" in message and "try a LoRA adapter on 4-bit weights" in message
+    demand(plan_at(find_shape("SmolLM2-135M"), on_cpu, machine, 2048))
+
+
+def test_the_memory_of_this_machine() -> None:
+    assert GIB / 2 < this_host().memory_bytes < 100_000 * GIB
 
 
 def test_it_needs_no_torch() -> None:

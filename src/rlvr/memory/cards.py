@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 
@@ -52,6 +53,11 @@ def card_of_size(vram_gib: float) -> Card:
     if not 0 < vram_gib < 10_000:
         raise UserError(f"--vram-gib is {vram_gib}; it must be a card's memory in GiB, above 0")
     return Card(f"{vram_gib:g} GiB", round(vram_gib * GIB), True)
+
+
+def this_host() -> Card:
+    """The main memory of this machine, for runs on its CPU."""
+    return Card("this machine's memory", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), True)
 
 
 def _plain(name: str) -> str:

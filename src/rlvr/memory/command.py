@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -67,6 +68,15 @@ def verdict(made: Plan) -> list[str]:
         lines = [f"does not fit: {made.prediction.peak_phase} needs {peak:.1f} GiB, and {made.card.name} has {has:.1f}"]
         lines += [f"  try {remedy}" for remedy in made.remedies] or ["  nothing helps: take a larger card"]
     return [*lines, f"memory of the host: {made.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(made.shape)]
+
+
+def demand(made: Plan) -> None:
+    """Let a run begin only when its plan fits. Raises UserError with the table and what would help."""
+    if made.fits:
+        return
+    text = io.StringIO()
+    Console(file=text, width=PIPED_WIDTH, highlight=False).print(_table(plan_grid(made)))
+    raise UserError("\n".join(["the model does not fit.", text.getvalue().rstrip(), *verdict(made)]))
 
 
 def warnings(shape: Shape, context: int | None, cards: Sequence[Card]) -> list[str]:

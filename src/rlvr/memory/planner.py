@@ -106,7 +106,7 @@ def _first(
 def _update_choices(settings: Settings) -> Iterator[Choice]:
     wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
     for sequences in _halves(min(settings.completions, wanted)):
-        for offload in (False, True):
+        for offload in _places(settings):
             for tile_rows, head_rows in TILES:
                 yield Choice(
                     sequences=sequences, offload=offload, tile_rows=tile_rows, head_rows=head_rows,
@@ -116,8 +116,13 @@ def _update_choices(settings: Settings) -> Iterator[Choice]:
 
 def _rollout_choices(settings: Settings, update: Choice) -> Iterator[Choice]:
     for kv_sequences in _halves(settings.completions):
-        for states_on_host in (False, True):
+        for states_on_host in _places(settings):
             yield replace(update, kv_sequences=kv_sequences, states_on_host=states_on_host)
+
+
+def _places(settings: Settings) -> tuple[bool, ...]:
+    """Whether something may go to the host: on a CPU it is there already."""
+    return (False, True) if settings.is_cuda else (False,)
 
 
 def _thriftiest(settings: Settings) -> Choice:
