@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
-    ("batch", "logprob", "config", "source", "tokens", "presets"),
+    ("batch", "logprob", "config", "source", "tokens", "presets", "memory"),
     ("doctor",),
     ("trial",),
     ("rewards", "tasks", "attention", "advantage"),
@@ -39,7 +39,7 @@ HOMES = {
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},
     "typer": {"cli"},
-    "rich": {"progress", "printing"},
+    "rich": {"progress", "printing", "memory"},
 }
 WITHOUT_TORCH = (
     "chat",

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rlvr.memory.settings import Engine, Method, OptimizerKind, Quantization, Settings
 from rlvr.types import Interrupted, UserError
 
 app = typer.Typer(
@@ -82,6 +83,34 @@ def doctor(
     from rlvr.stages import rewards  # noqa: PLC0415
 
     if not rewards.doctor(problems):
+        sys.exit(1)
+
+
+@app.command()
+def plan(
+    model: Annotated[str | None, typer.Argument(help="A shape, a hub name or a folder; all shapes without.")] = None,
+    card: Annotated[str | None, typer.Option(help="For example H100, 4090, T4; the common ones without.")] = None,
+    vram_gib: Annotated[float | None, typer.Option(help="A card by its memory, instead of --card.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of a sequence; the longest that fits without.")] = None,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt among them.")] = 512,
+    completions: Annotated[int, typer.Option(help="Completions for each prompt.")] = 8,
+    method: Annotated[Method, typer.Option(help="What is trained.")] = "lora",
+    quantization: Annotated[Quantization, typer.Option(help="Of the frozen weights.")] = "nf4",
+    rank: Annotated[int, typer.Option(help="Of the adapter.")] = 32,
+    optimizer: Annotated[OptimizerKind, typer.Option(help="Its states in 32 or 8 bits.")] = "adamw_8bit",
+    engine: Annotated[Engine, typer.Option(help="What samples.")] = "native",
+    reference: Annotated[bool, typer.Option(help="Keep a reference policy (grpo.beta above 0).")] = False,
+    host_gib: Annotated[float | None, typer.Option(help="Memory of the host, to stay within.")] = None,
+) -> None:
+    """Say which run fits on which card, from a model's shape alone: no GPU, nothing is downloaded."""
+    from rlvr.memory import command  # noqa: PLC0415
+
+    settings = Settings(
+        method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer,
+        completions=completions, prompt_tokens=prompt, completion_tokens=1, has_reference=reference,
+        engine=engine, recompute="tiles", is_cuda=True, host_bytes=round(host_gib * 2**30) if host_gib else None,
+    )  # fmt: skip
+    if not command.show(model, command.card_named(card, vram_gib), context, settings):
         sys.exit(1)
 
 

@@ -1,0 +1,1 @@
+"""What a run needs of a card's memory: predicted from the shapes of the model."""

@@ -1,0 +1,196 @@
+"""The bytes of every phase of a run, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlvr.memory.settings import (
+    DRIVER_BYTES,
+    ENGINE_BYTES,
+    NF4_BYTES,
+    SLACK,
+    STATE_BYTES,
+    Choice,
+    Settings,
+    input_tokens,
+)
+from rlvr.memory.shapes import Shape
+from rlvr.memory.working_set import layer_bytes
+
+PHASES = ("load", "rollout", "head", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Bytes on the card for one purpose. `is_transient`: they come and go in a step, so the allocator adds slack."""
+
+    name: str
+    amount_bytes: int
+    is_transient: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Rows of every phase, and what the host holds meanwhile."""
+
+    phases: dict[str, tuple[Row, ...]]
+    host: tuple[Row, ...]
+    driver_bytes: int
+
+    def allocated_bytes(self, phase: str) -> int:
+        """Live tensors at the peak of `phase`: what torch calls allocated."""
+        return sum(row.amount_bytes for row in self.phases[phase])
+
+    def slack_bytes(self, phase: str) -> int:
+        return round(SLACK * sum(row.amount_bytes for row in self.phases[phase] if row.is_transient))
+
+    def device_bytes(self, phase: str) -> int:
+        """What nvidia-smi shows at the peak: tensors, the allocator's slack, the driver's share."""
+        slack = self.slack_bytes(phase) if self.driver_bytes else 0
+        return self.allocated_bytes(phase) + slack + self.driver_bytes
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=self.device_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the card must hold at any time."""
+        return self.device_bytes(self.peak_phase)
+
+    @property
+    def training_bytes(self) -> int:
+        """The most tensors that are live during the update."""
+        return max(self.allocated_bytes(phase) for phase in ("head", "backward", "optimizer"))
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(row.amount_bytes for row in self.host)
+
+
+def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
+    """The rows of every phase when `choice` is made."""
+    weights = weight_rows(shape, settings)
+    states, gradients = _trained_rows(shape, settings)
+    resident = [*weights, states]
+    phases = {
+        "load": (*weights, Row("the largest tensor before it is quantised", _largest_tensor_bytes(shape, settings))),
+        "rollout": (*weights, *([] if choice.states_on_host else [states]), *_rollout_rows(shape, settings, choice)),
+        "head": (*resident, gradients, *_head_rows(shape, settings, choice)),
+        "backward": (*resident, gradients, *_backward_rows(shape, settings, choice)),
+        "optimizer": (*resident, gradients),
+    }
+    host = [Row("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
+    if choice.states_on_host:
+        host.append(states)
+    return Prediction(phases, tuple(host), DRIVER_BYTES if settings.is_cuda else 0)
+
+
+def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
+    """The model, its adapter and the frozen reference: there in every phase."""
+    is_nf4 = settings.quantization == "nf4"
+    linear = sum(_linear_bytes(x.weights, x.inputs, settings) for x in shape.linears()) * shape.num_hidden_layers
+    rest = (shape.embedding_weights() + shape.vector_weights()) * settings.weight_bytes
+    rows = [Row(f"linear layers, {'NF4' if is_nf4 else f'{8 * settings.weight_bytes} bit'}", linear)]
+    rows.append(Row("embedding, head and norms", rest))
+    adapter = 4 * shape.adapter_parameters(settings.rank)
+    if settings.method == "lora":
+        rows.append(Row(f"adapter, rank {settings.rank}", adapter))
+    if settings.has_reference:
+        rows.append(Row("reference", adapter if settings.method == "lora" else linear + rest))
+    return rows
+
+
+def trained_parameters(shape: Shape, settings: Settings) -> int:
+    return shape.parameters() if settings.method == "full" else shape.adapter_parameters(settings.rank)
+
+
+def _linear_bytes(weights: int, width: int, settings: Settings) -> int:
+    """Bytes of one weight matrix; NF4 leaves one whose rows are not whole blocks as it is."""
+    is_nf4 = settings.quantization == "nf4" and width % 64 == 0
+    return round(weights * NF4_BYTES) if is_nf4 else weights * settings.weight_bytes
+
+
+def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
+    """Optimizer states and gradients; a gradient has its weight's type, which is float32 for an adapter."""
+    count = trained_parameters(shape, settings)
+    gradient_bytes = 4 if settings.method == "lora" else settings.weight_bytes
+    states = Row(f"optimizer states, {settings.optimizer}", round(count * STATE_BYTES[settings.optimizer]))
+    return states, Row("gradients", count * gradient_bytes)
+
+
+def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
+    answer_tokens = choice.kv_sequences * settings.completion_tokens
+    per_token = shape.kv_bytes_per_token(settings.weight_bytes)
+    drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
+    scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
+    prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
+    step = max(drawing, scores, prefill - answer_tokens * per_token)  # prompts come before the answers' cache
+    engine = ENGINE_BYTES[settings.engine]
+    return [
+        Row(f"KV cache, {choice.kv_sequences} at once", (prompt_tokens + answer_tokens) * per_token),
+        Row("one step of generation", step, is_transient=True),
+        *([Row(f"engine ({settings.engine})", engine)] if engine else []),
+    ]
+
+
+def head_chunk_bytes(shape: Shape, settings: Settings, head_rows: int) -> int:
+    """Logits of one chunk in float32, and their gradient in the weights' type; without a kernel, one more copy."""
+    copies = 4 if settings.is_cuda else 4 + (4 if settings.weight_bytes < 4 else 0)
+    return head_rows * shape.vocab_size * (copies + settings.weight_bytes)
+
+
+def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    stream = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
+    upcast = 2 * stream if settings.weight_bytes < 4 else 0
+    trained = choice.sequences * settings.completion_tokens
+    targets = trained * shape.hidden_size * settings.weight_bytes
+    return [
+        *_kept_inputs(shape, settings, choice),
+        _token_vectors(shape, settings, choice),
+        Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
+        Row(
+            "logits of one chunk", head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True
+        ),
+    ]
+
+
+def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    work = layer_bytes(shape, settings, choice)
+    return [
+        *_kept_inputs(shape, settings, choice),
+        _token_vectors(shape, settings, choice),
+        *(Row(name, amount, is_transient=True) for name, amount in work.items()),
+        *_unpacked_weight(shape, settings),
+    ]
+
+
+def _kept_inputs(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
+    return [Row("layer inputs", amount, is_transient=True)]
+
+
+def _token_vectors(shape: Shape, settings: Settings, choice: Choice) -> Row:
+    """What each token has of its own: ids, positions, log-probabilities, and the rotations of its position."""
+    tokens = input_tokens(settings, choice.sequences)
+    return Row("ids and rotations", tokens * (64 + 2 * shape.head_dim * settings.weight_bytes), is_transient=True)
+
+
+def _layer_inputs_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    tokens = input_tokens(settings, choice.sequences)
+    return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
+
+
+def _unpacked_weight(shape: Shape, settings: Settings) -> list[Row]:
+    """A 4-bit matrix is unpacked where it is used: the largest one."""
+    if settings.quantization == "none":
+        return []
+    largest = max(linear.weights for linear in shape.linears())
+    return [Row("one weight, unpacked", largest * settings.weight_bytes, is_transient=True)]
+
+
+def _largest_tensor_bytes(shape: Shape, settings: Settings) -> int:
+    if settings.quantization == "none":
+        return 0
+    return max(linear.weights for linear in shape.linears()) * settings.weight_bytes

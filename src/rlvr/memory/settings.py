@@ -1,0 +1,87 @@
+"""What the user asks for, what the planner may choose, and the amounts that are assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlvr.memory.cards import GIB
+from rlvr.types import UserError
+
+Method = Literal["full", "lora"]
+Quantization = Literal["none", "nf4"]
+OptimizerKind = Literal["adamw", "adamw_8bit"]
+Engine = Literal["native", "vllm"]
+Recompute = Literal["tiles", "layer"]  # the feed-forward in tiles, or the layer in one piece
+
+NF4_BLOCK = 64  # weights that share a scale
+NF4_NESTED_BLOCK = 256  # scales that share a scale, in double quantisation
+NF4_BYTES = 0.5 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * NF4_NESTED_BLOCK)  # 0.5159 for each weight
+STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}  # 8 bit: a float32 scale for 256 values
+
+# Assumed, not derived; docs/decisions/0008 says where from and what will replace them by measurement.
+DRIVER_BYTES = round(0.6 * GIB)  # CUDA context, kernels, cuBLAS workspaces
+ENGINE_BYTES = {"native": 0, "vllm": 1 * GIB}  # CUDA graphs and the activations of a profiling run
+SLACK = 0.05  # of what comes and goes: memory that the allocator holds and cannot hand out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The run to plan, in plain numbers.
+
+    A sequence is `prompt_tokens` + `completion_tokens` long; the prompt is computed once for the completions of a
+    micro-batch. `weight_bytes` is the size of an unquantised weight and of an activation: 2 or 4. `has_reference`:
+    a frozen copy of what is trained is kept for the KL term. `host_bytes` bounds the host's memory; None does not.
+    """
+
+    method: Method
+    quantization: Quantization
+    rank: int
+    weight_bytes: int
+    optimizer: OptimizerKind
+    completions: int
+    prompt_tokens: int
+    completion_tokens: int
+    has_reference: bool
+    engine: Engine
+    recompute: Recompute
+    is_cuda: bool
+    host_bytes: int | None
+
+    @property
+    def context(self) -> int:
+        """Tokens of one sequence."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What changes the peak and not the result.
+
+    `sequences` completions in a micro-batch; `kv_sequences` completions generated at once; `head_rows` tokens whose
+    logits exist at once; `tile_rows` tokens that go through the feed-forward at once.
+    """
+
+    sequences: int
+    offload: bool
+    tile_rows: int
+    head_rows: int
+    kv_sequences: int
+    states_on_host: bool
+
+
+def input_tokens(settings: Settings, sequences: int) -> int:
+    """Tokens of `sequences` completions and of their prompts, each of which is there once for its group."""
+    prompts = -(-sequences // settings.completions)
+    return prompts * settings.prompt_tokens + sequences * settings.completion_tokens
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError for values that contradict each other or make no sense."""
+    for key, least in (("rank", 1), ("completions", 1), ("prompt_tokens", 0), ("completion_tokens", 1)):
+        if getattr(settings, key) < least:
+            raise UserError(f"{key} is {getattr(settings, key)}; it must be {least} or more")
+    if settings.weight_bytes not in (2, 4):
+        raise UserError(f"weight_bytes is {settings.weight_bytes}; weights have 2 bytes (bfloat16, float16) or 4")
+    if settings.method == "full" and settings.quantization != "none":
+        raise UserError("4-bit weights cannot be trained: take a LoRA adapter on them, or no quantization")

@@ -1,0 +1,120 @@
+"""What one decoder layer needs to be computed again and to back-propagate: the tensors that live at its two peaks.
+
+The layer's input comes back from where it was kept, attention is recomputed, the feed-forward goes forward and
+backward tile by tile, and then the gradient goes through attention. One peak is inside the last tile, the other in
+attention's backward.
+"""
+# S input tokens · D hidden · Q query width · K key width · F feed-forward
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlvr.memory.settings import Choice, Settings, input_tokens
+from rlvr.memory.shapes import Linear, Shape
+
+WORKSPACE = "attention's workspace"
+FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+
+
+def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    """Bytes of the larger of the two peaks, by what they are for."""
+    peaks = (_feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice))
+    largest = max(peaks, key=lambda rows: sum(rows.values()))
+    one_input = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
+    return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
+
+
+def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
+    """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
+    rows = layer_bytes(shape, settings, choice)
+    amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
+    return amount / input_tokens(settings, choice.sequences)
+
+
+def _kept(shape: Shape, settings: Settings) -> int:
+    """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
+    D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
+    is_upcast = not settings.is_cuda and size < 4  # attention on a CPU is in float32
+    kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
+    kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
+    kept += (4 - size) * (Q + 2 * K) + 4 * Q if is_upcast else 0
+    if shape.family.is_fused and not is_upcast:
+        kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
+    if shape.family.qk_norm:
+        kept += (Q + K) * _fresh_norm_bytes(shape, settings)
+    if shape.family.norms_per_layer == 4:
+        kept += D * _fresh_norm_bytes(shape, settings)
+    if settings.method == "lora":
+        kept += 4 * settings.rank * size
+    return kept
+
+
+def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    tokens = input_tokens(settings, choice.sequences)
+    rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
+    inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
+    inner += (7 if shape.family.is_fused else 6) * F * size  # gate, its activation, up and gradients of three
+    if shape.family.norms_per_layer == 4:
+        inner += D * _fresh_norm_bytes(shape, settings)
+    if settings.method == "lora":
+        inner += 3 * settings.rank * size
+    feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
+    copies = 2 if settings.recompute == "tiles" else 1  # of a tile, and of the tiles before
+    return {
+        "attention, recomputed": tokens * _kept(shape, settings),
+        "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "prompts, repeated for their completions": sum(_repeated_prompts(shape, settings, choice)),
+        "feed-forward": rows * inner,
+        "gradients not added yet": copies * _gradient_bytes(feed_forward, settings),
+    }
+
+
+def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
+    tokens = input_tokens(settings, choice.sequences)
+    keys, rest = _repeated_prompts(shape, settings, choice)
+    gradients = size * (Q + Q + (0 if keys else 2 * K))  # of the output, q, k and v; repeated keys have theirs above
+    if shape.family.norms_per_layer == 4:
+        gradients = max(gradients, 4 * 4 * D)  # the norm behind attention comes first, in float32
+    rows = {
+        "attention, recomputed": tokens * _kept(shape, settings),
+        "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "prompts, repeated for their completions": 2 * keys + rest,
+        "gradients of attention": tokens * gradients,
+        "gradients not added yet": _gradient_bytes(shape.linears(), settings),
+    }
+    if settings.is_cuda:  # flash attention sums dq in float32, and dk and dv for every query head
+        grouped = 2 * Q * size if K < Q else 0
+        rows[WORKSPACE] = tokens * (4 * Q + grouped)
+    return rows
+
+
+def _repeated_prompts(shape: Shape, settings: Settings, choice: Choice) -> tuple[int, int]:
+    """Keys and values of each completion with those of its prompt, and the joined outputs with the mask.
+
+    On a CPU, where attention takes completions beside a copy of their prompt; on CUDA nothing is repeated.
+    """
+    if settings.is_cuda or settings.prompt_tokens == 0:
+        return 0, 0
+    keys = choice.sequences * settings.context * 2 * shape.key_width * 4
+    mask = settings.completion_tokens * settings.context * (1 + 4)  # as booleans, and as what is added to the scores
+    return keys, input_tokens(settings, choice.sequences) * shape.query_width * settings.weight_bytes + mask
+
+
+def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:
+    if settings.method == "full":
+        return sum(linear.weights for linear in linears) * settings.weight_bytes
+    return 4 * sum(settings.rank * (linear.inputs + linear.outputs) for linear in linears)
+
+
+def _norm_bytes(shape: Shape, settings: Settings) -> int:
+    """What a norm keeps of each value besides its input: a float32 copy, and the product that its weight scales."""
+    product = 4 if shape.family.norms_per_layer == 4 else settings.weight_bytes
+    return (4 if settings.weight_bytes < 4 else 0) + (product if settings.method == "full" else 0)
+
+
+def _fresh_norm_bytes(shape: Shape, settings: Settings) -> int:
+    """The same where nothing else keeps the norm's input."""
+    return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)
