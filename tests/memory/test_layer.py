@@ -20,7 +20,7 @@ from tiny_models import gradients, make_model, stream, worst
 
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text")
 LIMIT = {torch.float32: 1e-6, torch.float64: 1e-12}
-TILES = (1, 6, 11, 22, 100)  # of 22 rows: one each, ragged, even, all, more than there are
+TILES = (1, 6, 100)  # of 22 rows: one each, ragged, more than there are
 
 
 @pytest.mark.parametrize("dtype", LIMIT, ids=str)

@@ -78,8 +78,10 @@ class Pass:
     def fetch(self, layer: int) -> Tensor:
         """The input of `layer` on the device, and the one below it on its way. Valid until the fetch after the next."""
         if self.newest is not None and self.newest[0] == layer:
-            x, self.newest = self.newest[1], None
+            _, x, copied = self.newest
+            self.newest = None
             self._load(layer - 1)
+            self._wait(copied)
             return x
         self._load(layer)
         self._load(layer - 1)

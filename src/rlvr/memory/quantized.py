@@ -31,8 +31,8 @@ class Quantized:
 def quantize(model: Any, *, device: torch.device, keep: Collection[str] = ()) -> Quantized:
     """Replace the decoder's linear layers of a transformers model by NF4 ones on `device`, all but those in `keep`.
 
-    A layer whose input width is not a multiple of 64 stays as it is: bitsandbytes corrupts such layers silently.
-    Raises UserError when bitsandbytes is missing, or when a weight does not survive the way there and back.
+    A layer whose input width is not a multiple of 64 stays as it is: not every kernel of bitsandbytes computes those
+    rightly. Raises UserError when bitsandbytes is missing, or when a weight does not survive the way there and back.
     """
     done, left = {}, {}
     for name, layer in decoder_linears(model).items():
