@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from live_bytes import LiveBytes
 from rlvr.attention import PackedLayout
 from rlvr.memory.layer import install
 from rlvr.policy import Policy
@@ -110,30 +107,6 @@ def test_a_weight_that_changed_before_backward_is_an_error() -> None:
 def test_tiles_have_at_least_a_row() -> None:
     with pytest.raises(ValueError, match="tile_rows is 0"):
         install(make_model("llama", adapter=True, dtype=torch.float32).model, tile_rows=0, offload=False)
-
-
-class LiveBytes(TorchDispatchMode):
-    """The highest number of bytes of tensors that were made inside and lived at the same time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live_bytes = self.peak_bytes = 0
-        self.seen: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            storage = x.untyped_storage() if isinstance(x, Tensor) else None
-            if storage is not None and storage._cdata not in given and storage._cdata not in self.seen:
-                self.seen[storage._cdata] = storage.nbytes()
-                self.live_bytes += storage.nbytes()
-                weakref.finalize(storage, self._gone, storage._cdata)
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        return out
-
-    def _gone(self, key: int) -> None:
-        self.live_bytes -= self.seen.pop(key)
 
 
 def peak_bytes(*, layers: int, tile_rows: int | None, tokens: int = 256, **changes: Any) -> int:
