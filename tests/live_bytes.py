@@ -11,9 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+def storages(tree: Any) -> list[Any]:
+    tensors = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+    return [x.untyped_storage() for x in tensors if torch._C._has_storage(x)]
+
+
 class LiveBytes(TorchDispatchMode):
-    """The highest number of bytes of tensors that were made inside and lived at the same time; not weights that
-    oneDNN has packed."""
+    """The highest number of bytes of tensors that were made inside and lived at the same time.
+
+    Weights that oneDNN has packed have no size that it could see, and are left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,15 +28,10 @@ class LiveBytes(TorchDispatchMode):
         self.seen: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {
-            x.untyped_storage()._cdata
-            for x in tree_leaves((args, kwargs))
-            if isinstance(x, Tensor) and torch._C._has_storage(x)
-        }
+        given = {storage._cdata for storage in storages((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            storage = x.untyped_storage() if isinstance(x, Tensor) and torch._C._has_storage(x) else None
-            if storage is not None and storage._cdata not in given and storage._cdata not in self.seen:
+        for storage in storages(out):
+            if storage._cdata not in given and storage._cdata not in self.seen:
                 self.seen[storage._cdata] = storage.nbytes()
                 self.live_bytes += storage.nbytes()
                 weakref.finalize(storage, self._gone, storage._cdata)

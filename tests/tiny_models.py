@@ -65,10 +65,10 @@ def stream() -> tuple[Tensor, Tensor, PackedLayout]:
     return torch.randint(0, 50, (22,), generator=torch.Generator().manual_seed(1)), position_S, layout
 
 
-def gradients(policy: Policy) -> dict[str, Tensor]:
+def gradients(policy: Policy, inputs: tuple[Tensor, Tensor, PackedLayout] | None = None) -> dict[str, Tensor]:
     """The gradient of every trained parameter, and `output`, for a fixed direction of the final hidden states."""
     policy.model.zero_grad()
-    hidden_SD = policy.hidden_stream(*stream())
+    hidden_SD = policy.hidden_stream(*(inputs or stream()))
     direction = torch.randn(hidden_SD.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     hidden_SD.backward(direction.to(hidden_SD.dtype))
     found = {name: weight.grad.clone() for name, weight in policy.trainable().items() if weight.grad is not None}

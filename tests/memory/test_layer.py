@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from live_bytes import LiveBytes
 from rlvr.attention import PackedLayout
@@ -51,6 +53,37 @@ def test_dropout_is_replayed() -> None:
     assert len(install(policy.model, tile_rows=4, offload=True)) == 3
     torch.manual_seed(3)
     assert worst(gradients(policy), expected) <= 1e-12
+
+
+def test_in_bfloat16_it_is_as_near_the_truth_as_plain_autograd() -> None:
+    exact = make_model("llama", adapter=True, dtype=torch.float64)
+    policy = make_model("llama", adapter=True, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for a, b in zip(exact.model.parameters(), policy.model.parameters(), strict=True):
+            a.copy_(b)
+    truth, plain = gradients(exact), gradients(policy)
+    install(policy.model, tile_rows=6, offload=True)
+    found = gradients(policy)
+    for name, g in truth.items():
+        assert (found[name] - g).norm() <= 2 * (plain[name] - g).norm() + 2**-8 * g.norm()
+
+
+@settings(max_examples=15)
+@given(
+    prefixes=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    rows=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=5),
+    tile_rows=st.integers(1, 60),
+)
+def test_any_stream_in_any_tiles(prefixes: list[int], rows: list[tuple[int, int]], tile_rows: int) -> None:
+    rows = sorted(((n, min(prefix, len(prefixes) - 1)) for n, prefix in rows), key=lambda row: row[1])
+    layout = PackedLayout(prefixes, [n for n, _ in rows], [prefix for _, prefix in rows], torch.device("cpu"))
+    position_S = torch.cat(
+        [*map(torch.arange, prefixes), *(torch.arange(prefixes[p], prefixes[p] + n) for n, p in rows)]
+    )
+    policy = make_model("qwen3", adapter=True, dtype=torch.float64)
+    expected = gradients(policy, (position_S * 7 % 50, position_S, layout))
+    install(policy.model, tile_rows=tile_rows, offload=True)
+    assert worst(gradients(policy, (position_S * 7 % 50, position_S, layout)), expected) <= 1e-12
 
 
 def test_names_parameters_and_sampling_stay() -> None:
