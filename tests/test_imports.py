@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
-    ("batch", "logprob", "config", "source", "tokens", "presets", "memory"),
+    ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
     ("trial",),
     ("rewards", "tasks", "attention", "advantage"),
@@ -33,8 +33,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 KNOW_CONFIG = {"cli", "stages", "grpo", "sft", "rollout"}  # the others get plain values
 HOMES = {
     "matplotlib": {"report"},
-    "peft": {"policy"},
-    "bitsandbytes": {"policy", "optim"},
+    "peft": {"policy", "memory"},
+    "bitsandbytes": {"policy", "optim", "memory"},
     "vllm": {"sampler"},
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},

@@ -18,7 +18,7 @@ from rlvr.memory.predict import predict
 from rlvr.memory.settings import Choice, Settings
 from rlvr.memory.shapes import shape_of
 
-layer_function = pytest.importorskip("rlvr.memory.layer")
+layer_function = pytest.
 lora_function = pytest.importorskip("rlvr.memory.lora")
 
 S = 512

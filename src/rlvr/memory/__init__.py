@@ -1,1 +1,1 @@
-"""What a run needs of a card's memory: predicted from the shapes of the model."""
+"""What makes a long context fit: layers that keep nothing for backward, fused adapters, 4-bit weights, and the plan."""

@@ -1,0 +1,236 @@
+"""One function per decoder layer: forward keeps its input only, backward computes the rest again, the MLP in tiles.
+
+A decoder layer is two halves, h = x + attention(x) and y = h + mlp(h), each with its norms. Backward computes the
+attention half again with a graph, runs the MLP half forward and backward on a few rows at a time, which rows allow
+since they do not meet there, and then goes back through attention. So the MLP runs forward twice in all, as with
+checkpoints (Chen et al. 2016, arXiv 1604.06174), and its wide tensors exist for one tile.
+"""
+# S tokens · D hidden
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+from rlvr.attention import PackedLayout
+from rlvr.memory.offload import Offload
+
+PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The names of a layer's norms around its two halves."""
+
+    before_attention: str
+    after_attention: str | None
+    before_mlp: str
+    after_mlp: str | None
+
+
+TWO_NORMS = Norms("input_layernorm", None, "post_attention_layernorm", None)
+FOUR_NORMS = Norms(
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+)
+
+
+def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
+    """Let the decoder layers of `model` keep nothing but their input for backward, on the host where `offload`.
+
+    Modules, names and parameters stay as they are, and without gradients each layer runs as before. Returns the names
+    of layers that are not built of the two halves above, as a probe of a few tokens finds: those run under
+    torch.utils.checkpoint, their MLP in one piece. Raises ValueError when `tile_rows` is below 1.
+    """
+    if tile_rows < 1:
+        raise ValueError(f"tile_rows is {tile_rows}; it must be 1 or more")
+    body = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+    layers: Sequence[nn.Module] = list(body.layers)
+    norms = [_norms(layer) for layer in layers]
+    agrees = _probe(body, layers, norms, tile_rows=max(1, min(tile_rows, PROBE_TOKENS // 2)))
+    home = Offload(len(layers), next(body.parameters()).device) if offload else None
+    unknown = []
+    for number, (layer, its_norms) in enumerate(zip(layers, norms, strict=True)):
+        if its_norms is not None and agrees[number]:
+            _replace_forward(layer, Settings(number, its_norms, tile_rows, home))
+        else:
+            _replace_forward(layer, None if home is None else home.device)
+            unknown.append(f"layers.{number}")
+    return unknown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How layer `number` runs; holds no module, so a copy of the model runs the copy's modules."""
+
+    number: int
+    norms: Norms
+    tile_rows: int
+    home: Offload | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer, how it runs, and what its attention was called with."""
+
+    layer: Any
+    settings: Settings
+    options: Mapping[str, Any]
+
+    def attention_half(self, x: Tensor) -> Tensor:
+        return attention_half(self.layer, self.settings.norms, x, self.options)
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        return mlp_half(self.layer, self.settings.norms, x)
+
+    def trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters with a gradient, of the attention half and of the MLP half."""
+        norms = self.settings.norms
+        halves = (
+            (norms.before_attention, "self_attn", norms.after_attention),
+            (norms.before_mlp, "mlp", norms.after_mlp),
+        )
+        attention, mlp = ([getattr(self.layer, name) for name in half if name is not None] for half in halves)
+        return _trained(attention), _trained(mlp)
+
+
+def attention_half(layer: Any, norms: Norms, x: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """x + norm(attention(norm(x))), [1, S, D]."""
+    out: Tensor = layer.self_attn(hidden_states=getattr(layer, norms.before_attention)(x), **options)[0]
+    return x + (out if norms.after_attention is None else getattr(layer, norms.after_attention)(out))
+
+
+def mlp_half(layer: Any, norms: Norms, x: Tensor) -> Tensor:
+    """x + norm(mlp(norm(x))) of any rows, [1, ..., D]."""
+    out: Tensor = layer.mlp(getattr(layer, norms.before_mlp)(x))
+    return x + (out if norms.after_mlp is None else getattr(layer, norms.after_mlp)(out))
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Call, *trained: Tensor) -> Tensor:
+        home = call.settings.home
+        ctx.call = call
+        ctx.parked = None if home is None else home.store(call.settings.number, x)
+        ctx.save_for_backward(*(() if ctx.parked else (x,)), *trained)
+        return _in_tiles(call, call.attention_half(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        trained = list(ctx.saved_tensors)
+        x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
+        x = x.detach().requires_grad_(ctx.needs_input_grad[0])
+        of_attention = len(call.trained()[0])
+        with torch.enable_grad():
+            h = call.attention_half(x)
+        grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:])
+        if not h.requires_grad:
+            return None, None, *[None] * of_attention, *mlp_grads
+        wanted = [*([x] if x.requires_grad else []), *trained[:of_attention]]
+        found = list(torch.autograd.grad(h, wanted, grad_h, allow_unused=True))
+        return found.pop(0) if x.requires_grad else None, None, *found, *mlp_grads
+
+
+def _in_tiles(call: Call, h: Tensor) -> Tensor:
+    out = torch.empty_like(h)
+    for rows in _tiles(h.shape[1], call.settings.tile_rows):
+        out[:, rows] = call.mlp_half(h[:, rows])
+    return out
+
+
+def _mlp_backward(call: Call, h: Tensor, grad: Tensor, trained: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile."""
+    grad_h = torch.empty_like(h)
+    totals: list[Tensor | None] = [None] * len(trained)
+    for rows in _tiles(h.shape[1], call.settings.tile_rows):
+        tile = h[:, rows].detach().requires_grad_()
+        with torch.enable_grad():
+            out = call.mlp_half(tile)
+        grad_h[:, rows], *found = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
+        del out
+        for i, part in enumerate(found):
+            total = totals[i]
+            totals[i] = part if total is None or part is None else total.add_(part)
+    return grad_h, totals
+
+
+def _tiles(num_rows: int, tile_rows: int) -> Iterator[slice]:
+    return (slice(first, first + tile_rows) for first in range(0, num_rows, tile_rows))
+
+
+def _replace_forward(layer: Any, how: Settings | torch.device | None) -> None:
+    """Give this one module another forward, as a bound method: a deep copy of the module gets its own."""
+
+    def forward(self: Any, hidden_states: Tensor, **options: Any) -> Any:
+        plain = partial(type(self).forward, self)
+        if not torch.is_grad_enabled() or options.get("past_key_values") is not None:
+            return plain(hidden_states, **options)
+        if not isinstance(how, Settings):
+            saved = nullcontext() if how is None else save_on_cpu(pin_memory=how.type == "cuda")
+            with saved:
+                return checkpoint(plain, hidden_states, use_reentrant=False, **options)
+        call = Call(self, how, options)
+        attention, mlp = call.trained()
+        if not (hidden_states.requires_grad or attention or mlp):
+            return plain(hidden_states, **options)
+        return _Layer.apply(hidden_states, call, *attention, *mlp)  # type: ignore[no-untyped-call]
+
+    layer.forward = MethodType(forward, layer)
+
+
+def _trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    return [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+
+
+def _norms(layer: nn.Module) -> Norms | None:
+    """The norms of a layer by the parts that it has; None when it has others, or drops values at random."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in layer.modules()):
+        return None
+    parts = {name for name, part in layer.named_children() if not isinstance(part, (nn.Dropout, nn.Identity))}
+    known = {
+        frozenset({"self_attn", "mlp", *(name for name in vars(norms).values() if name is not None)}): norms
+        for norms in (TWO_NORMS, FOUR_NORMS)
+    }
+    has_own = any(True for _ in layer.parameters(recurse=False)) or any(True for _ in layer.buffers(recurse=False))
+    return None if has_own else known.get(frozenset(parts))
+
+
+@torch.no_grad()
+def _probe(body: Any, layers: Sequence[nn.Module], norms: Sequence[Norms | None], *, tile_rows: int) -> list[bool]:
+    """Which layers give what their two halves give, on a few tokens: exactly in one piece, nearly in tiles."""
+    agrees = [False] * len(layers)
+
+    def compare(number: int, layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        its_norms = norms[number]
+        if its_norms is None or len(inputs) != 1 or not isinstance(output, Tensor):
+            return
+        whole, tiled = (Call(layer, Settings(number, its_norms, n, None), options) for n in (PROBE_TOKENS, tile_rows))
+        h = whole.attention_half(inputs[0])
+        size, rounding = (output - inputs[0]).norm(), torch.finfo(output.dtype).eps
+        is_whole = (_in_tiles(whole, h) - output).norm() <= rounding * size
+        agrees[number] = bool(is_whole and (_in_tiles(tiled, h) - output).norm() <= 16 * rounding * output.norm())
+
+    hooks = [
+        layer.register_forward_hook(partial(compare, number), with_kwargs=True) for number, layer in enumerate(layers)
+    ]
+    device = next(body.parameters()).device
+    token_S = torch.arange(PROBE_TOKENS, device=device) % body.config.vocab_size
+    layout = PackedLayout([], [PROBE_TOKENS], [0], device)
+    try:
+        body(input_ids=token_S[None], position_ids=torch.arange(PROBE_TOKENS, device=device)[None],
+             use_cache=False, layout=layout)  # fmt: skip
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return agrees

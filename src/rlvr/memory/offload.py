@@ -1,0 +1,133 @@
+"""Where the inputs of the decoder layers wait, on the host, between forward and backward.
+
+On CUDA they travel on a stream of their own, into one page-locked slab, and backward finds the next one already on its
+way. On a CPU the same code makes plain copies, which saves nothing there: it is how the tests run it.
+"""
+# L layers
+
+from __future__ import annotations
+
+import math
+import mmap
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.types import UserError
+
+
+class Offload:
+    """Slabs of host memory for passes through `num_layers` layers; a pass that has ended leaves its slab to the next.
+
+    One slab is enough where each forward is followed by its backward; more passes at a time take more slabs.
+    """
+
+    def __init__(self, num_layers: int, device: torch.device) -> None:
+        self.num_layers, self.device = num_layers, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.free: list[Tensor] = []
+        self.current: weakref.ref[Pass] | None = None
+
+    def store(self, layer: int, x: Tensor) -> Pass:
+        """Copy the input of `layer` to the host. The pass ends when nothing holds what this returns."""
+        current = self.current() if self.current is not None else None
+        if current is None or not current.expects(layer, x):
+            current = Pass(self._slab(self.num_layers * x.nbytes), x.shape, x.dtype, self)
+            weakref.finalize(current, self.free.append, current.slab)
+            self.current = weakref.ref(current)
+        current.store(layer, x)
+        return current
+
+    def _slab(self, size_bytes: int) -> Tensor:
+        for i, slab in enumerate(self.free):
+            if slab.nbytes >= size_bytes:
+                return self.free.pop(i)
+        if self.stream is not None:
+            self.stream.synchronize()  # nothing reads a slab that goes now
+        self.free.clear()
+        return _host_memory(size_bytes, page_locked=self.stream is not None)
+
+
+@dataclass(eq=False)
+class Pass:
+    """The inputs of one pass, all of one shape: on the host, two at a time on the device."""
+
+    slab: Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+    home: Offload
+    stored: set[int] = field(default_factory=set)
+    newest: tuple[int, Tensor, Any] | None = None  # still on the device: the source of the last copy, and its end
+    buffers: list[Tensor] = field(default_factory=list)
+    loaded: list[int | None] = field(default_factory=lambda: [None, None])
+    arrived: list[Any] = field(default_factory=lambda: [None, None])
+
+    def expects(self, layer: int, x: Tensor) -> bool:
+        is_next = layer > max(self.stored, default=-1)
+        return is_next and (x.shape, x.dtype) == (self.shape, self.dtype)
+
+    def store(self, layer: int, x: Tensor) -> None:
+        if self.newest is not None:
+            self._wait(self.newest[2])  # then the memory of the one before may be used again
+        self.newest = (layer, x, self._copy(self._place(layer), x))
+        self.stored.add(layer)
+
+    def fetch(self, layer: int) -> Tensor:
+        """The input of `layer` on the device, and the one below it on its way. Valid until the fetch after the next."""
+        if self.newest is not None and self.newest[0] == layer:
+            _, x, copied = self.newest
+            self.newest = None
+            self._load(layer - 1)
+            self._wait(copied)
+            return x
+        self._load(layer)
+        self._load(layer - 1)
+        self._wait(self.arrived[layer % 2])
+        return self.buffers[layer % 2]
+
+    def _place(self, layer: int) -> Tensor:
+        size_bytes = math.prod(self.shape) * self.dtype.itemsize
+        return self.slab[layer * size_bytes : (layer + 1) * size_bytes].view(self.dtype).view(self.shape)
+
+    def _load(self, layer: int) -> None:
+        if layer not in self.stored or self.loaded[layer % 2] == layer:
+            return
+        if not self.buffers:
+            self.buffers = [torch.empty(self.shape, dtype=self.dtype, device=self.home.device) for _ in range(2)]
+            for buffer in self.buffers:
+                if self.home.stream is not None:
+                    buffer.record_stream(self.home.stream)
+        self.arrived[layer % 2] = self._copy(self.buffers[layer % 2], self._place(layer))
+        self.loaded[layer % 2] = layer
+
+    def _copy(self, target: Tensor, source: Tensor) -> Any:
+        """Copy after all work so far, beside what follows; returns the event at its end."""
+        if self.home.stream is None:
+            target.copy_(source)
+            return None
+        self.home.stream.wait_stream(torch.cuda.current_stream(self.home.device))
+        with torch.cuda.stream(self.home.stream):
+            target.copy_(source, non_blocking=True)
+            return self.home.stream.record_event()
+
+    def _wait(self, event: Any) -> None:
+        if event is not None:
+            torch.cuda.current_stream(self.home.device).wait_event(event)
+
+
+def _host_memory(size_bytes: int, *, page_locked: bool) -> Tensor:
+    """`size_bytes` of host memory on pages of its own, exactly: torch's page-locked memory comes in powers of two."""
+    slab = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
+    if page_locked:
+        cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        error = cudart.cudaHostRegister(slab.data_ptr(), size_bytes, 0)
+        if int(error) != 0:
+            raise UserError(
+                f"memory.offload: {size_bytes / 2**30:.2f} GiB of host memory cannot be page-locked ({error}); lower "
+                "memory.tokens_per_micro_batch, or turn memory.offload off"
+            )
+        weakref.finalize(slab, cudart.cudaHostUnregister, slab.data_ptr()).atexit = False
+    return slab

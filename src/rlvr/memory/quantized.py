@@ -1,0 +1,208 @@
+"""Frozen weights in 4 bits: NF4 with double quantisation through bitsandbytes (Dettmers et al. 2023, arXiv 2305.14314).
+
+Each block of 64 weights along the input is a scale and 64 of 16 fixed values; the scales are in 8 bits themselves. The
+linear layers of the decoder are quantised; embeddings, head and norms are not.
+"""
+# O out · D in
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvr.types import UserError
+
+BLOCK = 64  # weights that share a scale
+SCALES = 256  # scales that share a scale of their own
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was quantised: bytes by module name, and why each other linear layer of the decoder was not."""
+
+    bytes_4bit: Mapping[str, int]
+    left: Mapping[str, str]
+
+
+def quantize(model: Any, *, device: torch.device, keep: Collection[str] = ()) -> Quantized:
+    """Replace the decoder's linear layers of a transformers model by NF4 ones on `device`, all but those in `keep`.
+
+    A layer whose input width is not a multiple of 64 stays as it is: not every kernel of bitsandbytes computes those
+    rightly. Raises UserError when bitsandbytes is missing, or when a weight does not survive the way there and back.
+    """
+    done, left = {}, {}
+    for name, layer in decoder_linears(model).items():
+        if name in keep:
+            left[name] = "kept"
+        elif layer.in_features % BLOCK:
+            left[name] = f"its input width {layer.in_features} is not a multiple of {BLOCK}"
+        else:
+            small = quantized_linear(name, layer, device)
+            model.set_submodule(name, small)
+            done[name] = weight_bytes(small)
+    model.is_loaded_in_4bit = True  # PEFT asks for it, to take its 4-bit LoRA layer
+    return Quantized(done, left)
+
+
+def decoder_linears(model: Any) -> dict[str, nn.Linear]:
+    """The plain linear layers inside the decoder's layers, by name."""
+    inside = {id(module) for layer in model.get_decoder().layers for module in layer.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside and not is_quantized(module)
+    }
+
+
+def quantized_linear(name: str, layer: nn.Linear, device: torch.device) -> nn.Linear:
+    """`layer` with its weight in NF4 on `device`. Raises UserError when the weight does not come back from it."""
+    bnb = _bitsandbytes()
+    dtype = layer.weight.dtype
+    weight_OD = layer.weight.detach().to(device)
+    packed, state = bnb.functional.quantize_4bit(weight_OD, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    with torch.device("meta"):
+        small: Any = bnb.nn.Linear4bit(
+            layer.in_features, layer.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
+        )
+    small.weight = bnb.nn.Params4bit(
+        packed,
+        requires_grad=False,
+        quant_state=state,
+        blocksize=BLOCK,
+        quant_type="nf4",
+        bnb_quantized=True,
+        module=small,
+    )
+    small.quant_state = state
+    small.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
+    small.support_avx512bf16_for_cpu = False  # it would repack the weight in place, which training cannot read
+    small.train(layer.training)
+    _check_round_trip(name, weight_OD, small)
+    return small  # type: ignore[no-any-return]
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    return hasattr(getattr(layer, "weight", None), "quant_state")
+
+
+def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
+    """The weight [O, D] in `dtype`: dequantised for this use where it is in 4 bits."""
+    if not is_quantized(layer):
+        return layer.weight.to(dtype)
+    packed: Any = layer.weight
+    weight: Tensor = _bitsandbytes().functional.dequantize_4bit(packed.data, packed.quant_state)
+    return weight.to(dtype)
+
+
+def weight_bytes(layer: nn.Module) -> int:
+    """Bytes of the weight as it is stored, scales included."""
+    weight: Any = layer.weight
+    if not is_quantized(layer):
+        return int(weight.nbytes)
+    state = weight.quant_state
+    return int(weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes)
+
+
+@torch.no_grad()
+def _check_round_trip(name: str, weight_OD: Tensor, small: Any) -> None:
+    """Each weight must come back within half the widest step of NF4, and products must use what comes back."""
+    back_OD = weight_of(small, torch.float32)
+    block = weight_OD.float().reshape(-1, BLOCK)
+    scale = block.abs().amax(dim=1)
+    offset = (scale - scale.mean()).abs()
+    groups = nn.functional.pad(offset, (0, -len(offset) % SCALES)).view(-1, SCALES).amax(dim=1)
+    scale_error = 0.02 * groups.repeat_interleave(SCALES)[: len(scale)]  # the widest step of 8 bits is below 2 %
+    limit = (0.16 * scale + scale_error)[:, None] + 0.01 * block.abs()  # 0.152 is half of NF4's; and rounding
+    if not bool(((back_OD.view_as(block) - block).abs() <= limit).all()):
+        raise UserError(
+            f"model.quantization: {name} of shape {tuple(weight_OD.shape)} does not come back from NF4; take none"
+        )
+    x = torch.linspace(-1.0, 1.0, weight_OD.shape[1], device=weight_OD.device).expand(2, -1).to(weight_OD.dtype)
+    bias = 0.0 if small.bias is None else small.bias.float()
+    expected, found = x.float() @ back_OD.T + bias, small(x).float()
+    rounding = 8 * torch.finfo(weight_OD.dtype).eps
+    if not bool((found - expected).norm() <= rounding * (expected.norm() + x.float().norm() * back_OD.norm())):
+        raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; take none")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What it would bring to leave one module unquantised. KL in nats a token."""
+
+    name: str
+    kl_drop: float
+    extra_bytes: int
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which modules `nf4-dynamic` keeps as they were; `kl_*` against the model before, nats a token."""
+
+    budget_bytes: int
+    kl_nf4: float
+    kl_chosen: float
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def kept(self) -> list[str]:
+        return [candidate.name for candidate in self.candidates if candidate.is_kept]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def quantize_dynamic(
+    model: Any, logits: Callable[[], Tensor], *, device: torch.device, budget_bytes: int
+) -> tuple[Quantized, Choice]:
+    """Quantise, but keep the modules that buy most for `budget_bytes` more: by drop of KL(before ‖ after) per byte.
+
+    `logits()` runs `model` on calibration text, [tokens, vocabulary]. Starting from everything in NF4, each module is
+    given back on its own and the KL measured; then modules are taken greedily, best first, while they fit. The weights
+    before and after are both in memory meanwhile. Raises UserError as quantize does.
+    """
+    before = logits().float().log_softmax(-1)
+    original = decoder_linears(model)
+    quantized = quantize(model, device=device)
+    small = {name: model.get_submodule(name) for name in quantized.bytes_4bit}
+    kl_nf4 = _kl(before, logits())
+    measured = []
+    for name, module in small.items():
+        model.set_submodule(name, original[name].to(device))
+        extra_bytes = weight_bytes(original[name]) - quantized.bytes_4bit[name]
+        measured.append(Candidate(name, kl_nf4 - _kl(before, logits()), extra_bytes, False))
+        model.set_submodule(name, module)
+    candidates = _greedy(measured, budget_bytes)
+    for candidate in candidates:
+        if candidate.is_kept:
+            model.set_submodule(candidate.name, original[candidate.name])
+    choice = Choice(budget_bytes, kl_nf4, _kl(before, logits()), candidates)
+    left = dict(quantized.left) | dict.fromkeys(choice.kept, "kept for its KL")
+    return Quantized({name: n for name, n in quantized.bytes_4bit.items() if name not in left}, left), choice
+
+
+def _greedy(measured: list[Candidate], budget_bytes: int) -> tuple[Candidate, ...]:
+    left_bytes, taken = budget_bytes, []
+    for one in sorted(measured, key=lambda one: one.kl_drop / one.extra_bytes, reverse=True):
+        is_kept = one.kl_drop > 0.0 and one.extra_bytes <= left_bytes
+        left_bytes -= one.extra_bytes if is_kept else 0
+        taken.append(Candidate(one.name, one.kl_drop, one.extra_bytes, is_kept))
+    return tuple(taken)
+
+
+def _kl(before_TV: Tensor, logits_TV: Tensor) -> float:
+    after_TV = logits_TV.float().log_softmax(-1)
+    return (before_TV.exp() * (before_TV - after_TV)).sum(-1).mean().item()
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes  # noqa: PLC0415
+    except ImportError:
+        raise UserError("model.quantization needs bitsandbytes: pip install 'rlvr[qlora]', or take none") from None
+    return bitsandbytes

@@ -1,0 +1,163 @@
+"""Gradients of layers that keep only their input are those of plain autograd, in less memory."""
+# S tokens · D hidden
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from live_bytes import LiveBytes
+from rlvr.attention import PackedLayout
+from rlvr.memory.layer import install
+from rlvr.policy import Policy
+from tiny_models import gradients, make_model, stream, worst
+
+KNOWN = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text")
+LIMIT = {torch.float32: 1e-6, torch.float64: 1e-12}
+TILES = (1, 6, 100)  # of 22 rows: one each, ragged, more than there are
+
+
+@pytest.mark.parametrize("dtype", LIMIT, ids=str)
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("family", KNOWN)
+def test_gradients_are_those_of_plain_autograd(family: str, adapter: bool, dtype: torch.dtype) -> None:
+    policy = make_model(family, adapter=adapter, dtype=dtype)
+    expected = gradients(policy)
+    for tile_rows in TILES:
+        kept = {}
+        for offload in (False, True):
+            assert install(policy.model, tile_rows=tile_rows, offload=offload) == []
+            kept[offload] = gradients(policy)
+            assert worst(kept[offload], expected) <= LIMIT[dtype]
+        assert all(torch.equal(kept[True][name], kept[False][name]) for name in expected)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("family", ["olmo2", "granite"])  # other norms, and another formula with the usual norms
+def test_a_layer_that_it_does_not_know_runs_under_a_checkpoint(family: str, offload: bool) -> None:
+    policy = make_model(family, adapter=True, dtype=torch.float64)
+    expected = gradients(policy)
+    assert install(policy.model, tile_rows=4, offload=offload) == ["layers.0", "layers.1", "layers.2"]
+    assert worst(gradients(policy), expected) <= 1e-12
+
+
+def test_dropout_is_replayed() -> None:
+    policy = make_model("phi3", adapter=False, dtype=torch.float64, resid_pdrop=0.3)
+    torch.manual_seed(3)
+    expected = gradients(policy)
+    assert len(install(policy.model, tile_rows=4, offload=True)) == 3
+    torch.manual_seed(3)
+    assert worst(gradients(policy), expected) <= 1e-12
+
+
+def test_in_bfloat16_it_is_as_near_the_truth_as_plain_autograd() -> None:
+    exact = make_model("llama", adapter=True, dtype=torch.float64)
+    policy = make_model("llama", adapter=True, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for a, b in zip(exact.model.parameters(), policy.model.parameters(), strict=True):
+            a.copy_(b)
+    truth, plain = gradients(exact), gradients(policy)
+    install(policy.model, tile_rows=6, offload=True)
+    found = gradients(policy)
+    for name, g in truth.items():
+        assert (found[name] - g).norm() <= 2 * (plain[name] - g).norm() + 2**-8 * g.norm()
+
+
+@settings(max_examples=15)
+@given(
+    prefixes=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    rows=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=5),
+    tile_rows=st.integers(1, 60),
+)
+def test_any_stream_in_any_tiles(prefixes: list[int], rows: list[tuple[int, int]], tile_rows: int) -> None:
+    rows = sorted(((n, min(prefix, len(prefixes) - 1)) for n, prefix in rows), key=lambda row: row[1])
+    layout = PackedLayout(prefixes, [n for n, _ in rows], [prefix for _, prefix in rows], torch.device("cpu"))
+    position_S = torch.cat(
+        [*map(torch.arange, prefixes), *(torch.arange(prefixes[p], prefixes[p] + n) for n, p in rows)]
+    )
+    policy = make_model("qwen3", adapter=True, dtype=torch.float64)
+    expected = gradients(policy, (position_S * 7 % 50, position_S, layout))
+    install(policy.model, tile_rows=tile_rows, offload=True)
+    assert worst(gradients(policy, (position_S * 7 % 50, position_S, layout)), expected) <= 1e-12
+
+
+def test_names_parameters_and_sampling_stay() -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float32)
+    names, state = [name for name, _ in policy.model.named_modules()], policy.model.state_dict()
+    with torch.no_grad():
+        expected = policy.hidden_stream(*stream())
+        install(policy.model, tile_rows=5, offload=True)
+        assert torch.equal(policy.hidden_stream(*stream()), expected)
+    assert [name for name, _ in policy.model.named_modules()] == names
+    assert {name: weight.data_ptr() for name, weight in policy.model.state_dict().items()} == {
+        name: weight.data_ptr() for name, weight in state.items()
+    }
+
+
+def test_a_copy_runs_its_own_layers() -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float64)
+    install(policy.model, tile_rows=5, offload=False)
+    before, reference = gradients(policy)["output"], policy.frozen_copy()
+    twin = Policy(copy.deepcopy(policy.model), policy.body, (0,))
+    twin = Policy(twin.model, twin.base.get_decoder(), (0,))
+    with torch.no_grad():
+        for weight in policy.trainable().values():
+            weight.add_(0.1)
+    with torch.no_grad():
+        torch.testing.assert_close(reference.hidden_stream(*stream()), before)
+    torch.testing.assert_close(gradients(twin)["output"], before)
+
+
+def test_passes_may_overlap_and_be_repeated() -> None:
+    policy = make_model("qwen3", adapter=True, dtype=torch.float64)
+    install(policy.model, tile_rows=5, offload=True)
+    once = gradients(policy)
+    policy.model.zero_grad()
+    first, second = policy.hidden_stream(*stream()), policy.hidden_stream(*stream())
+    direction = torch.randn(first.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    first.backward(direction, retain_graph=True)
+    second.backward(direction)
+    first.backward(direction)
+    found = {name: weight.grad / 3 for name, weight in policy.trainable().items()}
+    assert worst(found | {"output": first.detach()}, once) <= 1e-14
+
+
+def test_a_weight_that_changed_before_backward_is_an_error() -> None:
+    policy = make_model("llama", adapter=False, dtype=torch.float32)
+    install(policy.model, tile_rows=5, offload=True)
+    hidden_SD = policy.hidden_stream(*stream())
+    with torch.no_grad():
+        policy.body.layers[1].mlp.down_proj.weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        hidden_SD.sum().backward()
+
+
+def test_tiles_have_at_least_a_row() -> None:
+    with pytest.raises(ValueError, match="tile_rows is 0"):
+        install(make_model("llama", adapter=True, dtype=torch.float32).model, tile_rows=0, offload=False)
+
+
+def peak_bytes(*, layers: int, tile_rows: int | None, tokens: int = 256, **changes: Any) -> int:
+    """Peak of a forward and backward pass of one sequence, the model itself not counted."""
+    policy = make_model("llama", adapter=True, dtype=torch.float64, num_hidden_layers=layers, **changes)
+    if tile_rows is not None:
+        install(policy.model, tile_rows=tile_rows, offload=False)
+    layout = PackedLayout([], [tokens], [0], torch.device("cpu"))
+    with LiveBytes() as measured:
+        policy.hidden_stream(torch.arange(tokens) % 50, torch.arange(tokens), layout).sum().backward()
+    return measured.peak_bytes
+
+
+def test_a_layer_costs_its_input_and_a_tile() -> None:
+    tokens, hidden, inner = 256, 64, 128
+    few, many = (peak_bytes(layers=n, tile_rows=32) for n in (2, 8))
+    assert many - few == 6 * tokens * hidden * 8
+    plain = peak_bytes(layers=8, tile_rows=None) - peak_bytes(layers=2, tile_rows=None)
+    assert plain >= 6 * tokens * 8 * (6 * hidden + 4 * inner)  # what autograd keeps of each layer, at the least
+    wide = {n: peak_bytes(layers=2, tile_rows=n, intermediate_size=2048) for n in (32, tokens)}
+    assert wide[tokens] - wide[32] >= (tokens - 32) * 2048 * 8 * 4  # gate, up, their product and a gradient

@@ -1,0 +1,191 @@
+"""4-bit weights through bitsandbytes, on a CPU for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rlvr.linear import through_onednn
+from rlvr.memory.layer import install
+from rlvr.memory.lora import fuse
+from rlvr.memory.quantized import decoder_linears, quantize, quantize_dynamic, quantized_linear, weight_bytes, weight_of
+from rlvr.policy import Policy
+from rlvr.types import UserError
+from tiny_models import FAMILIES, SHAPE, gradients, stream, worst
+
+pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
+
+CPU = torch.device("cpu")
+KNOWN = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text")
+
+
+def plain_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    config = AutoConfig.for_model(family, **(SHAPE | FAMILIES[family] | changes))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="rlvr", dtype=dtype).train()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+def with_adapter(model: Any) -> Policy:
+    torch.manual_seed(1)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    return Policy(through_onednn(model), model.get_base_model().get_decoder(), (0,))
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_gradients_are_those_of_plain_autograd(family: str) -> None:
+    model = plain_model(family)
+    quantize(model, device=CPU)
+    policy = with_adapter(model)
+    expected = gradients(policy)
+    kept = []
+    for offload in (False, True):
+        assert install(policy.model, tile_rows=6, offload=offload) == []
+        kept.append(gradients(policy))
+        assert worst(kept[-1], expected) <= 1e-6
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in expected)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_a_fused_adapter_trains_on_the_same_weights(family: str) -> None:
+    """In float32 its error to the truth, the same weights in float64, is no more than twice PEFT's own."""
+    model = plain_model(family)
+    quantize(model, device=CPU)
+    policy = with_adapter(model)
+    peft = gradients(policy)
+    assert fuse(policy.model) == []
+    fused = gradients(policy)
+    for layer in policy.model.modules():
+        if type(layer).__name__ == "Linear4bit" and hasattr(layer, "quant_state"):
+            layer.forward = dense_forward(layer)
+    assert worst(fused, peft) <= 4e-6
+    for name, g in gradients(policy).items():
+        assert (fused[name] - g).norm() <= 4e-6 * g.norm()
+
+
+def dense_forward(layer: Any) -> Any:
+    weight = weight_of(layer, torch.float32)
+    return lambda x: nn.functional.linear(x, weight, layer.bias)
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(1, 80),
+    blocks=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_any_whole_number_of_blocks_survives(rows: int, blocks: int, seed: int, dtype: str) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Linear(64 * blocks, rows, dtype=getattr(torch, dtype))
+    small = quantized_linear("layer", layer, CPU)
+    assert small.weight.dtype == torch.uint8
+    relative = (weight_of(small, torch.float32) - layer.weight).norm() / layer.weight.norm()
+    assert 0.02 < relative < 0.13
+    assert weight_bytes(small) == rows * blocks * 32 + rows * blocks + 4 * -(-rows * blocks // 256)
+
+
+def test_a_layer_of_another_width_stays_and_is_named() -> None:
+    model = plain_model("llama", hidden_size=96, intermediate_size=128)
+    found = quantize(model, device=CPU)
+    assert set(found.bytes_4bit) == {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
+    assert "96 is not a multiple of 64" in found.left["model.layers.0.self_attn.q_proj"]
+    assert type(model.get_submodule("model.layers.0.self_attn.q_proj")) is nn.Linear
+    gradients(with_adapter(model))
+
+
+def test_a_weight_that_is_corrupted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes  # noqa: PLC0415
+
+    honest = bitsandbytes.functional.dequantize_4bit
+
+    def shifted(*args: Any, **options: Any) -> Tensor:
+        weight: Tensor = honest(*args, **options).clone()
+        weight[-1, -64:] = weight[-1, -64:].roll(1)
+        return weight
+
+    layer = nn.Linear(128, 32)
+    monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", shifted)
+    with pytest.raises(UserError, match="up_proj of shape \\(32, 128\\) does not come back"):
+        quantized_linear("up_proj", layer, CPU)
+    with pytest.raises(UserError, match="does not come back"):
+        quantized_linear(
+            "nan", nn.Linear(64, 4).to(torch.float32).apply(lambda m: m.weight.data.fill_(float("nan"))), CPU
+        )
+
+
+def test_embeddings_head_and_norms_stay() -> None:
+    model = plain_model("qwen3", torch.bfloat16)
+    names = set(decoder_linears(model))
+    found = quantize(model, device=CPU)
+    assert set(found.bytes_4bit) == names and not found.left
+    assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+    assert len(names) == 3 * 7
+
+
+def test_the_adapter_has_pefts_layout(tmp_path: Path) -> None:
+    model = plain_model("llama", torch.bfloat16)
+    quantize(model, device=CPU)
+    policy = with_adapter(model)
+    install(policy.model, tile_rows=6, offload=True)
+    fuse(policy.model)
+    policy.save(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    again = plain_model("llama", torch.bfloat16)
+    quantize(again, device=CPU)
+    again = PeftModel.from_pretrained(again, tmp_path)
+    other = Policy(again, again.get_base_model().get_decoder(), (0,))
+    with torch.no_grad():
+        assert torch.equal(other.hidden_stream(*stream()), policy.hidden_stream(*stream()))
+
+
+def test_evaluation_leaves_the_weights_readable() -> None:
+    model = plain_model("llama", torch.bfloat16)
+    quantize(model, device=CPU)
+    policy = with_adapter(model)
+    before = gradients(policy)
+    policy.model.eval()
+    with torch.no_grad():
+        policy.hidden_stream(*stream())
+    policy.model.train()
+    after = gradients(policy)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 30_000, 10**9])
+def test_dynamic_keeps_what_buys_most_within_its_budget(budget_bytes: int) -> None:
+    model = plain_model("llama", torch.bfloat16)
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.down_proj").weight[:, ::64] *= 30.0  # blocks with outliers suffer most
+    original = decoder_linears(model)
+    policy = Policy(model, model.get_decoder(), (0,))
+    found, choice = quantize_dynamic(
+        model, lambda: policy.logits(policy.hidden_stream(*stream())), device=CPU, budget_bytes=budget_bytes
+    )
+    spent = sum(one.extra_bytes for one in choice.candidates if one.is_kept)
+    assert spent <= budget_bytes and len(choice.candidates) == len(original) == 21
+    assert set(choice.kept) | set(found.bytes_4bit) == set(original)
+    assert all(model.get_submodule(name) is original[name] for name in choice.kept)
+    assert json.loads(json.dumps(choice.as_json()))["budget_bytes"] == budget_bytes
+    if budget_bytes == 0:
+        assert choice.kept == [] and choice.kl_chosen == choice.kl_nf4 > 0.0
+    if budget_bytes == 30_000:
+        assert choice.kept[0] == "model.layers.1.mlp.down_proj" and choice.kl_chosen < 0.8 * choice.kl_nf4
+    rates = [one.kl_drop / one.extra_bytes for one in choice.candidates]
+    assert rates == sorted(rates, reverse=True)
