@@ -314,7 +314,9 @@ def same_gradient(ours: Ours, theirs: Theirs) -> dict[str, float]:
     """Both gradients for one rollout of ours: the largest difference, relative to the largest entry, and the losses."""
     cfg, policy, sampler = ours.cfg, ours.policy, ours.sampler
     sampler.sync(policy)
-    groups = sampler.sample(ours.prompts[: cfg.grpo.prompts_per_step], cfg.grpo.completions_per_prompt, seed=(12345,))
+    groups = list(
+        sampler.sample(ours.prompts[: cfg.grpo.prompts_per_step], cfg.grpo.completions_per_prompt, seed=(12345,))
+    )
     scores = score(groups, cfg.rewards, cfg.model.template.resolve())
     reward_PG = total_rewards(reward_tensors(scores.points)[0], scores.weights)
     advantage_PG = group_advantages(reward_PG, scale=cfg.grpo.scale_rewards)

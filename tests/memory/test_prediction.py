@@ -13,13 +13,12 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from rlvr import attention
 from rlvr.linear import through_onednn
 from rlvr.logprob import token_logprobs
+from rlvr.memory import layer as layer_function
+from rlvr.memory import lora as lora_function
 from rlvr.memory.ledger import Ledger
 from rlvr.memory.predict import predict
 from rlvr.memory.settings import Choice, Settings
 from rlvr.memory.shapes import shape_of
-
-layer_function = pytest.
-lora_function = pytest.importorskip("rlvr.memory.lora")
 
 S = 512
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text")

@@ -44,7 +44,7 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
     questions = [Prompt(Problem(str(i), "", "", "", 1), (2,) * prompt_tokens) for i in range(prompts)]
     ledger = Ledger(torch.device("cpu"), model.parameters())
     with ledger.phase("rollout"):
-        sampler.sample(questions, COMPLETIONS, seed=(0,))
+        list(sampler.sample(questions, COMPLETIONS, seed=(0,)))
     settings = Settings(
         method="full", quantization="none", rank=1, weight_bytes=4, optimizer="adamw", completions=COMPLETIONS,
         prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, has_reference=False, engine="native",
