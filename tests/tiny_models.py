@@ -54,7 +54,7 @@ def make_model(family: str, *, adapter: bool, dtype: torch.dtype, **changes: Any
             if type(module).__name__.endswith("RMSNorm"):
                 module.forward = MethodType(exact_norm, module)
     base = model.get_base_model() if adapter else model
-    return Policy(model, base.get_decoder(), (0,))
+    return Policy(model, base.get_decoder(), (0,), "auto", None)
 
 
 def stream() -> tuple[Tensor, Tensor, PackedLayout]:

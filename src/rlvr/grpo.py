@@ -99,7 +99,10 @@ def update(
         for minibatch, micros in zip(minibatches, plan, strict=True):
             total = torch.zeros((), device=policy.device)
             for i, micro in enumerate(micros):
-                loss, stats = policy_loss(policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec)
+                loss, stats = policy_loss(
+                    policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec,
+                    impl=policy.kernels, chunk_rows=policy.logit_chunk_rows,
+                )  # fmt: skip
                 torch.autograd.backward(loss)
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +15,34 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from rlvr import attention
 from rlvr.linear import through_onednn
-from rlvr.logprob import token_logprobs
+from rlvr.logprob import Impl, token_logprobs
+from rlvr.memory.layer import install
+from rlvr.memory.lora import fuse
+from rlvr.memory.mlp import gate_in_place
+from rlvr.memory.quantized import quantize
 from rlvr.source import Source
 from rlvr.tokens import turn_end
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
     from rlvr.batch import MicroBatch
-    from rlvr.config import Config
+    from rlvr.config import Config, Memory
 
 AttentionInterface.register(attention.NAME, attention.attention)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model, its decoder `body` without the head, and the ids that end a completion."""
+    """A causal language model, its decoder `body` without the head, and the ids that end a completion.
+
+    `kernels` and `logit_chunk_rows` say how token_logprobs and policy_loss go over its head.
+    """
 
     model: Any
     body: Any
     eos_ids: tuple[int, ...]
+    kernels: Impl
+    logit_chunk_rows: int | None
 
     @property
     def head(self) -> Tensor:
@@ -49,7 +58,7 @@ class Policy:
     @property
     def base(self) -> Any:
         """The transformers model, under the adapter if there is one."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return _base(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -82,12 +91,23 @@ class Policy:
         """The policy as it is now, for use as the reference; frozen base weights are shared, not copied."""
         shared = {id(w): w for w in self.model.parameters() if not w.requires_grad}
         model = copy.deepcopy(self.model, dict(shared)).requires_grad_(False)
-        return _policy(model, self.eos_ids)
+        return replace(self, model=model, body=_base(model).get_decoder())
 
     @torch.no_grad()
     def logprobs(self, micro: MicroBatch, *, temperature: float) -> Tensor:
         """Log-probabilities of the micro-batch's trained tokens, without a graph. [T]"""
-        return token_logprobs(self.hidden(micro), self.head, micro.target_T, temperature=temperature)[0]
+        return self.token_logprobs(micro, temperature=temperature)[0]
+
+    def token_logprobs(self, micro: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of the micro-batch's trained tokens, differentiable in the first. [T], [T]"""
+        return token_logprobs(
+            self.hidden(micro),
+            self.head,
+            micro.target_T,
+            temperature=temperature,
+            impl=self.kernels,
+            chunk_rows=self.logit_chunk_rows,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's layout, or the whole model in transformers'."""
@@ -120,9 +140,29 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
             raise UserError(f"{source.name}: models with {key} are not supported yet")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
-    model = model.to(device_of(cfg)).train()
+    device = device_of(cfg)
+    if cfg.model.quantization == "nf4":
+        for name, why in quantize(model, device=device).left.items():
+            print(f"note: {name} stays in 16 bits: {why}", flush=True)
+    model = model.to(device).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
-    return _policy(through_onednn(_with_adapter(cfg, model, start) if with_adapter else model), eos_ids)
+    model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
+    return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
+
+
+def for_training(policy: Policy, memory: Memory) -> Policy:
+    """`policy` as section memory wants its updates: fused adapters, gates in place, layers recomputed in tiles.
+
+    Sampling runs as before. Modules, names and parameters stay as they are.
+    """
+    if hasattr(policy.model, "get_base_model"):
+        fuse(policy.model)
+    gate_in_place(policy.model)
+    if memory.tile_rows is not None:
+        offload = memory.offload == "on" or (memory.offload == "auto" and policy.device.type == "cuda")
+        for name in install(policy.model, tile_rows=memory.tile_rows, offload=offload):
+            print(f"note: {name} is of a kind that is recomputed as a whole, not in tiles", flush=True)
+    return replace(policy, kernels=memory.kernels, logit_chunk_rows=memory.logit_chunk_rows)
 
 
 def has_weights(folder: Path) -> bool:
@@ -161,9 +201,8 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(ids))
 
 
-def _policy(model: Any, eos_ids: tuple[int, ...]) -> Policy:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return Policy(model, base.get_decoder(), eos_ids)
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _with_adapter(cfg: Config, model: Any, start: Path | None) -> Any:

@@ -15,7 +15,6 @@ from torch import Tensor
 from rlvr.batch import MiniBatch, supervised
 from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
-from rlvr.logprob import token_logprobs
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
@@ -89,7 +88,7 @@ def supervised_step(
     num_tokens = sum(len(row.token_ids) for row in rows)
     total = 0.0
     for micro in MiniBatch(rows, Totals(len(rows), num_tokens)).split(tokens_per_micro_batch, policy.device):
-        logp_T, _ = token_logprobs(policy.hidden(micro), policy.head, micro.target_T, temperature=1.0)
+        logp_T, _ = policy.token_logprobs(micro, temperature=1.0)
         loss = -logp_T.sum() / num_tokens
         torch.autograd.backward(loss)
         total += loss.item()

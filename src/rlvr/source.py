@@ -101,6 +101,18 @@ def gguf_file(source: str) -> Path:
     return folder / name
 
 
+def config_file(source: Source) -> Path:
+    """The model's config.json; of a hub model the copy that is in the cache since `prepare`. Raises UserError."""
+    if source.revision is None:
+        return Path(source.name) / "config.json"
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+    try:
+        return Path(hf_hub_download(source.name, "config.json", revision=source.revision))
+    except OSError as error:
+        raise UserError(f"config.json of {source.name} cannot be read: {error}") from None
+
+
 def _open_gguf(path: Path, base: Path, dtype: str) -> tuple[Source, Any]:
     import torch  # noqa: PLC0415
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415

@@ -103,8 +103,8 @@ def test_a_copy_runs_its_own_layers() -> None:
     policy = make_model("llama", adapter=True, dtype=torch.float64)
     install(policy.model, tile_rows=5, offload=False)
     before, reference = gradients(policy)["output"], policy.frozen_copy()
-    twin = Policy(copy.deepcopy(policy.model), policy.body, (0,))
-    twin = Policy(twin.model, twin.base.get_decoder(), (0,))
+    twin = Policy(copy.deepcopy(policy.model), policy.body, (0,), "auto", None)
+    twin = Policy(twin.model, twin.base.get_decoder(), (0,), "auto", None)
     with torch.no_grad():
         for weight in policy.trainable().values():
             weight.add_(0.1)

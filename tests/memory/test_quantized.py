@@ -45,7 +45,7 @@ def with_adapter(model: Any) -> Policy:
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.1)
-    return Policy(through_onednn(model), model.get_base_model().get_decoder(), (0,))
+    return Policy(through_onednn(model), model.get_base_model().get_decoder(), (0,), "auto", None)
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -150,7 +150,7 @@ def test_the_adapter_has_pefts_layout(tmp_path: Path) -> None:
     again = plain_model("llama", torch.bfloat16)
     quantize(again, device=CPU)
     again = PeftModel.from_pretrained(again, tmp_path)
-    other = Policy(again, again.get_base_model().get_decoder(), (0,))
+    other = Policy(again, again.get_base_model().get_decoder(), (0,), "auto", None)
     with torch.no_grad():
         assert torch.equal(other.hidden_stream(*stream()), policy.hidden_stream(*stream()))
 
@@ -174,7 +174,7 @@ def test_dynamic_keeps_what_buys_most_within_its_budget(budget_bytes: int) -> No
     with torch.no_grad():
         model.get_submodule("model.layers.1.mlp.down_proj").weight[:, ::64] *= 30.0  # blocks with outliers suffer most
     original = decoder_linears(model)
-    policy = Policy(model, model.get_decoder(), (0,))
+    policy = Policy(model, model.get_decoder(), (0,), "auto", None)
     found, choice = quantize_dynamic(
         model, lambda: policy.logits(policy.hidden_stream(*stream())), device=CPU, budget_bytes=budget_bytes
     )

@@ -40,7 +40,7 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.float32)
     never = (vocabulary,)  # no token ends a completion: all are as long as they may be
     sampling = Sampling(max_completion_tokens=completion_tokens, temperature=1.0, max_rows=COMPLETIONS * prompts)
-    sampler = NativeSampler(NoText(), "", sampling, Policy(model, model.get_decoder(), never))
+    sampler = NativeSampler(NoText(), "", sampling, Policy(model, model.get_decoder(), never, "auto", None))
     questions = [Prompt(Problem(str(i), "", "", "", 1), (2,) * prompt_tokens) for i in range(prompts)]
     ledger = Ledger(torch.device("cpu"), model.parameters())
     with ledger.phase("rollout"):

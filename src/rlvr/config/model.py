@@ -71,5 +71,15 @@ class Model(Section):
     revision: str | None
     scratch: Scratch
     adapter: Literal["none", "lora"]
+    quantization: Literal["none", "nf4"]
     lora: Lora
     template: Template
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.quantization != "none" and self.adapter == "none":
+            raise ValueError(
+                f"quantization {self.quantization} freezes the weights in 4 bits, so an adapter has to be trained: "
+                "set adapter to lora, or quantization to none"
+            )
+        return self

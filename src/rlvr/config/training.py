@@ -96,6 +96,18 @@ class Grpo(Section):
 
 class Memory(Section):
     tokens_per_micro_batch: Positive
+    tile_rows: Positive | None
+    offload: Literal["auto", "on", "off"]
+    kernels: Literal["auto", "torch", "triton"]
+    logit_chunk_rows: Positive | None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.offload == "on" and self.tile_rows is None:
+            raise ValueError(
+                "offload on moves the inputs of layers that are recomputed in tiles: set tile_rows, for example 2048"
+            )
+        return self
 
 
 class Evaluate(Section):

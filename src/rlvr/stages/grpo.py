@@ -14,7 +14,7 @@ from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.parts import open_sampler, open_trainee
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
@@ -39,7 +39,7 @@ def main() -> None:
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
-        policy, tokenizer = open_policy(cfg, start=SFT)
+        policy, tokenizer = open_trainee(cfg, prompts, completions=cfg.grpo.completions_per_prompt, start=SFT)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         for note in advice(
             cfg,

@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlvr import prepared
 from rlvr.config import Config
-from rlvr.policy import Policy, load_policy, load_tokenizer
+from rlvr.memory.cards import Card, this_host
+from rlvr.memory.command import demand
+from rlvr.memory.planner import Plan, plan
+from rlvr.memory.settings import Settings
+from rlvr.memory.shapes import all_shapes, read_shape
+from rlvr.policy import Policy, device_of, for_training, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
-from rlvr.source import Source
+from rlvr.source import Source, config_file
+from rlvr.types import Prompt
 
 
 def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
     """The policy, moved on to the weights in `start` if there are any, and the tokenizer of the prepared data."""
     tokenizer = load_tokenizer(prepared.BASE)
     return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
+
+
+def open_trainee(cfg: Config, prompts: Sequence[Prompt], *, completions: int, start: Path | None) -> tuple[Policy, Any]:
+    """open_policy, made ready for training, once its memory is known to suffice.
+
+    Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
+    """
+    demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions))
+    policy, tokenizer = open_policy(cfg, start=start)
+    return for_training(policy, cfg.memory), tokenizer
+
+
+def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
+    """The plan of a step with `completions` of each prompt, from the model's config.json alone."""
+    device = device_of(cfg)
+    settings = Settings(
+        method="lora" if cfg.model.adapter == "lora" else "full",
+        quantization=cfg.model.quantization,
+        rank=cfg.model.lora.rank,
+        weight_bytes={"float32": 4, "bfloat16": 2}[cfg.compute.dtype],
+        optimizer="adamw",
+        completions=completions,
+        prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
+        completion_tokens=cfg.rollout.max_completion_tokens,
+        has_reference=False,
+        engine="native",
+        recompute="tiles",
+        is_cuda=device.type == "cuda",
+        host_bytes=this_host().memory_bytes,
+    )
+    return plan(read_shape(config_file(source)), settings, card_of(device), all_shapes())
+
+
+def card_of(device: torch.device) -> Card:
+    """The memory that a run on `device` has."""
+    if device.type != "cuda":
+        return this_host()
+    about = torch.cuda.get_device_properties(device)
+    return Card(about.name, about.total_memory, torch.cuda.is_bf16_supported())
 
 
 def open_sampler(cfg: Config, tokenizer: Any, *, temperature: float) -> NativeSampler:
