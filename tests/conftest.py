@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rlvr import scratch
 from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
-from rlvr.policy import Policy, has_weights, load_policy, load_tokenizer
+from rlvr.policy import Policy, for_training, has_weights, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.source import Source
 from rlvr.types import Completion, Group, Problem, Prompt
@@ -153,13 +153,15 @@ def make_toy(
     make_config: Callable[..., Config], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Toy]:
     """A model of one layer with fresh weights, and rewards that it meets by chance: each tag written once."""
-    folder = tmp_path_factory.mktemp("toy")
+    toys = tmp_path_factory.mktemp("toy")
 
     def make(changes: dict[str, Any] | None = None, *, start: Path | None = None) -> Toy:
         cfg = make_config(TOY | (changes or {}))
+        folder = toys / str(cfg.model.scratch.hidden_size)
         if not has_weights(folder):
             scratch.save_model(cfg, tokenizer, folder)
         policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=start)
+        policy = for_training(policy, cfg.memory)
         limits = (cfg.rollout.temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
         return Toy(cfg, policy, NativeSampler(tokenizer, "", Sampling(*limits)), folder)
 

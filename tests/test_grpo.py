@@ -95,6 +95,10 @@ def weights(toy: Any) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in toy.policy.trainable().items()}
 
 
+def records_and_weights(toy: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    return records(folder), weights(toy)
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -113,6 +117,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "grpo.epsilon_high": 4e-4,
         "grpo.beta": 0.05,
     },
+    "recomputed in tiles, on the host": {"memory.tile_rows": 7, "memory.offload": "on", "grpo.beta": 0.05},
+    "adapter in tiles": {"model.adapter": "lora", "model.lora.rank": 4, "memory.tile_rows": 7},
+    "the head in chunks": {"memory.logit_chunk_rows": 5, "memory.kernels": "torch"},
     "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
     "minus the others' mean": {"grpo.advantage": "rloo"},
     "with other prompts for those without signal": {"grpo.dynamic_sampling": 2, "grpo.completions_per_prompt": 2},
@@ -164,6 +171,57 @@ def test_the_same_seed_gives_the_same_weights_and_the_same_log(
     assert same(weights(first), weights(again))
     assert records(tmp_path / "a") == records(tmp_path / "b")
     assert not same(weights(first), weights(make_toy(VARIANTS[variant])))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"memory.tile_rows": 7}, {"memory.tile_rows": 7, "memory.offload": "on"}, {"memory.logit_chunk_rows": 3}],
+    ids=str,
+)
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_what_saves_memory_changes_nothing_but_rounding(
+    adapter: str, changes: dict[str, Any], make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    base = {"model.adapter": adapter, "model.lora.rank": 4, "grpo.steps": 2}
+    plain, saving = (
+        records_and_weights(train(make_toy(base | more), prompts, tmp_path / name), tmp_path / name)
+        for name, more in (("plain", {}), ("saving", changes))
+    )
+    assert [line["reward/mean"] for line in plain[0]] == [line["reward/mean"] for line in saving[0]]
+    for name, weight in plain[1].items():
+        torch.testing.assert_close(saving[1][name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_four_bit_weights_under_an_adapter(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setitem(FUNCTIONS, "sevens", sevens)
+    changes = {
+        "model.scratch": {
+            "architecture": "llama",
+            "hidden_size": 64,
+            "layers": 1,
+            "heads": 2,
+            "kv_heads": 1,
+            "intermediate_size": 64,
+        },
+        "model.adapter": "lora",
+        "model.quantization": "nf4",
+        "model.lora.rank": 16,
+        "rewards": {"sevens": {"weight": 1.0}},
+        "grpo.steps": 30,
+        "grpo.learning_rate": 1e-2,
+        "grpo.completions_per_prompt": 8,
+        "memory.tokens_per_micro_batch": 1000,
+    }
+    toy = train(make_toy(changes), prompts, tmp_path / "a")
+    means = [record["reward/mean"] for record in records(tmp_path / "a")]
+    assert sum(means[-20:]) / 20 > 1.5 * sum(means[:5]) / 5  # the embedding is frozen: there is no more to win
+    assert all("lora" in name for name in toy.policy.trainable())
+    assert any(type(module).__name__ == "Linear4bit" for module in toy.policy.model.modules())
+    assert same(weights(toy), weights(train(make_toy(changes), prompts, tmp_path / "b")))
 
 
 def test_another_seed_gives_other_weights(make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path) -> None:
