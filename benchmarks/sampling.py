@@ -37,7 +37,8 @@ PROMPTS, COMPLETIONS, TOKENS = 4, 8, 128
 
 def native(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
     cfg = SimpleNamespace(
-        model=SimpleNamespace(adapter="none"), compute=SimpleNamespace(device="cpu", dtype=str(dtype).split(".")[1])
+        model=SimpleNamespace(adapter="none", quantization="none"),
+        compute=SimpleNamespace(device="cpu", dtype=str(dtype).split(".")[1]),
     )
     policy = load_policy(cfg, Source(str(folder), None, None), tokenizer, start=None)  # type: ignore[arg-type]
     sampler = NativeSampler(tokenizer, "", Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS))
