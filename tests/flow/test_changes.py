@@ -52,6 +52,7 @@ def test_code_of_a_stage_is_run_from_the_clone_and_reruns_it(finished: Finished)
     assert "an edit of prepare" in done.text
 
 
+@pytest.mark.slow
 def test_an_edit_of_ones_own_reward_reruns_what_depends_on_it(finished: Finished) -> None:
     clone = finished("clone")
     clone.set("rewards", {"variety": {"python": "user/my_rewards.py:variety", "weight": 1.0}})
