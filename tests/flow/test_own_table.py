@@ -34,7 +34,7 @@ def test_fifty_rows_become_a_report_and_an_edit_of_them_runs_again(fresh: Clone,
     assert 'prepare.task: "arithmetic" -> "records"' in said
     (clone.folder / "data/raw/mine.csv").write_text(table(50))
     clone.run("dvc", "add", "data/raw/mine.csv")
-    columns = {"question": "Question", "answer": "Result", "working": "Solution", "level": None}
+    columns = {"question": "Question", "answer": "Result", "working": "Solution", "solution": None, "level": None}
     for key, value in {
         "prepare.records.source": "data/raw/mine.csv",
         "prepare.records.columns": columns,
