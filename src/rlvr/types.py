@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,12 @@ LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo"]
 Correction = Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Schedule = Literal["constant", "linear", "cosine"]
 AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of a message about `name`: what was probably meant, or nothing."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class UserError(Exception):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,9 +16,3 @@ Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of a message about `name`: what was probably meant, or nothing."""
-    close = difflib.get_close_matches(name, list(allowed), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -12,12 +12,12 @@ from pydantic import ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from rlvr.config.base import Section, nearest
+from rlvr.config.base import Section
 from rlvr.config.data import Prepare
 from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
 from rlvr.config.training import Evaluate, Grpo, Memory, Report, Rollout, Sft
-from rlvr.types import LossSpec, UserError
+from rlvr.types import LossSpec, UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
 

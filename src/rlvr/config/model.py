@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr.chat import TAGS, Tags
-from rlvr.config.base import Name, Positive, Section, nearest
+from rlvr.config.base import Name, Positive, Section
+from rlvr.types import nearest
 
 
 class Compute(Section):

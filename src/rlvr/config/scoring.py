@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from rlvr.config.base import Name, NonNegative, Positive, Rate, Section, nearest
+from rlvr.config.base import Name, NonNegative, Positive, Rate, Section
 from rlvr.rewards import FUNCTIONS, custom, judge
 from rlvr.rewards.functions import check_values
+from rlvr.types import nearest
 from rlvr.verifiers import VERIFIERS
 
 SANDBOX_START_SECONDS = 15.0  # it may take on a busy machine before a program's own time begins

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlvr.types import Answered, Problem
+from rlvr.types import Answered, Problem, nearest
 
 TARGET = "rlvr.rewards.custom:call"
 FOLDER = Path("user")
@@ -73,7 +72,7 @@ def check_columns(signature: Signature, columns: Collection[str]) -> None:
         raise ValueError(
             f"{signature.path}:{signature.function} asks for {_listed(missing)}, which is neither an option nor a "
             f"column of the data: the columns are {_listed(sorted(columns)) or 'none besides question and answer'}"
-            f"{_nearest(missing[0], columns)}; give the parameter a default, or a value under options"
+            f"{nearest(missing[0], columns)}; give the parameter a default, or a value under options"
         )
 
 
@@ -97,7 +96,7 @@ def _parsed(file: Path) -> ast.Module:
     if not file.is_file():
         there = [str(path) for path in sorted(FOLDER.rglob("*.py"))]
         raise ValueError(
-            f"python: {file} does not exist; there are {_listed(there) or 'no files'}{_nearest(str(file), there)}"
+            f"python: {file} does not exist; there are {_listed(there) or 'no files'}{nearest(str(file), there)}"
         )
     try:
         return ast.parse(file.read_bytes(), str(file))
@@ -111,7 +110,7 @@ def _function(tree: ast.Module, spec: str, name: str) -> ast.FunctionDef | ast.A
     if name not in functions:
         raise ValueError(
             f"python: {spec}: the file defines no function {name!r} at its top level; it has "
-            f"{_listed(list(functions)) or 'none'}{_nearest(name, functions)}"
+            f"{_listed(list(functions)) or 'none'}{nearest(name, functions)}"
         )
     return functions[name]
 
@@ -142,7 +141,7 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, spec: str, options:
     if reserved := sorted((set(FORMS) | set(FORMS.values())) & set(options)):
         raise refuse(f"{_listed(reserved)} cannot be an option: the pipeline fills it")
     if unknown := sorted(set(options) - set(names)):
-        raise refuse(f"there is no parameter for the option {_listed(unknown)}{_nearest(unknown[0], names)}")
+        raise refuse(f"there is no parameter for the option {_listed(unknown)}{nearest(unknown[0], names)}")
     columns = [name for name in names if name not in mine | set(options)]
     return Signature(
         spec.partition(":")[0],
@@ -157,11 +156,6 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, spec: str, options:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 # What follows runs in a worker process.

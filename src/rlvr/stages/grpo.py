@@ -39,7 +39,9 @@ def main() -> None:
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
-        policy, tokenizer = open_trainee(cfg, prompts, completions=cfg.grpo.completions_per_prompt, start=SFT)
+        policy, tokenizer = open_trainee(
+            cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
+        )
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         for note in advice(
             cfg,

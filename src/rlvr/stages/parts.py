@@ -27,18 +27,23 @@ def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
     return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
 
 
-def open_trainee(cfg: Config, prompts: Sequence[Prompt], *, completions: int, start: Path | None) -> tuple[Policy, Any]:
+def open_trainee(
+    cfg: Config, prompts: Sequence[Prompt], *, completions: int, has_reference: bool, start: Path | None
+) -> tuple[Policy, Any]:
     """open_policy, made ready for training, once its memory is known to suffice.
 
     Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
     """
-    demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions))
+    demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions, has_reference=has_reference))
     policy, tokenizer = open_policy(cfg, start=start)
     return for_training(policy, cfg.memory), tokenizer
 
 
-def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
-    """The plan of a step with `completions` of each prompt, from the model's config.json alone."""
+def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int, has_reference: bool) -> Plan:
+    """The plan of a step with `completions` of each prompt, from the model's config.json alone.
+
+    `has_reference`: a frozen copy of what is trained is kept beside it.
+    """
     device = device_of(cfg)
     settings = Settings(
         method="lora" if cfg.model.adapter == "lora" else "full",
@@ -49,7 +54,7 @@ def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completio
         completions=completions,
         prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
         completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=False,
+        has_reference=has_reference,
         engine="native",
         recompute="tiles",
         is_cuda=device.type == "cuda",

@@ -30,7 +30,7 @@ def main() -> None:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
-        policy, tokenizer = open_trainee(cfg, dev, completions=1, start=None)
+        policy, tokenizer = open_trainee(cfg, dev, completions=1, has_reference=False, start=None)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         with (
             open_run("sft", fingerprint) as run,
