@@ -63,6 +63,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["rewards.number.wieght: unknown key; allowed here: weight, options, function, python", "did you mean weight?"],
     ),
     "unknown key near nothing": ({"sft.zzzz": 1}, ["sft.zzzz: unknown key; allowed here: enabled"]),
+    "sampling from a part of the distribution": (
+        {"rollout.top_p": 0.9},
+        ["rollout: top_p: sampling from a part of the distribution is refused", "temperature"],
+    ),
+    "no gap at all": ({"rollout.max_logp_gap": 0.0}, ["rollout.max_logp_gap: 0.0 is neither auto, null nor a number"]),
     "number as a string": (
         {"grpo.learning_rate": "1e-5"},
         ["grpo.learning_rate: '1e-5' (str)", "valid number"],

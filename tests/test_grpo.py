@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -376,6 +377,7 @@ def test_what_could_not_be_scored_is_not_trained_on_and_counted(
 
 OWN = """
 import time
+from dataclasses import replace
 from pathlib import Path
 
 def sevens(completion):
@@ -543,6 +545,7 @@ def test_an_update_is_the_textbook_loop(
         {
             "grpo.minibatches_per_rollout": len(parts),
             "grpo.passes_per_rollout": 2,
+            "rollout.max_logp_gap": None,  # these completions were not sampled from the policy
             "grpo.learning_rate": 3e-3,
             "grpo.warmup_steps": 0,
             "grpo.schedule": "constant",
@@ -595,3 +598,49 @@ def test_a_saved_adapter_loads_with_peft_and_gives_the_same_logits(
         toy.policy.base.config._attn_implementation = "sdpa"
         torch.testing.assert_close(toy.policy.model(tokens).logits, loaded, rtol=0, atol=1e-6)
     assert (loaded - untrained).abs().max() > 1e-3
+
+
+class WithoutSync:
+    """A sampler that keeps the weights of the first step: what an engine does whose adapter is not replaced."""
+
+    def __init__(self, sampler: Any, policy: Policy) -> None:
+        self.sampler = sampler
+        sampler.sync(policy.frozen_copy())
+
+    def sync(self, policy: Policy) -> None: ...
+
+    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
+        yield from self.sampler.sample(prompts, count, seed=seed)
+
+
+class TestMismatch:
+    def test_a_temperature_that_is_off_by_a_tenth_stops_the_first_step(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        toy = make_toy()
+        before = weights(toy)
+        toy.sampler.sampling = replace(toy.sampler.sampling, temperature=1.1)
+        with pytest.raises(UserError, match=r"disagree.*nats.*rollout\.max_logp_gap allows"):
+            train(toy, prompts, tmp_path / "run")
+        assert same(weights(toy), before)
+        assert (tmp_path / "run/step-00000000/weights.safetensors").is_file()
+
+    def test_weights_that_the_sampler_did_not_get_stop_the_second_step(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        toy = make_toy()
+        with pytest.raises(UserError, match="disagree"):
+            train(toy, prompts, tmp_path / "run", sampler=WithoutSync(toy.sampler, toy.policy))
+        assert len(records(tmp_path / "run")) == 1
+
+    def test_a_limit_of_ones_own_is_the_limit(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        for i, (limit, passes) in enumerate([(None, True), (0.5, True), (1e-9, False)]):
+            toy = make_toy({"rollout.max_logp_gap": limit, "grpo.steps": 2})
+            toy.sampler.sampling = replace(toy.sampler.sampling, temperature=1.01)
+            if passes:
+                train(toy, prompts, tmp_path / str(i))
+            else:
+                with pytest.raises(UserError, match="1e-09"):
+                    train(toy, prompts, tmp_path / str(i))

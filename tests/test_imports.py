@@ -19,6 +19,7 @@ LAYERS = (
     ("evaluate", "steplog", "state", "scratch"),
     ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
+    ("mismatch",),
     ("policy", "loss"),
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),

@@ -12,6 +12,7 @@ from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
 from rlvr.meter import Meter
+from rlvr.mismatch import Mismatch, check, limit_of
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
@@ -40,7 +41,8 @@ def train(
     """Run GRPO from where `run` stands to its last step.
 
     After a checkpoint it raises Interrupted when `stop()`, and UserError when more than `grpo.max_unscorable` of a
-    step's completions could not be scored; that step is then not trained on, and a next run begins with it.
+    step's completions could not be scored, or when sampler and policy are further apart than `rollout.max_logp_gap`;
+    that step is then not trained on, and a next run begins with it.
     """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
     steps = cfg.grpo.num_steps(len(prompts))
@@ -68,7 +70,11 @@ def train(
                 mask_truncated=cfg.grpo.mask_truncated_completions,
             )
             learning_rate = optimizer.rate()
-            losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
+            try:
+                losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
+            except Mismatch:
+                run.save(step, policy, optimizer, {})
+                raise
         record = step_record(step, rollout, keep_P, losses, stats, meter)
         run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
@@ -85,7 +91,10 @@ def train(
 def update(
     cfg: Config, policy: Policy, reference: Policy | None, optimizer: Optimizer, minibatches: Sequence[MiniBatch]
 ) -> tuple[list[float], list[LossStats], float]:
-    """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm."""
+    """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm.
+
+    Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
+    """
     spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
     plan = [minibatch.split(cfg.memory.tokens_per_micro_batch, policy.device) for minibatch in minibatches]
     if reference is not None:
@@ -107,6 +116,8 @@ def update(
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()
                 statistics.append(stats)
+            if not losses:
+                check(statistics, limit=limit_of(cfg.rollout.max_logp_gap, policy.head.dtype))
             grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
             losses.append(total.item())
     return losses, statistics, grad_norm

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
 from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
@@ -24,10 +24,29 @@ class Sft(Section):
     stop_format_rate: Share | None
 
 
+def _auto_or_positive(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and value != "auto" and not (is_number and value > 0):
+        raise ValueError(f"{value!r} is neither auto, null nor a number above 0")
+    return value
+
+
 class Rollout(Section):
     temperature: Rate
     max_completion_tokens: Positive
     max_rows: Positive
+    max_logp_gap: Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_positive)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_support(cls, values: Any) -> Any:
+        cut = sorted({"top_p", "top_k", "min_p"} & set(values)) if isinstance(values, dict) else []
+        if cut:
+            raise ValueError(
+                f"{', '.join(cut)}: sampling from a part of the distribution is refused, because the loss is about all "
+                "of it: log-probabilities of sampler and trainer would differ. Lower temperature instead"
+            )
+        return values
 
 
 class Grpo(Section):
