@@ -19,12 +19,16 @@ def send_weights(llm: Any, policy: Policy) -> None:
     An adapter is put beside the engine's frozen weights, without a merge; without one all weights are replaced. What
     the cache holds of prompts was computed with the old weights, and is dropped.
     """
-    if policy.has_adapter:
+    if has_adapter(policy):
         llm.collective_rpc(_replace_adapter, args=(adapter_tensors(policy), adapter_settings(policy)))
     else:
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(policy.trainable_state().items())})
+        llm.collective_rpc(_replace_weights, args=(policy.trainable_state(),))
     if not llm.reset_prefix_cache():
         raise RuntimeError("the engine still holds sequences: weights are sent between rollouts only")
+
+
+def has_adapter(policy: Policy) -> bool:
+    return hasattr(policy.model, "peft_config")
 
 
 def adapter_tensors(policy: Policy) -> dict[str, Tensor]:
@@ -61,3 +65,11 @@ def _replace_adapter(worker: Any, tensors: dict[str, Tensor], settings: dict[str
     manager.remove_adapter(ADAPTER)
     manager.add_adapter(adapter)
     manager.activate_adapter(ADAPTER)
+
+
+def _replace_weights(worker: Any, weights: dict[str, Tensor]) -> None:
+    """Runs in the engine's worker."""
+    worker.reload_weights(weights_iterator=iter(weights.items()))
+    model = worker.get_model()
+    if model.config.tie_word_embeddings:  # nothing is loaded into that head, and on a CPU it has a packed copy
+        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
