@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
-from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
+from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule
 
 
 class Sft(Section):
@@ -100,6 +100,8 @@ class Memory(Section):
     offload: Literal["auto", "on", "off"]
     kernels: Literal["auto", "torch", "triton"]
     logit_chunk_rows: Positive | None
+    optimizer: OptimizerKind
+    optimizer_on_host: Literal["auto", "on", "off"]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
