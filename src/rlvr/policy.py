@@ -191,18 +191,26 @@ def device_of(cfg: Config) -> torch.device:
 
 
 def dtype_of(cfg: Config) -> torch.dtype:
-    """`compute.dtype`, with auto resolved: on a GPU bfloat16, or float16 on one without it; elsewhere float32.
+    """`compute.dtype`, with auto resolved to fastest_dtype."""
+    if cfg.compute.dtype == "auto":
+        kind = device_of(cfg).type
+        return fastest_dtype(
+            kind, has_bfloat16=kind == "cuda" and has_bfloat16(), is_frozen=cfg.model.adapter == "lora"
+        )
+    named: torch.dtype = getattr(torch, cfg.compute.dtype)
+    return named
 
-    float16 is for frozen weights under an adapter only; a GPU without bfloat16 trains all weights in float32.
+
+def fastest_dtype(kind: str, *, has_bfloat16: bool, is_frozen: bool) -> torch.dtype:
+    """bfloat16 on a GPU, float16 on one without it, float32 on a device of another `kind`.
+
+    float16 is for frozen weights under an adapter: a GPU without bfloat16 trains all weights in float32.
     """
-    if cfg.compute.dtype != "auto":
-        named: torch.dtype = getattr(torch, cfg.compute.dtype)
-        return named
-    if device_of(cfg).type != "cuda":
+    if kind != "cuda":
         return torch.float32
-    if has_bfloat16():
+    if has_bfloat16:
         return torch.bfloat16
-    return torch.float16 if cfg.model.adapter == "lora" else torch.float32
+    return torch.float16 if is_frozen else torch.float32
 
 
 def has_bfloat16() -> bool:
