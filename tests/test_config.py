@@ -114,6 +114,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"memory.tokens_per_micro_batch": 100, "prepare.max_prompt_tokens": 64, "rollout.max_completion_tokens": 48},
         ["memory.tokens_per_micro_batch 100 cannot hold one sequence", "= 112", "raise it to at least that"],
     ),
+    "float16 for all weights": (
+        {"compute.dtype": "float16"},
+        ["compute.dtype float16 cannot train all weights", "set model.adapter to lora", "float32 or bfloat16"],
+    ),
+    "a share above one": (
+        {"model.dynamic_share": 1.5},
+        ["model.dynamic_share: 1.5 (float)", "less than or equal to 1"],
+    ),
+    "no such optimizer": (
+        {"memory.optimizer": "adam_8bit"},
+        ["memory.optimizer: 'adam_8bit' (str)", "did you mean adamw_8bit?"],
+    ),
     "a batch under one group": (
         {"rollout.max_rows": 4},
         ["rollout.max_rows 4 cannot hold the completions of one prompt", ": 8)", "raise it to at least that"],

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pandas as pd
 import pytest
@@ -19,6 +19,7 @@ from rlvr import grpo
 from rlvr.batch import pack
 from rlvr.config import Config
 from rlvr.meter import Meter
+from rlvr.optim import LossScale
 from rlvr.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
@@ -104,6 +105,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+WIDE = {
+    "architecture": "llama",
+    "hidden_size": 64,
+    "layers": 1,
+    "heads": 2,
+    "kv_heads": 1,
+    "intermediate_size": 64,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "falling rate": {"grpo.schedule": "linear"},
@@ -124,6 +133,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
     "minus the others' mean": {"grpo.advantage": "rloo"},
     "with other prompts for those without signal": {"grpo.dynamic_sampling": 2, "grpo.completions_per_prompt": 2},
+    "8-bit states on the host": {
+        "model.scratch": WIDE,
+        "model.adapter": "lora",
+        "model.lora.rank": 64,
+        "memory.optimizer": "adamw_8bit",
+        "memory.optimizer_on_host": "on",
+    },
+    "float16 under an adapter": {"model.adapter": "lora", "model.lora.rank": 4, "compute.dtype": "float16"},
     "cispo, batch scale, truncated masked": {
         "grpo.loss_type": "cispo",
         "grpo.epsilon_high": 2.0,
@@ -200,14 +217,7 @@ def test_four_bit_weights_under_an_adapter(
     pytest.importorskip("bitsandbytes")
     monkeypatch.setitem(FUNCTIONS, "sevens", sevens)
     changes = {
-        "model.scratch": {
-            "architecture": "llama",
-            "hidden_size": 64,
-            "layers": 1,
-            "heads": 2,
-            "kv_heads": 1,
-            "intermediate_size": 64,
-        },
+        "model.scratch": WIDE,
         "model.adapter": "lora",
         "model.quantization": "nf4",
         "model.lora.rank": 16,
@@ -223,6 +233,42 @@ def test_four_bit_weights_under_an_adapter(
     assert all("lora" in name for name in toy.policy.trainable())
     assert any(type(module).__name__ == "Linear4bit" for module in toy.policy.model.modules())
     assert same(weights(toy), weights(train(make_toy(changes), prompts, tmp_path / "b")))
+
+
+class TestFloat16:
+    CHANGES: ClassVar[dict[str, Any]] = {"model.adapter": "lora", "model.scratch": WIDE, "grpo.warmup_steps": 4}
+
+    def test_a_step_is_nearly_that_of_float32(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        logs = []
+        for dtype in ("float32", "float16"):
+            changes = self.CHANGES | {"compute.dtype": dtype, "grpo.steps": 2}
+            toy = train(make_toy(changes), prompts, tmp_path / dtype)
+            assert {weight.dtype for weight in toy.policy.trainable().values()} == {torch.float32}
+            assert toy.policy.head.dtype == getattr(torch, dtype)
+            logs.append(records(tmp_path / dtype)[0])
+        assert logs[1]["grad_norm"] == pytest.approx(logs[0]["grad_norm"], rel=5e-3)
+        assert [log["loss_scale"] for log in logs] == [None, 2.0**16]
+
+    def test_steps_that_overflow_are_left_out_until_the_scale_is_small_enough(
+        self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    ) -> None:
+        toy = make_toy(self.CHANGES | {"compute.dtype": "float16", "grpo.passes_per_rollout": 1})
+        optimizer = grpo.make_optimizer(toy.cfg, toy.policy, 6)
+        optimizer.loss_scale = LossScale(2.0**24)
+        tmp_path.joinpath("run").mkdir()
+        Run(tmp_path / "run").save(0, toy.policy, optimizer, {})
+        before = weights(toy)
+        train(toy, prompts, tmp_path / "run")
+        log = records(tmp_path / "run")
+        skipped = 0
+        for step, line in enumerate(log):
+            assert line["learning_rate"] == pytest.approx(3e-3 * min(1.0, (step - skipped + 1) / 4))
+            skipped += line["grad_norm"] is None
+            assert line["skipped_optimizer_steps"] == skipped and line["loss_scale"] == 2.0 ** (24 - skipped)
+        assert log[0]["grad_norm"] is None and 0 < skipped < 6
+        assert not same(weights(toy), before)
 
 
 def test_another_seed_gives_other_weights(make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path) -> None:

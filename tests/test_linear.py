@@ -72,6 +72,9 @@ def test_the_packed_weight_follows_every_update() -> None:
         weight_decay=0.0,
         schedule="constant",
         total_steps=1,
+        kind="adamw",
+        on_host=False,
+        scales_loss=False,
     )
     with torch.no_grad():
         layer(x)

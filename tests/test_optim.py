@@ -20,6 +20,9 @@ SETTINGS: dict[str, Any] = {
     "weight_decay": 0.01,
     "schedule": "constant",
     "total_steps": 8,
+    "kind": "adamw",
+    "on_host": False,
+    "scales_loss": False,
 }
 SHAPES = {"a": (3, 2), "b": (5,)}
 

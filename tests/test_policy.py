@@ -15,7 +15,16 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from rlvr.batch import MicroBatch, MiniBatch, pack, supervised
 from rlvr.config import Config
-from rlvr.policy import Policy, device_of, end_of_sequence_ids, has_weights, load_policy, load_tokenizer
+from rlvr.policy import (
+    Policy,
+    device_of,
+    dtype_of,
+    end_of_sequence_ids,
+    fastest_dtype,
+    has_weights,
+    load_policy,
+    load_tokenizer,
+)
 from rlvr.source import Source
 from rlvr.types import Group, Totals, UserError
 
@@ -280,6 +289,25 @@ class TestLoading:
         for declared, expected in (([9, 8], (1, 8, 9)), (8, (1, 8)), (None, (1,))):
             model.generation_config = GenerationConfig(eos_token_id=declared)
             assert end_of_sequence_ids(model, tokenizer) == expected
+
+    @pytest.mark.parametrize(
+        ("kind", "has_bfloat16", "is_frozen", "expected"),
+        [
+            ("cpu", False, True, "float32"),
+            ("mps", False, True, "float32"),
+            ("cuda", True, False, "bfloat16"),
+            ("cuda", True, True, "bfloat16"),
+            ("cuda", False, True, "float16"),
+            ("cuda", False, False, "float32"),
+        ],
+    )
+    def test_the_fastest_type_of_a_device(self, kind: str, has_bfloat16: bool, is_frozen: bool, expected: str) -> None:
+        found = fastest_dtype(kind, has_bfloat16=has_bfloat16, is_frozen=is_frozen)
+        assert found == getattr(torch, expected)
+
+    def test_the_type_is_the_one_that_is_named(self, make_config: Callable[..., Config]) -> None:
+        assert dtype_of(make_config({"compute.dtype": "bfloat16", "compute.device": "cpu"})) == torch.bfloat16
+        assert dtype_of(make_config({"compute.dtype": "auto", "compute.device": "cpu"})) == torch.float32
 
     def test_a_device_that_is_not_there_is_refused(self, make_config: Callable[..., Config]) -> None:
         assert device_of(make_config({"compute.device": "cpu"})) == CPU

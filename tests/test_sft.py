@@ -104,6 +104,9 @@ def test_a_step_is_that_of_a_plain_model(
         weight_decay=0.0,
         schedule="constant",
         total_steps=9,
+        kind="adamw",
+        on_host=False,
+        scales_loss=False,
     )
     found = sft.supervised_step(policy, optimizer, batch, budget, 0.5)
     loss = plain_loss(plain, batch)

@@ -49,6 +49,9 @@ def make_optimizer(policy: Policy) -> Optimizer:
         weight_decay=0.0,
         schedule="constant",
         total_steps=9,
+        kind="adamw",
+        on_host=False,
+        scales_loss=False,
     )
 
 

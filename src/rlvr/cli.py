@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from rlvr.memory.settings import Engine, Method, OptimizerKind, Quantization, Settings
-from rlvr.types import Interrupted, UserError
+from rlvr.memory.settings import Engine, Method, Quantization, Settings
+from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,9 +106,10 @@ def plan(
     from rlvr.memory import command  # noqa: PLC0415
 
     settings = Settings(
-        method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer,
-        completions=completions, prompt_tokens=prompt, completion_tokens=1, has_reference=reference,
-        engine=engine, recompute="tiles", is_cuda=True, host_bytes=round(host_gib * 2**30) if host_gib else None,
+        method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
+        states_on_host=None, completions=completions, prompt_tokens=prompt, completion_tokens=1,
+        has_reference=reference, engine=engine, recompute="tiles", is_cuda=True,
+        host_bytes=round(host_gib * 2**30) if host_gib else None,
     )  # fmt: skip
     if not command.show(model, command.card_named(card, vram_gib), context, settings):
         sys.exit(1)

@@ -13,7 +13,7 @@ from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
 from rlvr.meter import Meter
 from rlvr.mismatch import Mismatch, check, limit_of
-from rlvr.optim import Optimizer
+from rlvr.optim import Optimizer, waits_on_host
 from rlvr.policy import Policy
 from rlvr.progress import Show
 from rlvr.rewards import Scorer
@@ -78,7 +78,7 @@ def train(
                 run.save(step, policy, optimizer, {})
                 raise
         record = step_record(step, rollout, keep_P, losses, stats, meter)
-        run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
+        run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate} | optimizer.record())
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
             completion_table(step, rollout).to_parquet(run.completions / f"{step:08d}.parquet")
         asked_to_stop = stop()
@@ -92,7 +92,7 @@ def train(
 
 def update(
     cfg: Config, policy: Policy, reference: Policy | None, optimizer: Optimizer, minibatches: Sequence[MiniBatch]
-) -> tuple[list[float], list[LossStats], float]:
+) -> tuple[list[float], list[LossStats], float | None]:
     """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm.
 
     Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
@@ -105,7 +105,7 @@ def update(
         plan = [[replace(m, old_logp_T=policy.logprobs(m, temperature=temperature)) for m in micros] for micros in plan]
     losses: list[float] = []
     statistics: list[LossStats] = []
-    grad_norm = 0.0
+    grad_norm: float | None = 0.0
     for _ in range(cfg.grpo.passes_per_rollout):
         for minibatch, micros in zip(minibatches, plan, strict=True):
             total = torch.zeros((), device=policy.device)
@@ -114,7 +114,7 @@ def update(
                     policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec,
                     impl=policy.kernels, chunk_rows=policy.logit_chunk_rows,
                 )  # fmt: skip
-                torch.autograd.backward(loss)
+                optimizer.backward(loss)
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()
                 statistics.append(stats)
@@ -139,4 +139,7 @@ def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
         weight_decay=cfg.grpo.weight_decay,
         schedule=cfg.grpo.schedule,
         total_steps=updates,
+        kind=cfg.memory.optimizer,
+        on_host=waits_on_host(cfg.memory.optimizer_on_host, policy.device),
+        scales_loss=policy.is_float16,
     )

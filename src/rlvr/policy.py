@@ -64,6 +64,11 @@ class Policy:
     def device(self) -> torch.device:
         return self.head.device
 
+    @property
+    def is_float16(self) -> bool:
+        """Whether its gradients go through float16, so that the loss has to be scaled."""
+        return self.head.dtype == torch.float16
+
     def hidden(self, micro: MicroBatch) -> Tensor:
         """Final hidden states where a trained token is predicted. [T, D]"""
         hidden_SD = self.hidden_stream(micro.token_S, micro.position_S, micro.layout)
@@ -128,7 +133,7 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
         model = AutoModelForCausalLM.from_pretrained(
             source.name,
             revision=source.revision or "main",
-            dtype=getattr(torch, cfg.compute.dtype),
+            dtype=dtype_of(cfg),
             attn_implementation=attention.NAME,
             use_safetensors=True,
             trust_remote_code=False,
@@ -183,6 +188,35 @@ def device_of(cfg: Config) -> torch.device:
     if not available[name]:
         raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
     return torch.device(name)
+
+
+def dtype_of(cfg: Config) -> torch.dtype:
+    """`compute.dtype`, with auto resolved to fastest_dtype."""
+    if cfg.compute.dtype == "auto":
+        kind = device_of(cfg).type
+        return fastest_dtype(
+            kind, has_bfloat16=kind == "cuda" and has_bfloat16(), is_frozen=cfg.model.adapter == "lora"
+        )
+    named: torch.dtype = getattr(torch, cfg.compute.dtype)
+    return named
+
+
+def fastest_dtype(kind: str, *, has_bfloat16: bool, is_frozen: bool) -> torch.dtype:
+    """bfloat16 on a GPU, float16 on one without it, float32 on a device of another `kind`.
+
+    float16 is for frozen weights under an adapter: a GPU without bfloat16 trains all weights in float32.
+    """
+    if kind != "cuda":
+        return torch.float32
+    if has_bfloat16:
+        return torch.bfloat16
+    return torch.float16 if is_frozen else torch.float32
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16, rather than imitating it."""
+    is_real: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return is_real
 
 
 def device_name(device: torch.device) -> str:

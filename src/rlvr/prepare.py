@@ -77,7 +77,8 @@ def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
         scratch.save_model(cfg, tokenizer, base)
         Source(str(base), None, None).write(base)
         return tokenizer
-    return open_source(cfg.model, base, dtype=cfg.compute.dtype)[1]
+    dtype = "float32" if cfg.compute.dtype == "auto" else cfg.compute.dtype
+    return open_source(cfg.model, base, dtype=dtype)[1]
 
 
 def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:

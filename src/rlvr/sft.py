@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlvr.batch import MiniBatch, supervised
 from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
-from rlvr.optim import Optimizer
+from rlvr.optim import Optimizer, waits_on_host
 from rlvr.policy import Policy
 from rlvr.progress import Show
 from rlvr.prompts import draw
@@ -53,6 +52,9 @@ def train(
         weight_decay=cfg.sft.weight_decay,
         schedule="constant",
         total_steps=cfg.sft.max_steps,
+        kind=cfg.memory.optimizer,
+        on_host=waits_on_host(cfg.memory.optimizer_on_host, policy.device),
+        scales_loss=policy.is_float16,
     )
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})
@@ -88,7 +90,7 @@ def supervised_step(
     for micro in MiniBatch(rows, Totals(len(rows), num_tokens)).split(tokens_per_micro_batch, policy.device):
         logp_T, _ = policy.token_logprobs(micro, temperature=1.0)
         loss = -logp_T.sum() / num_tokens
-        torch.autograd.backward(loss)
+        optimizer.backward(loss)
         total += loss.item()
     optimizer.step_clipped(max_grad_norm)
     return total

@@ -97,7 +97,7 @@ def compare(family: str, method: str, dtype: torch.dtype, choice: Choice, *, pro
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
         completions=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False,
-        engine="native", recompute="tiles", is_cuda=False, host_bytes=None,
+        engine="native", recompute="tiles", is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice)
     ledger = Ledger(torch.device("cpu"), model.parameters())

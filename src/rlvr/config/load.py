@@ -50,6 +50,11 @@ class Config(Section):
                 f"sft.enabled needs prepare.sft_problems {self.prepare.sft_problems} and prepare.dev_problems "
                 f"{self.prepare.dev_problems} to be at least 1; set sft.enabled to false to go without"
             )
+        if self.compute.dtype == "float16" and self.model.adapter == "none":
+            raise ValueError(
+                "compute.dtype float16 cannot train all weights, which would lose small updates: set model.adapter to "
+                "lora, whose own weights stay in float32, or compute.dtype to float32 or bfloat16"
+            )
         largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
         if self.rollout.max_rows < largest:
             raise ValueError(

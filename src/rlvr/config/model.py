@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr.chat import TAGS, Tags
-from rlvr.config.base import Name, Positive, Section
+from rlvr.config.base import Name, Positive, Section, Share
 from rlvr.types import nearest
 
 
@@ -15,7 +15,7 @@ class Compute(Section):
     seed: Annotated[int, Field(ge=0)]
     threads: Positive
     device: Literal["auto", "cpu", "cuda", "mps"]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Scratch(Section):
@@ -72,7 +72,8 @@ class Model(Section):
     revision: str | None
     scratch: Scratch
     adapter: Literal["none", "lora"]
-    quantization: Literal["none", "nf4"]
+    quantization: Literal["none", "nf4", "nf4-dynamic"]
+    dynamic_share: Share
     lora: Lora
     template: Template
 

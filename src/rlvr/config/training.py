@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
-from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
+from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule
 
 VLLM_LEAST_TEMPERATURE = 0.01
 
@@ -139,6 +139,8 @@ class Memory(Section):
     offload: Literal["auto", "on", "off"]
     kernels: Literal["auto", "torch", "triton"]
     logit_chunk_rows: Positive | None
+    optimizer: OptimizerKind
+    optimizer_on_host: Literal["auto", "on", "off"]
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -129,7 +129,7 @@ def choices_of(made: Plan) -> list[str]:
         f"tiles of {choice.tile_rows:,} rows",
         f"logits of {choice.head_rows:,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
-        + (", optimizer states on the host meanwhile" if choice.states_on_host else ""),
+        + (", optimizer states on the host between steps" if choice.states_on_host else ""),
     ]
 
 

@@ -48,7 +48,7 @@ class Offload:
         if self.stream is not None:
             self.stream.synchronize()  # nothing reads a slab that goes now
         self.free.clear()
-        return _host_memory(size_bytes, page_locked=self.stream is not None)
+        return host_memory(size_bytes, page_locked=self.stream is not None, key="memory.offload")
 
 
 @dataclass(eq=False)
@@ -118,16 +118,19 @@ class Pass:
             torch.cuda.current_stream(self.home.device).wait_event(event)
 
 
-def _host_memory(size_bytes: int, *, page_locked: bool) -> Tensor:
-    """`size_bytes` of host memory on pages of its own, exactly: torch's page-locked memory comes in powers of two."""
+def host_memory(size_bytes: int, *, page_locked: bool, key: str) -> Tensor:
+    """`size_bytes` of host memory on pages of its own, exactly: torch's page-locked memory comes in powers of two.
+
+    Raises UserError, naming the setting `key`, when so much cannot be page-locked.
+    """
     slab = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
     if page_locked:
         cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         error = cudart.cudaHostRegister(slab.data_ptr(), size_bytes, 0)
         if int(error) != 0:
             raise UserError(
-                f"memory.offload: {size_bytes / 2**30:.2f} GiB of host memory cannot be page-locked ({error}); lower "
-                "memory.tokens_per_micro_batch, or turn memory.offload off"
+                f"{key}: {size_bytes / 2**30:.2f} GiB of host memory cannot be page-locked ({error}); turn it off, or "
+                "train less at a time: a lower memory.tokens_per_micro_batch or model.lora.rank"
             )
         weakref.finalize(slab, cudart.cudaHostUnregister, slab.data_ptr()).atexit = False
     return slab

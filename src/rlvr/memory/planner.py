@@ -55,8 +55,9 @@ def choose(shape: Shape, settings: Settings, card: Card) -> Choice | None:
     """The first choice that fits, in the order of what it costs in time; None where none does.
 
     For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
-    1 %); before that, smaller tiles and chunks (nearly nothing). For the rollout: all completions of a group at once,
-    then half of them, and so on; before half, the optimizer's states move to the host meanwhile.
+    1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
+    (nearly nothing). For the rollout: all completions of a group at once, then half of them, and so on; before half,
+    the optimizer's states wait on the host.
     """
     update = _first(_update_choices(settings), ("head", "backward", "optimizer"), shape, settings, card)
     if update is None:
@@ -107,22 +108,27 @@ def _update_choices(settings: Settings) -> Iterator[Choice]:
     wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
     for sequences in _halves(min(settings.completions, wanted)):
         for offload in _places(settings):
-            for tile_rows, head_rows in TILES:
-                yield Choice(
-                    sequences=sequences, offload=offload, tile_rows=tile_rows, head_rows=head_rows,
-                    kv_sequences=1, states_on_host=False,
-                )  # fmt: skip
+            for states_on_host in _places_of_states(settings):
+                for tile_rows, head_rows in TILES:
+                    yield Choice(
+                        sequences=sequences, offload=offload, tile_rows=tile_rows, head_rows=head_rows,
+                        kv_sequences=1, states_on_host=states_on_host,
+                    )  # fmt: skip
 
 
 def _rollout_choices(settings: Settings, update: Choice) -> Iterator[Choice]:
     for kv_sequences in _halves(settings.completions):
-        for states_on_host in _places(settings):
+        for states_on_host in (True,) if update.states_on_host else _places_of_states(settings):
             yield replace(update, kv_sequences=kv_sequences, states_on_host=states_on_host)
 
 
 def _places(settings: Settings) -> tuple[bool, ...]:
     """Whether something may go to the host: on a CPU it is there already."""
     return (False, True) if settings.is_cuda else (False,)
+
+
+def _places_of_states(settings: Settings) -> tuple[bool, ...]:
+    return _places(settings) if settings.states_on_host is None else (settings.states_on_host,)
 
 
 def _thriftiest(settings: Settings) -> Choice:

@@ -72,13 +72,13 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
     """The rows of every phase when `choice` is made."""
     weights = weight_rows(shape, settings)
     states, gradients = _trained_rows(shape, settings)
-    resident = [*weights, states]
+    resident = [*weights, *([] if choice.states_on_host else [states])]
     phases = {
         "load": (*weights, Row("the largest tensor before it is quantised", _largest_tensor_bytes(shape, settings))),
-        "rollout": (*weights, *([] if choice.states_on_host else [states]), *_rollout_rows(shape, settings, choice)),
+        "rollout": (*resident, *_rollout_rows(shape, settings, choice)),
         "head": (*resident, gradients, *_head_rows(shape, settings, choice)),
         "backward": (*resident, gradients, *_backward_rows(shape, settings, choice)),
-        "optimizer": (*resident, gradients),
+        "optimizer": (*weights, states, gradients),
     }
     host = [Row("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
     if choice.states_on_host:
@@ -90,6 +90,7 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
     """The model, its adapter and the frozen reference: there in every phase."""
     is_nf4 = settings.quantization == "nf4"
     linear = sum(_linear_bytes(x.weights, x.inputs, settings) for x in shape.linears()) * shape.num_hidden_layers
+    linear += round(settings.kept_share * linear) if is_nf4 else 0
     rest = (shape.embedding_weights() + shape.vector_weights()) * settings.weight_bytes
     rows = [Row(f"linear layers, {'NF4' if is_nf4 else f'{8 * settings.weight_bytes} bit'}", linear)]
     rows.append(Row("embedding, head and norms", rest))

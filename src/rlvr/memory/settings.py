@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlvr.memory.cards import GIB
-from rlvr.types import UserError
+from rlvr.types import OptimizerKind, UserError
 
 Method = Literal["full", "lora"]
 Quantization = Literal["none", "nf4"]
-OptimizerKind = Literal["adamw", "adamw_8bit"]
 Engine = Literal["native", "vllm"]
 Recompute = Literal["tiles", "layer"]  # the feed-forward in tiles, or the layer in one piece
 
@@ -32,6 +31,8 @@ class Settings:
     A sequence is `prompt_tokens` + `completion_tokens` long; the prompt is computed once for the completions of a
     micro-batch. `weight_bytes` is the size of an unquantised weight and of an activation: 2 or 4. `has_reference`:
     a frozen copy of what is trained is kept for the KL term. `host_bytes` bounds the host's memory; None does not.
+    `kept_share` of the 4-bit weights' bytes is added for layers that stay in 16 bits. `states_on_host`: between steps
+    the optimizer's states are on the host; None lets the planner choose.
     """
 
     method: Method
@@ -47,6 +48,8 @@ class Settings:
     recompute: Recompute
     is_cuda: bool
     host_bytes: int | None
+    kept_share: float
+    states_on_host: bool | None
 
     @property
     def context(self) -> int:

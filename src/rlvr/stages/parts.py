@@ -16,7 +16,8 @@ from rlvr.memory.kv_cache import engine_cache_bytes
 from rlvr.memory.planner import Plan, plan
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, read_shape
-from rlvr.policy import Policy, device_of, for_training, load_policy, load_tokenizer
+from rlvr.optim import waits_on_host
+from rlvr.policy import Policy, device_of, dtype_of, for_training, has_bfloat16, load_policy, load_tokenizer
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
 from rlvr.types import Prompt, UserError
@@ -48,10 +49,10 @@ def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completio
     device = device_of(cfg)
     settings = Settings(
         method="lora" if cfg.model.adapter == "lora" else "full",
-        quantization=cfg.model.quantization,
+        quantization="none" if cfg.model.quantization == "none" else "nf4",
         rank=cfg.model.lora.rank,
-        weight_bytes={"float32": 4, "bfloat16": 2}[cfg.compute.dtype],
-        optimizer="adamw",
+        weight_bytes=dtype_of(cfg).itemsize,
+        optimizer=cfg.memory.optimizer,
         completions=completions,
         prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
         completion_tokens=cfg.rollout.max_completion_tokens,
@@ -60,6 +61,8 @@ def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completio
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
+        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
+        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
     )
     return plan(read_shape(config_file(source)), settings, card_of(device), all_shapes())
 
@@ -69,7 +72,7 @@ def card_of(device: torch.device) -> Card:
     if device.type != "cuda":
         return this_host()
     about = torch.cuda.get_device_properties(device)
-    return Card(about.name, about.total_memory, torch.cuda.is_bf16_supported())
+    return Card(about.name, about.total_memory, has_bfloat16())
 
 
 def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
@@ -99,7 +102,7 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
     return EngineSettings(
         model=source.name,
         revision=source.revision,
-        dtype=cfg.compute.dtype,
+        dtype=str(dtype_of(cfg)).removeprefix("torch."),
         quantization=cfg.model.quantization,
         lora_rank=cfg.model.lora.rank if cfg.model.adapter == "lora" else None,
         max_sequence_tokens=made.settings.context,
