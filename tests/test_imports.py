@@ -20,6 +20,7 @@ LAYERS = (
     ("rollout",),
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("policy", "loss"),
+    ("head",),
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
     ("trial",),
