@@ -123,6 +123,20 @@ def test_the_loss_sees_what_the_model_does_to_its_logits(
     assert norm == pytest.approx(own_norm.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("family", MAPS)
+def test_the_sampler_draws_from_what_the_model_does_to_its_logits(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family)
+    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    sampler = NativeSampler(load_tokenizer(folder), "", Sampling(1.0, 6, 100))
+    sampler.sync(policy)
+    (group,) = sampler.sample([Prompt(problem(10, 10, 2), EXAMPLES[0][0])], 3, seed=(0,))
+    for completion in group.completions:
+        expected_T = own_logp(plain, group.prompt.tokens, completion.token_ids).detach()
+        torch.testing.assert_close(completion.logp.double(), expected_T, rtol=0, atol=1e-5)
+
+
 def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch.Tensor:
     logits_SV = model(input_ids=torch.tensor([[*prompt, *target.tolist()]])).logits[0]
     logp_TV = logits_SV[len(prompt) - 1 : -1].log_softmax(-1)
