@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.batch import MiniBatch, supervised
 from rlvr.config import Config
+from rlvr.grpo import make_optimizer, update
+from rlvr.logprob import LogitMap
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.source import Source
@@ -26,9 +28,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"pad_token_id": 0},
     "gemma": {"head_dim": 16},
     "gemma3_text": {"head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 24},
+    "gemma2": {
+        "head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 24,
+        "final_logit_softcapping": 2.0, "attn_logit_softcapping": None,
+    },
     "olmo2": {},
-    "granite": {"logits_scaling": 1.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7},
-}
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7},
+}  # fmt: skip
+MAPS = {"gemma2": LogitMap(1.0, 2.0, 1.0), "cohere": LogitMap(1.0, None, 0.25), "granite": LogitMap(1.0, None, 0.125)}
 EXAMPLES = [
     ((7, 8, 9, 10), torch.tensor([11, 12, 13])),
     ((7, 8), torch.tensor([14, 1])),
@@ -73,8 +81,7 @@ def test_log_probabilities_and_gradients_are_the_models_own(
     folder = make_model(family)
     policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     (micro,) = MiniBatch(supervised(EXAMPLES), Totals(3, 7)).split(1000, torch.device("cpu"))
-    logits_TV = policy.hidden(micro) @ policy.head.T
-    found_T = logits_TV.log_softmax(-1).gather(1, micro.target_T[:, None])[:, 0]
+    found_T, _ = policy.token_logprobs(micro, temperature=1.0)
     expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
     torch.testing.assert_close(found_T, expected_T, rtol=0, atol=1e-5)
     found_T.sum().backward()
@@ -98,6 +105,38 @@ def test_greedy_tokens_are_those_of_generate(
         assert group.completions[0].token_ids.tolist() == expected[0, tokens.shape[1] :].tolist()
 
 
+@pytest.mark.parametrize("family", MAPS)
+def test_the_loss_sees_what_the_model_does_to_its_logits(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    """One step on advantages of 1 from a policy that has not moved: its gradient is that of the mean of -logp."""
+    folder = make_model(family)
+    cfg = make_config({"grpo.passes_per_rollout": 1, "grpo.loss_type": "bnpo", "grpo.warmup_steps": 0})
+    policy, plain = load(cfg, folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    assert policy.logit_map == MAPS[family]
+    minibatch = MiniBatch(supervised(EXAMPLES), Totals(3, 7))
+    _, (stats,), norm = update(cfg, policy, None, make_optimizer(cfg, policy, 1), [minibatch])
+    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
+    torch.testing.assert_close(stats.logp_T, expected_T.detach(), rtol=0, atol=1e-5)
+    expected_T.mean().backward()
+    own_norm = torch.cat([weight.grad.flatten() for weight in plain.parameters() if weight.grad is not None]).norm()
+    assert norm == pytest.approx(own_norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", MAPS)
+def test_the_sampler_draws_from_what_the_model_does_to_its_logits(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family)
+    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    sampler = NativeSampler(load_tokenizer(folder), "", Sampling(1.0, 6, 100))
+    sampler.sync(policy)
+    (group,) = sampler.sample([Prompt(problem(10, 10, 2), EXAMPLES[0][0])], 3, seed=(0,))
+    for completion in group.completions:
+        expected_T = own_logp(plain, group.prompt.tokens, completion.token_ids).detach()
+        torch.testing.assert_close(completion.logp.double(), expected_T, rtol=0, atol=1e-5)
+
+
 def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch.Tensor:
     logits_SV = model(input_ids=torch.tensor([[*prompt, *target.tolist()]])).logits[0]
     logp_TV = logits_SV[len(prompt) - 1 : -1].log_softmax(-1)
@@ -107,10 +146,9 @@ def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 30.0}, "final_logit_softcapping are not supported yet"),
-        ("cohere", {"logit_scale": 0.1}, "logit_scale are not supported yet"),
-        ("granite", {"logits_scaling": 8.0}, "logits_scaling are not supported yet"),
-        ("phi", {}, "head has a bias are not supported yet"),
+        ("gemma2", {"attn_logit_softcapping": 50.0}, "gemma2: attn_logit_softcapping is not supported"),
+        ("phi", {}, "head has a bias are not supported"),
+        ("hyperclovax", {"logits_scaling": 8.0}, "HyperCLOVAXForCausalLM changes its logits in another way"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused(

@@ -21,6 +21,7 @@ LAYERS = (
     ("sampler", "prepared", "selection", "meter", "optim"),
     ("mismatch",),
     ("policy", "loss"),
+    ("head",),
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
     ("trial",),

@@ -112,6 +112,7 @@ def update(
             for i, micro in enumerate(micros):
                 loss, stats = policy_loss(
                     policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec,
+                    soft_cap=policy.logit_map.soft_cap, logit_scale=policy.logit_map.scale,
                     impl=policy.kernels, chunk_rows=policy.logit_chunk_rows,
                 )  # fmt: skip
                 optimizer.backward(loss)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
 from rlvr import attention
+from rlvr.head import at_least_float32, check_head, logit_map
 from rlvr.linear import through_onednn
-from rlvr.logprob import Impl, token_logprobs
+from rlvr.logprob import Impl, LogitMap, token_logprobs
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
@@ -50,10 +51,15 @@ class Policy:
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
 
+    @property
+    def logit_map(self) -> LogitMap:
+        """The model's soft-cap and scale of logits, at temperature 1."""
+        return logit_map(self.base.config)
+
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits over the vocabulary, [..., D] → [..., V]."""
-        logits: Tensor = self.base.get_output_embeddings()(hidden)
-        return logits
+        """Logits over the vocabulary in at least float32, without a graph. [..., D] → [..., V]"""
+        return self.logit_map.apply_(at_least_float32(self.base.get_output_embeddings()(hidden)))
 
     @property
     def base(self) -> Any:
@@ -110,6 +116,8 @@ class Policy:
             self.head,
             micro.target_T,
             temperature=temperature,
+            soft_cap=self.logit_map.soft_cap,
+            logit_scale=self.logit_map.scale,
             impl=self.kernels,
             chunk_rows=self.logit_chunk_rows,
         )
@@ -140,16 +148,12 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
         )
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
-    for key in ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, key, None) not in (None, 1.0):
-            raise UserError(f"{source.name}: models with {key} are not supported yet")
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
     device = device_of(cfg)
     if cfg.model.quantization == "nf4":
         for name, why in quantize(model, device=device).left.items():
             print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
+    check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model, tokenizer)
     model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
     return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)

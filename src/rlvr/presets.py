@@ -20,14 +20,19 @@ from rlvr.types import UserError
 
 FOLDER = Path("presets")
 DEFAULT = "default"
+FITS = "Fits on"  # begins the line that says which card a preset needs
 REPLACED = ("rewards",)
 
 Settings = MutableMapping[str, Any]
 
 
 def names(folder: Path = FOLDER) -> dict[str, str]:
-    """Every preset with what its first comment line says."""
-    return {path.stem: header(path.stem, folder)[0] for path in sorted(folder.glob("*.yaml"))}
+    """Every preset with what its first comment line says, and which card it needs."""
+    heads = {path.stem: header(path.stem, folder) for path in sorted(folder.glob("*.yaml"))}
+    return {
+        name: " ".join([first, *(line for line in rest if line.startswith(FITS))])
+        for name, (first, *rest) in heads.items()
+    }
 
 
 def header(name: str, folder: Path = FOLDER) -> list[str]:

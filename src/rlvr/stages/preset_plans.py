@@ -1,0 +1,136 @@
+"""What the planner says of every QLoRA preset: `python -m rlvr.stages.preset_plans` writes it where it is shown.
+
+That is the head of each preset's file and the table in docs/models.md. All of it is for the settings as they stand:
+completions in a micro-batch and at once in the rollout, tiles and rows of logits.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rlvr import presets
+from rlvr.config import PARAMS_FILE, Config, check_config
+from rlvr.logprob.fused import rows_within
+from rlvr.memory.cards import GIB, MIB
+from rlvr.memory.grids import Grid
+from rlvr.memory.planner import CONTEXT_STEP, with_context
+from rlvr.memory.predict import Prediction, predict
+from rlvr.memory.settings import Choice, Settings
+from rlvr.memory.shapes import Shape, find_shape
+
+PAGE = Path("docs/models.md")
+MARKS = ("<!-- presets -->\n", "<!-- /presets -->")
+FITS, LONGEST = presets.FITS, "Longest context"
+# GB on the box: the least that nvidia-smi shows for a card of that size
+CARD_BYTES = {gb: mib * MIB for gb, mib in {4: 4096, 6: 6144, 8: 8188, 12: 12282, 16: 15360, 24: 23028, 48: 46068,
+                                            80: 81559}.items()}  # fmt: skip
+SHOWN = (8, 16, 24, 48, 80)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A preset and its plan. `context_by_gb`: the longest context on a card of that many GB, 0 where none fits."""
+
+    name: str
+    shape: Shape
+    settings: Settings
+    prediction: Prediction
+    context_by_gb: dict[int, int]
+
+    @property
+    def card_gb(self) -> int:
+        """The smallest card that holds it."""
+        return next(gb for gb, size in CARD_BYTES.items() if self.prediction.peak_bytes <= size)
+
+    def lines(self) -> tuple[str, str]:
+        """What the preset's file says on top."""
+        peak = f"{self.prediction.peak_bytes / GIB:.1f} GiB at its peak"
+        fits = f"{FITS} {self.card_gb} GB with {self.settings.context:,} tokens: {peak}, by the plan."
+        return fits, f"{LONGEST}: {', '.join(self._contexts())}."
+
+    def _contexts(self) -> list[str]:
+        limit = CONTEXT_STEP * (self.shape.max_position_embeddings // CONTEXT_STEP)
+        short = [f"{tokens:,} on {gb} GB" for gb, tokens in self.context_by_gb.items() if 0 < tokens < limit]
+        enough = next((gb for gb, tokens in self.context_by_gb.items() if tokens == limit), None)
+        return short if enough is None else [*short, f"{limit:,}, its own limit, from {enough} GB"]
+
+    def row(self) -> tuple[str, ...]:
+        """Its line in docs/models.md."""
+        contexts = (f"{tokens:,}" if tokens else "–" for tokens in self.context_by_gb.values())
+        peak = f"{self.prediction.peak_bytes / GIB:.1f}"
+        return f"`{self.name}`", f"{self.settings.context:,}", peak, f"{self.card_gb} GB", *contexts
+
+
+def planned(name: str, cfg: Config) -> Planned:
+    """The plan of a preset's settings on a GPU, the longest prompt that they allow assumed."""
+    shape = find_shape(cfg.model.source)
+    settings = Settings(
+        method="lora", quantization=cfg.model.quantization, rank=cfg.model.lora.rank, weight_bytes=2,
+        optimizer="adamw", completions=cfg.grpo.completions_per_prompt, prompt_tokens=cfg.prepare.max_prompt_tokens,
+        completion_tokens=cfg.rollout.max_completion_tokens, has_reference=cfg.grpo.beta > 0.0, engine="native",
+        recompute="tiles", is_cuda=True, host_bytes=None,
+    )  # fmt: skip
+
+    def at(context: int) -> Prediction:
+        longer = with_context(settings, context)
+        return predict(shape, longer, choice_of(cfg, shape, longer))
+
+    contexts = range(CONTEXT_STEP, shape.max_position_embeddings + 1, CONTEXT_STEP)
+    longest = {
+        gb: CONTEXT_STEP * bisect.bisect_right(contexts, CARD_BYTES[gb], key=lambda context: at(context).peak_bytes)
+        for gb in SHOWN
+    }
+    return Planned(name, shape, settings, at(settings.context), longest)
+
+
+def choice_of(cfg: Config, shape: Shape, settings: Settings) -> Choice:
+    """What the run of these settings does on a GPU; a micro-batch holds one sequence at least."""
+    assert cfg.memory.tile_rows is not None, "a QLoRA preset recomputes its layers in tiles"
+    room = cfg.memory.tokens_per_micro_batch - settings.prompt_tokens
+    prompts = min(cfg.grpo.prompts_per_step, cfg.rollout.max_rows // settings.completions)
+    return Choice(
+        sequences=min(settings.completions, max(1, room // settings.completion_tokens)),
+        offload=cfg.memory.offload != "off",
+        tile_rows=cfg.memory.tile_rows,
+        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, torch.device("cuda")),
+        kv_sequences=prompts * settings.completions,
+        states_on_host=False,
+    )
+
+
+def all_planned() -> list[Planned]:
+    """Every preset with weights in 4 bits, smallest model first."""
+    params = PARAMS_FILE.read_text()
+    configs = {name: check_config(presets.with_preset(params, name), name) for name in presets.names()}
+    found = [planned(name, cfg) for name, cfg in configs.items() if cfg.model.quantization != "none"]
+    return sorted(found, key=lambda one: one.shape.parameters())
+
+
+def with_lines(text: str, one: Planned) -> str:
+    """A preset's file with what the plan says after its first line."""
+    first, *rest = text.splitlines(keepends=True)
+    kept = [line for line in rest if not line.startswith((f"# {FITS}", f"# {LONGEST}"))]
+    return "".join([first, *(f"# {line}\n" for line in one.lines()), *kept])
+
+
+def with_table(text: str, found: list[Planned]) -> str:
+    """docs/models.md with its table between MARKS. Raises ValueError where the marks are missing."""
+    header = ("preset", "tokens", "peak, GiB", "card", *(f"{gb} GB" for gb in SHOWN))
+    table = Grid("", header, tuple(one.row() for one in found)).markdown()
+    before, start, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise ValueError(f"{PAGE} must hold {MARKS[0].strip()} and {MARKS[1]}")
+    return f"{before}{start}{table}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    plans = all_planned()
+    for one in plans:
+        file = presets.FOLDER / f"{one.name}.yaml"
+        file.write_text(with_lines(file.read_text(), one))
+    PAGE.write_text(with_table(PAGE.read_text(), plans))
