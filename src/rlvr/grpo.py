@@ -68,7 +68,7 @@ def train(
                 mask_truncated=cfg.grpo.mask_truncated_completions,
             )
             learning_rate = optimizer.rate()
-            losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
+            losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches, meter)
         record = step_record(step, rollout, keep_P, losses, stats, meter)
         run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate})
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
@@ -83,7 +83,12 @@ def train(
 
 
 def update(
-    cfg: Config, policy: Policy, reference: Policy | None, optimizer: Optimizer, minibatches: Sequence[MiniBatch]
+    cfg: Config,
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: Optimizer,
+    minibatches: Sequence[MiniBatch],
+    meter: Meter,
 ) -> tuple[list[float], list[LossStats], float]:
     """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm."""
     spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
@@ -107,7 +112,8 @@ def update(
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()
                 statistics.append(stats)
-            grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
+            with meter.phase("optimizer"):
+                grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
             losses.append(total.item())
     return losses, statistics, grad_norm
 
