@@ -126,8 +126,9 @@ def compare(
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=choice.sequences, completions_per_step=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False,
-        engine="native", shares_weights=True, recompute=recompute, is_cuda=False, host_bytes=None,
+        completions=choice.sequences, completions_per_step=choice.sequences, prompt_tokens=prompt_tokens,
+        completion_tokens=S, has_reference=False, engine="native", shares_weights=True, recompute=recompute,
+        is_cuda=False, host_bytes=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute)
     ledger = Ledger(torch.device("cpu"), model.parameters())

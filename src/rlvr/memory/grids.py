@@ -123,11 +123,14 @@ def published_grid(shape: Shape, settings: Settings) -> Grid:
 
 def choices_of(made: Plan) -> list[str]:
     """What the planner chose, in words."""
-    choice = made.choice
+    choice, group = made.choice, made.settings.completions
+    share = f"{choice.sequences} of {group}" if choice.sequences <= group else f"{choice.sequences} completions"
+    kept = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
+    if made.settings.recompute == "none":
+        kept = ["layers keep all that backward needs"]
     return [
-        f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({choice.sequences} of {made.settings.completions})",
-        f"layer inputs on the {'host' if choice.offload else 'card'}",
-        f"tiles of {choice.tile_rows:,} rows",
+        f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
+        *kept,
         f"logits of {choice.head_rows:,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host meanwhile" if choice.states_on_host else ""),

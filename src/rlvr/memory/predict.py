@@ -18,6 +18,7 @@ from rlvr.memory.shapes import Shape
 from rlvr.memory.working_set import kept_bytes, layer_bytes
 
 LOGITS = "logits of one chunk"
+ENGINE_COPY = "the engine's copy of the weights"
 PHASES = ("load", "rollout", "head", "backward", "optimizer")
 
 
@@ -104,7 +105,7 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
     if settings.has_reference:
         rows.append(Row("reference", adapter if settings.method == "lora" else linear + rest))
     if settings.engine != "native" and not settings.shares_weights:
-        rows.append(Row("the engine's copy of the weights", linear + rest))
+        rows.append(Row(ENGINE_COPY, linear + rest))
     return rows
 
 

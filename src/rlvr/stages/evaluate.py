@@ -10,11 +10,12 @@ import pandas as pd
 from rlvr import prepared, verifiers
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
+from rlvr.memory.command import demand
 from rlvr.policy import device_name, device_of, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.parts import open_policy, open_sampler, plan_sampling
 from rlvr.types import Group
 from rlvr.verifiers.judging import open_judge
 
@@ -28,6 +29,9 @@ def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
+        prompts = prepared.read_prompts("evaluation")
+        for completions in (1, cfg.evaluate.samples_per_problem):
+            demand(plan_sampling(cfg, prompts, completions=completions))
         metrics: dict[str, Any] = {}
         for name, start in MODELS.items():
             if start is not None and not has_weights(start):

@@ -10,7 +10,7 @@ from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee
+from rlvr.stages.parts import open_sampler, open_trainee, plan_training
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
@@ -30,7 +30,10 @@ def main() -> None:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
-        policy, tokenizer = open_trainee(cfg, dev, completions=1, has_reference=False, start=None)
+        made = plan_training(
+            cfg, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False
+        )
+        policy, tokenizer = open_trainee(cfg, made, start=None)
         sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
         with (
             open_run("sft", fingerprint) as run,
