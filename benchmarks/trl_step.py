@@ -162,7 +162,7 @@ class Ours:
 
     def _step_done(self, done: int, **values: float) -> None:
         def untimed() -> None:
-            self.seen.step_seconds.append(sum(self.meter.seconds.values()))
+            self.seen.step_seconds.append(sum(self.meter.seconds[phase] for phase in ("rollout", "score", "update")))
             for name in ("reward", "accuracy", "length"):
                 getattr(self.seen, name).append(values[name])
 

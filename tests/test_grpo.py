@@ -602,7 +602,7 @@ def test_an_update_is_the_textbook_loop(
     policy = make_policy()
     scorable_PG = torch.ones(4, 3, dtype=torch.bool)
     minibatches = pack(groups, advantage_PG, scorable_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
-    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches)
+    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches, Meter(CPU))
 
     plain = make_plain()
     adamw = torch.optim.AdamW(plain.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0)

@@ -45,8 +45,8 @@ def statistics(*sums: float, gap: float) -> LossStats:
 
 def record(**changes: Any) -> dict[str, Any]:
     meter = Meter(torch.device("cpu"))
-    meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25}
-    meter.peak_bytes = {"rollout": 10, "score": 30, "update": 20}
+    meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25, "optimizer": 0.5}  # part of update
+    meter.peak_bytes = {"rollout": 10, "score": 30, "update": 15, "optimizer": 20}
     parts = {"scores": SCORES, "reward_PG": REWARD_PG} | {
         name: changes.pop(name) for name in ("scores", "reward_PG") if name in changes
     }

@@ -73,7 +73,7 @@ def train(
             )
             learning_rate = optimizer.rate()
             try:
-                losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches)
+                losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches, meter)
             except Mismatch:
                 run.save(step, policy, optimizer, {})
                 raise
@@ -91,7 +91,12 @@ def train(
 
 
 def update(
-    cfg: Config, policy: Policy, reference: Policy | None, optimizer: Optimizer, minibatches: Sequence[MiniBatch]
+    cfg: Config,
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: Optimizer,
+    minibatches: Sequence[MiniBatch],
+    meter: Meter,
 ) -> tuple[list[float], list[LossStats], float | None]:
     """Every pass over every minibatch: one optimizer step each. Losses by step, statistics, last gradient norm.
 
@@ -121,7 +126,8 @@ def update(
                 statistics.append(stats)
             if not losses:
                 check(statistics, limit=limit_of(cfg.rollout.max_logp_gap, policy.head.dtype))
-            grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
+            with meter.phase("optimizer"):
+                grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
             losses.append(total.item())
     return losses, statistics, grad_norm
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import platform
-import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from rlvr.memory.ledger import Ledger
+
+COUNTED_STEPS = 2  # the second has optimizer states and gradients from its start
 
 
 class Meter:
     """`seconds` and `peak_bytes` by phase, of the current step; what a phase takes in several parts adds up.
 
     On CUDA the peak is what the allocator handed out. Elsewhere it is the process's resident memory; only Linux can
-    reset that peak between phases, so on other systems a phase shows the largest peak so far.
+    reset that peak between phases, so on other systems a phase shows the largest peak so far. `ledger` has the largest
+    peaks of the run; on a CPU, tensors are counted in the first two steps of this process, for they cost time, and not
+    in the phases `uncounted`. Seconds of a phase inside another are in both, its peak is its own.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, uncounted: Collection[str] = ()) -> None:
         self.device = device
+        self.uncounted = uncounted
+        self.ledger = Ledger(device, [])
+        self.steps = 0
         self.seconds: dict[str, float] = {}
         self.peak_bytes: dict[str, int] = {}
 
@@ -29,30 +36,21 @@ class Meter:
         """What the peaks measure."""
         return "device memory allocated" if self.device.type == "cuda" else "process resident memory"
 
+    def count(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that are there already, such as the weights."""
+        self.ledger.count(tensors)
+
     def begin_step(self) -> None:
+        self.steps += 1
         self.seconds.clear()
         self.peak_bytes.clear()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self._reset()
+        self.ledger.is_counting = self.steps <= COUNTED_STEPS and name not in self.uncounted
         start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with self.ledger.phase(name) as measured:
+            yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), self._peak())
-
-    def _reset(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif platform.system() == "Linux":
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def _peak(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        if platform.system() == "Linux":
-            status = Path("/proc/self/status").read_text()
-            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+        peak_bytes = measured.peak.allocated_bytes if self.device.type == "cuda" else measured.process_bytes
+        self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), peak_bytes)

@@ -168,10 +168,14 @@ def for_training(policy: Policy, memory: Memory) -> Policy:
         fuse(policy.model)
     gate_in_place(policy.model)
     if memory.tile_rows is not None:
-        offload = memory.offload == "on" or (memory.offload == "auto" and policy.device.type == "cuda")
-        for name in install(policy.model, tile_rows=memory.tile_rows, offload=offload):
+        for name in install(policy.model, tile_rows=memory.tile_rows, offload=offloads(memory, policy.device)):
             print(f"note: {name} is of a kind that is recomputed as a whole, not in tiles", flush=True)
     return replace(policy, kernels=memory.kernels, logit_chunk_rows=memory.logit_chunk_rows)
+
+
+def offloads(memory: Memory, device: torch.device) -> bool:
+    """Whether layers that are recomputed keep their inputs on the host: `memory.offload`, with auto resolved."""
+    return memory.offload == "on" or (memory.offload == "auto" and device.type == "cuda")
 
 
 def has_weights(folder: Path) -> bool:

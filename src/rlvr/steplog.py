@@ -53,10 +53,11 @@ def step_record(
     record["verifier/unscorable"] = int(reward_PG.isnan().sum())
     causes = Counter(verdict.cause for verdicts in scores.verdicts for verdict in verdicts)
     record |= {f"verifier/{cause}": causes[cause] for cause in (TIMEOUT, MEMORY, OUTPUT, CRASH, UNPARSABLE)}
-    seconds = meter.seconds
-    record |= {f"time/{phase}": seconds[phase] for phase in ("rollout", "score", "update")}
+    seconds = {phase: meter.seconds[phase] for phase in ("rollout", "score", "update")}
+    record |= {f"time/{phase}": value for phase, value in seconds.items()}
     record["tokens/second"] = sum(lengths) / sum(seconds.values())
-    record |= {f"memory/{phase}_peak_bytes": meter.peak_bytes[phase] for phase in ("rollout", "update")}
+    record["memory/rollout_peak_bytes"] = meter.peak_bytes["rollout"]
+    record["memory/update_peak_bytes"] = max(meter.peak_bytes["update"], meter.peak_bytes["optimizer"])
     return record
 
 

@@ -31,9 +31,10 @@ FOLDER = Path(__file__).parents[2] / "presets" / "shapes"
 SHAPES = {shape.name: shape for shape in all_shapes(FOLDER)}
 LLAMA_8B = SHAPES["Llama-3.1-8B"]
 QLORA = Settings(
-    method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit", completions=8,
-    prompt_tokens=512, completion_tokens=1536, has_reference=False, engine="native", recompute="tiles",
-    is_cuda=True, host_bytes=None, kept_share=0.0, states_on_host=None,
+    method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
+    completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
+    engine="native", shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
+    states_on_host=None,
 )  # fmt: skip
 THRIFTY = Choice(
     sequences=1, offload=True, tile_rows=4096, head_rows=1024, kv_sequences=1, states_on_host=False

@@ -16,8 +16,9 @@ from rlvr.logprob import token_logprobs
 from rlvr.memory import layer as layer_function
 from rlvr.memory import lora as lora_function
 from rlvr.memory.ledger import Ledger
+from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.predict import predict
-from rlvr.memory.settings import Choice, Settings
+from rlvr.memory.settings import Choice, Recompute, Settings
 from rlvr.memory.shapes import shape_of
 
 S = 512
@@ -29,7 +30,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice) -> Any:
+def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, recompute: str) -> Any:
     AttentionInterface.register(attention.NAME, attention.attention)
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SIZES)
@@ -40,6 +41,9 @@ def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice) 
         model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
         assert lora_function.fuse(model) == []
     model = through_onednn(model)
+    assert gate_in_place(model) == SIZES["num_hidden_layers"]
+    if recompute == "none":
+        return model
     assert layer_function.install(model, tile_rows=choice.tile_rows, offload=choice.offload) == []
     return model
 
@@ -92,14 +96,41 @@ def test_completions_that_share_a_prompt(method: str, prompt_tokens: int, sequen
     compare("llama", method, torch.float32, choice, prompt_tokens=prompt_tokens)
 
 
-def compare(family: str, method: str, dtype: torch.dtype, choice: Choice, *, prompt_tokens: int = 0) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_peak_where_nothing_is_recomputed(family: str, method: str, dtype: torch.dtype) -> None:
+    choice = Choice(
+        sequences=2, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+    )  # fmt: skip
+    compare(family, method, dtype, choice, recompute="none")
+
+
+@pytest.mark.parametrize(("family", "prompt_tokens", "sequences"), [("llama", 64, 4), ("gemma3_text", 256, 3)])
+def test_a_shared_prompt_where_nothing_is_recomputed(family: str, prompt_tokens: int, sequences: int) -> None:
+    choice = Choice(
+        sequences=sequences, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+    )  # fmt: skip
+    compare(family, "lora", torch.float32, choice, prompt_tokens=prompt_tokens, recompute="none")
+
+
+def compare(
+    family: str,
+    method: str,
+    dtype: torch.dtype,
+    choice: Choice,
+    *,
+    prompt_tokens: int = 0,
+    recompute: Recompute = "tiles",
+) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=choice.sequences, prompt_tokens=prompt_tokens, completion_tokens=S, has_reference=False,
-        engine="native", recompute="tiles", is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
+        completions=choice.sequences, completions_per_step=choice.sequences, prompt_tokens=prompt_tokens,
+        completion_tokens=S, has_reference=False, engine="native", shares_weights=True, recompute=recompute,
+        is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
-    model = make_model(family, method=method, dtype=dtype, choice=choice)
+    model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute)
     ledger = Ledger(torch.device("cpu"), model.parameters())
     for _ in range(2):
         update(model, ledger, settings)

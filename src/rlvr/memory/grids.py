@@ -55,17 +55,18 @@ def least_grid(shapes: Sequence[Shape], contexts: Sequence[int], settings: Setti
 def plan_grid(made: Plan) -> Grid:
     """The bytes of every phase, row by row, in GiB."""
     prediction = made.prediction
-    names = dict.fromkeys(row.name for phase in PHASES for row in prediction.phases[phase] if row.amount_bytes)
-    amounts = {phase: {row.name: row.amount_bytes for row in prediction.phases[phase]} for phase in PHASES}
-    rows = [(name, *(_gib(amounts[phase].get(name, 0)) for phase in PHASES)) for name in names]
-    rows.append(("tensors", *(_gib(prediction.allocated_bytes(phase)) for phase in PHASES)))
+    phases = [phase for phase in PHASES if phase in prediction.phases]
+    names = dict.fromkeys(row.name for phase in phases for row in prediction.phases[phase] if row.amount_bytes)
+    amounts = {phase: {row.name: row.amount_bytes for row in prediction.phases[phase]} for phase in phases}
+    rows = [(name, *(_gib(amounts[phase].get(name, 0)) for phase in phases)) for name in names]
+    rows.append(("tensors", *(_gib(prediction.allocated_bytes(phase)) for phase in phases)))
     if prediction.driver_bytes:
-        slack = (_gib(prediction.slack_bytes(phase)) for phase in PHASES)
+        slack = (_gib(prediction.slack_bytes(phase)) for phase in phases)
         rows.append((f"allocator's slack, assumed {SLACK:.0%} of what comes and goes", *slack))
-        rows.append(("CUDA, assumed", *(_gib(prediction.driver_bytes) for _ in PHASES)))
-        rows.append(("on the card", *(_gib(prediction.device_bytes(phase)) for phase in PHASES)))
+        rows.append(("CUDA, assumed", *(_gib(prediction.driver_bytes) for _ in phases)))
+        rows.append(("on the card", *(_gib(prediction.device_bytes(phase)) for phase in phases)))
     title = f"{made.shape.name} on {made.card.name}, {made.settings.context:,} tokens: {recipe(made.settings)}"
-    return Grid(title, ("GiB", *PHASES), tuple(rows))
+    return Grid(title, ("GiB", *phases), tuple(rows))
 
 
 def cards_grid(shape: Shape, cards: Sequence[Card], settings: Settings) -> Grid:
@@ -122,11 +123,14 @@ def published_grid(shape: Shape, settings: Settings) -> Grid:
 
 def choices_of(made: Plan) -> list[str]:
     """What the planner chose, in words."""
-    choice = made.choice
+    choice, group = made.choice, made.settings.completions
+    share = f"{choice.sequences} of {group}" if choice.sequences <= group else f"{choice.sequences} completions"
+    kept = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
+    if made.settings.recompute == "none":
+        kept = ["layers keep all that backward needs"]
     return [
-        f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({choice.sequences} of {made.settings.completions})",
-        f"layer inputs on the {'host' if choice.offload else 'card'}",
-        f"tiles of {choice.tile_rows:,} rows",
+        f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
+        *kept,
         f"logits of {choice.head_rows:,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host between steps" if choice.states_on_host else ""),

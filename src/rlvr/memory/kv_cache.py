@@ -16,7 +16,7 @@ def engine_cache_bytes(plan: Plan, *, rows: int, value_bytes: int) -> int:
     """
     blocks = -(-plan.settings.context // BLOCK_TOKENS)
     one = blocks * BLOCK_TOKENS * plan.shape.kv_bytes_per_token(value_bytes)
-    planned = kv_cache_bytes(plan.shape, plan.settings, plan.choice)
+    planned = kv_cache_bytes(plan.shape, plan.settings, plan.choice.kv_sequences)
     free = plan.card.memory_bytes - plan.prediction.device_bytes("rollout") + planned
     if not plan.settings.is_cuda:
         free = min(free, plan.card.memory_bytes // HOST_SHARE)

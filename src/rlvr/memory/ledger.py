@@ -6,10 +6,13 @@ alive after it are counted: the same quantity, without what an operation uses in
 
 from __future__ import annotations
 
+import platform
+import resource
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,47 +36,100 @@ class Peak:
 class Ledger:
     """Peaks by phase. `resident` are tensors that are there before the first phase, for example the weights.
 
-    A phase that runs again keeps its largest peak. Phases do not nest. On a CPU each operation costs some microseconds
-    more inside a phase.
+    A phase that runs again keeps its largest peak; what runs in a phase inside another counts for the inner one alone.
+    On a CPU `process_bytes` has the resident memory of the process besides, and while `is_counting` each operation
+    costs some microseconds more inside a phase: `peaks` are of the phases that were counted.
     """
 
     def __init__(self, device: torch.device, resident: Iterable[Tensor]) -> None:
         self.device = device
         self.peaks: dict[str, Peak] = {}
+        self.process_bytes: dict[str, int] = {}
+        self.is_counting = True
         self.live = LiveStorages(device)
-        if device.type != "cuda":
-            for tensor in resident:
+        self.count(resident)
+        self._open: list[Measured] = []
+
+    def count(self, tensors: Iterable[Tensor]) -> None:
+        """Count `tensors` from now until they are freed. On CUDA the allocator knows them."""
+        if self.device.type != "cuda":
+            for tensor in tensors:
                 self.live.count(tensor)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure what runs inside. On an error nothing is noted."""
-        measured = self._on_cuda() if self.device.type == "cuda" else self._on_cpu()
-        with measured as peaks:
-            yield
-        peak, before = peaks[0], self.peaks.get(name)
-        if before is None or peak.allocated_bytes > before.allocated_bytes:
-            self.peaks[name] = peak
+    def phase(self, name: str) -> Iterator[Measured]:
+        """Measure what runs inside; complete when the block is done. On an error nothing is noted."""
+        if self._open:
+            self._pause()
+        phase = Measured(self.device.type == "cuda" or self.is_counting)
+        self._open.append(phase)
+        self._resume()
+        try:
+            yield phase
+        finally:
+            self._pause()
+            self._open.pop()
+            if self._open:
+                self._resume()
+        before = self.peaks.get(name)
+        if phase.is_counted and (before is None or phase.peak.allocated_bytes > before.allocated_bytes):
+            self.peaks[name] = phase.peak
+        if self.device.type != "cuda":
+            self.process_bytes[name] = max(phase.process_bytes, self.process_bytes.get(name, 0))
 
-    @contextmanager
-    def _on_cpu(self) -> Iterator[list[Peak]]:
-        peaks: list[Peak] = []
-        self.live.peak_bytes = self.live.bytes
-        with self.live:
-            yield peaks
-        peaks.append(Peak(self.live.peak_bytes, None, None))
+    def _resume(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        _forget_process_peak()
+        if self._open[-1].is_counted:
+            self.live.peak_bytes = self.live.bytes
+            self.live.__enter__()  # type: ignore[no-untyped-call]
 
-    @contextmanager
-    def _on_cuda(self) -> Iterator[list[Peak]]:
-        peaks: list[Peak] = []
-        torch.cuda.synchronize(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        yield peaks
-        torch.cuda.synchronize(self.device)
-        free, total = torch.cuda.mem_get_info(self.device)
-        others = total - free - torch.cuda.memory_reserved(self.device)
-        reserved = torch.cuda.max_memory_reserved(self.device)
-        peaks.append(Peak(torch.cuda.max_memory_allocated(self.device), reserved, reserved + others))
+    def _pause(self) -> None:
+        phase = self._open[-1]
+        if self.device.type == "cuda":
+            phase.add(_device_peak(self.device))
+            return
+        phase.process_bytes = max(phase.process_bytes, _process_peak_bytes())
+        if phase.is_counted:
+            self.live.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            phase.add(Peak(self.live.peak_bytes, None, None))
+
+
+@dataclass
+class Measured:
+    """What was measured of a phase until now, without the phases inside of it. `peak` is 0 if it is not counted."""
+
+    is_counted: bool
+    peak: Peak = Peak(0, None, None)
+    process_bytes: int = 0
+
+    def add(self, peak: Peak) -> None:
+        if peak.allocated_bytes >= self.peak.allocated_bytes:
+            self.peak = peak
+
+
+def _device_peak(device: torch.device) -> Peak:
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    reserved = torch.cuda.max_memory_reserved(device)
+    return Peak(torch.cuda.max_memory_allocated(device), reserved, reserved + others)
+
+
+def _forget_process_peak() -> None:
+    """Let the peak of this process begin anew, which only Linux can; elsewhere it is the largest so far."""
+    if platform.system() == "Linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _process_peak_bytes() -> int:
+    if platform.system() == "Linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]

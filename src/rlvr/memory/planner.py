@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlvr.memory.cards import GIB, Card
-from rlvr.memory.predict import Prediction, predict
+from rlvr.memory.predict import Prediction, kv_cache_bytes, predict
 from rlvr.memory.settings import Choice, Settings, check, input_tokens
 from rlvr.memory.shapes import Shape
 
@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return _fits(self.prediction, self.settings, self.card)
+        return fits(self.prediction, self.settings, self.card, tuple(self.prediction.phases))
 
     @property
     def tokens_per_micro_batch(self) -> int:
@@ -47,7 +47,7 @@ def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) 
     thriftiest = _thriftiest(settings)
     return Plan(
         shape, settings, card, thriftiest, predict(shape, settings, thriftiest),
-        tuple(_remedies(shape, settings, card, others)),
+        tuple(remedies(shape, settings, card, others)),
     )  # fmt: skip
 
 
@@ -88,25 +88,34 @@ def with_context(settings: Settings, tokens: int) -> Settings:
     return replace(settings, prompt_tokens=prompt, completion_tokens=max(1, tokens - prompt))
 
 
-def _fits(prediction: Prediction, settings: Settings, card: Card) -> bool:
+def kv_budget_bytes(made: Plan) -> int:
+    """What an engine may take for keys and values: what the rollout leaves of the card, 0 where it leaves nothing.
+
+    It is at most what all completions of a step need at their longest.
+    """
+    now = kv_cache_bytes(made.shape, made.settings, made.choice.kv_sequences)
+    left = made.card.memory_bytes - made.prediction.device_bytes("rollout") + now
+    return max(0, min(left, kv_cache_bytes(made.shape, made.settings, made.settings.completions_per_step)))
+
+
+def fits(prediction: Prediction, settings: Settings, card: Card, phases: Sequence[str]) -> bool:
+    """Whether the card holds `phases`, and the host what is moved to it."""
     fits_host = settings.host_bytes is None or prediction.host_bytes <= settings.host_bytes
-    return fits_host and prediction.peak_bytes <= card.memory_bytes
+    return fits_host and all(prediction.device_bytes(phase) <= card.memory_bytes for phase in phases)
 
 
 def _first(
     choices: Iterator[Choice], phases: Sequence[str], shape: Shape, settings: Settings, card: Card
 ) -> Choice | None:
     for choice in choices:
-        prediction = predict(shape, settings, choice)
-        fits_host = settings.host_bytes is None or prediction.host_bytes <= settings.host_bytes
-        if fits_host and all(prediction.device_bytes(phase) <= card.memory_bytes for phase in phases):
+        if fits(predict(shape, settings, choice), settings, card, phases):
             return choice
     return None
 
 
 def _update_choices(settings: Settings) -> Iterator[Choice]:
     wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
-    for sequences in _halves(min(settings.completions, wanted)):
+    for sequences in halves(min(settings.completions, wanted)):
         for offload in _places(settings):
             for states_on_host in _places_of_states(settings):
                 for tile_rows, head_rows in TILES:
@@ -117,7 +126,7 @@ def _update_choices(settings: Settings) -> Iterator[Choice]:
 
 
 def _rollout_choices(settings: Settings, update: Choice) -> Iterator[Choice]:
-    for kv_sequences in _halves(settings.completions):
+    for kv_sequences in halves(settings.completions_per_step):
         for states_on_host in (True,) if update.states_on_host else _places_of_states(settings):
             yield replace(update, kv_sequences=kv_sequences, states_on_host=states_on_host)
 
@@ -137,7 +146,8 @@ def _thriftiest(settings: Settings) -> Choice:
     return choice
 
 
-def _halves(count: int) -> Iterator[int]:
+def halves(count: int) -> Iterator[int]:
+    """count, half of it, and so on to 1."""
     while count >= 1:
         yield count
         count //= 2
@@ -152,7 +162,7 @@ def _largest(holds: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def _remedies(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Iterator[str]:
+def remedies(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Iterator[str]:
     """What would make it fit, in the order in which it hurts least."""
     thrifty = settings
     if settings.quantization == "none":

@@ -15,8 +15,10 @@ from rlvr.memory.settings import (
     input_tokens,
 )
 from rlvr.memory.shapes import Shape
-from rlvr.memory.working_set import layer_bytes
+from rlvr.memory.working_set import kept_bytes, layer_bytes
 
+LOGITS = "logits of one chunk"
+ENGINE_COPY = "the engine's copy of the weights"
 PHASES = ("load", "rollout", "head", "backward", "optimizer")
 
 
@@ -67,6 +69,10 @@ class Prediction:
     def host_bytes(self) -> int:
         return sum(row.amount_bytes for row in self.host)
 
+    def only(self, *names: str) -> Prediction:
+        """The same without the other phases and what the host holds in them: a run that does not train."""
+        return Prediction({name: self.phases[name] for name in names}, (), self.driver_bytes)
+
 
 def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
     """The rows of every phase when `choice` is made."""
@@ -99,6 +105,8 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
         rows.append(Row(f"adapter, rank {settings.rank}", adapter))
     if settings.has_reference:
         rows.append(Row("reference", adapter if settings.method == "lora" else linear + rest))
+    if settings.engine != "native" and not settings.shares_weights:
+        rows.append(Row(ENGINE_COPY, linear + rest))
     return rows
 
 
@@ -120,23 +128,22 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
     return states, Row("gradients", count * gradient_bytes)
 
 
-def kv_cache_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
-    """Keys and values of what is generated at once, each prompt's once for its completions."""
-    return input_tokens(settings, choice.kv_sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
+def kv_cache_bytes(shape: Shape, settings: Settings, sequences: int) -> int:
+    """Keys and values of so many completions, and once for each group of their prompts."""
+    return input_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
 
 
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
     answer_tokens = choice.kv_sequences * settings.completion_tokens
     per_token = shape.kv_bytes_per_token(settings.weight_bytes)
-    cache = kv_cache_bytes(shape, settings, choice)
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
     prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
     step = max(drawing, scores, prefill - answer_tokens * per_token)  # prompts come before the answers' cache
     engine = ENGINE_BYTES[settings.engine]
     return [
-        Row(f"KV cache, {choice.kv_sequences} at once", cache),
+        Row(f"KV cache, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),
         Row("one step of generation", step, is_transient=True),
         *([Row(f"engine ({settings.engine})", engine)] if engine else []),
     ]
@@ -157,10 +164,16 @@ def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
         *_kept_inputs(shape, settings, choice),
         _token_vectors(shape, settings, choice),
         Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
-        Row(
-            "logits of one chunk", head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True
-        ),
+        Row(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
+        *_head_gradient(shape, settings),
     ]
+
+
+def _head_gradient(shape: Shape, settings: Settings) -> list[Row]:
+    """A trained head's gradient adds up in float32: the sum and the share of a chunk."""
+    if settings.method != "full":
+        return []
+    return [Row("gradient of the head", 2 * 4 * shape.vocab_size * shape.hidden_size, is_transient=True)]
 
 
 def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
@@ -174,6 +187,9 @@ def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row
 
 
 def _kept_inputs(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    if settings.recompute == "none":
+        kept = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
+        return [Row("kept by the layers for backward", kept, is_transient=True)]
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
     return [Row("layer inputs", amount, is_transient=True)]
 

@@ -11,7 +11,7 @@ from rlvr.types import OptimizerKind, UserError
 Method = Literal["full", "lora"]
 Quantization = Literal["none", "nf4"]
 Engine = Literal["native", "vllm"]
-Recompute = Literal["tiles", "layer"]  # the feed-forward in tiles, or the layer in one piece
+Recompute = Literal["tiles", "layer", "none"]  # the feed-forward in tiles, the layer in one piece, nothing
 
 NF4_BLOCK = 64  # weights that share a scale
 NF4_NESTED_BLOCK = 256  # scales that share a scale, in double quantisation
@@ -30,9 +30,10 @@ class Settings:
 
     A sequence is `prompt_tokens` + `completion_tokens` long; the prompt is computed once for the completions of a
     micro-batch. `weight_bytes` is the size of an unquantised weight and of an activation: 2 or 4. `has_reference`:
-    a frozen copy of what is trained is kept for the KL term. `host_bytes` bounds the host's memory; None does not.
-    `kept_share` of the 4-bit weights' bytes is added for layers that stay in 16 bits. `states_on_host`: between steps
-    the optimizer's states are on the host; None lets the planner choose.
+    a frozen copy of what is trained is kept for the KL term. `shares_weights`: the engine samples with the trainer's
+    weights, as the native sampler always does. `host_bytes` bounds the host's memory; None does not. `kept_share` of
+    the 4-bit weights' bytes is added for layers that stay in 16 bits. `states_on_host`: between steps the optimizer's
+    states are on the host; None lets the planner choose.
     """
 
     method: Method
@@ -41,10 +42,12 @@ class Settings:
     weight_bytes: int
     optimizer: OptimizerKind
     completions: int
+    completions_per_step: int
     prompt_tokens: int
     completion_tokens: int
     has_reference: bool
     engine: Engine
+    shares_weights: bool
     recompute: Recompute
     is_cuda: bool
     host_bytes: int | None
@@ -81,8 +84,8 @@ def input_tokens(settings: Settings, sequences: int) -> int:
 
 def check(settings: Settings) -> None:
     """Raises UserError for values that contradict each other or make no sense."""
-    for key, least in (("rank", 1), ("completions", 1), ("prompt_tokens", 0), ("completion_tokens", 1)):
-        if getattr(settings, key) < least:
+    for key in ("rank", "completions", "completions_per_step", "prompt_tokens", "completion_tokens"):
+        if getattr(settings, key) < (least := 0 if key == "prompt_tokens" else 1):
             raise UserError(f"{key} is {getattr(settings, key)}; it must be {least} or more")
     if settings.weight_bytes not in (2, 4):
         raise UserError(f"weight_bytes is {settings.weight_bytes}; weights have 2 bytes (bfloat16, float16) or 4")

@@ -19,6 +19,8 @@ FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     """Bytes of the larger of the two peaks, by what they are for."""
+    if settings.recompute == "none":
+        return _plain_peak(shape, settings, choice)
     peaks = (_feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice))
     largest = max(peaks, key=lambda rows: sum(rows.values()))
     one_input = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
@@ -30,6 +32,34 @@ def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
     rows = layer_bytes(shape, settings, choice)
     amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
     return amount / input_tokens(settings, choice.sequences)
+
+
+def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Bytes that one layer keeps for its backward pass when nothing is recomputed; its gate works in place."""
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    per_token = _kept(shape, settings) + D * (_norm_bytes(shape, settings) + size) + 2 * 4  # two norms: 1 / rms
+    per_token += 2 * D * size if size == 4 else 0  # what goes into the norms; of 16 bits they keep a float32 copy
+    per_token += 3 * F * size  # gate, up and their product
+    if shape.family.norms_per_layer == 4:
+        per_token += D * _fresh_norm_bytes(shape, settings)
+    if shape.family.is_fused and (settings.is_cuda or size == 4):
+        per_token += size * shape.query_width  # attention's output, laid out anew
+    if settings.method == "lora":
+        per_token += 3 * settings.rank * size
+    tokens = input_tokens(settings, choice.sequences)
+    return tokens * per_token + sum(_repeated_prompts(shape, settings, choice))
+
+
+def _plain_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    """Besides what is kept, when the last layer goes backward through its gate."""
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    tokens = input_tokens(settings, choice.sequences)
+    feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
+    return {
+        "output gradient and its sum": 2 * tokens * D * (size if size == 4 else size + 4),  # in a norm: in float32
+        "gradient of the gate": tokens * F * size,
+        "gradients not added yet": max(feed_forward) * size if settings.method == "full" else 0,
+    }
 
 
 def _kept(shape: Shape, settings: Settings) -> int:
@@ -55,7 +85,7 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
     tokens = input_tokens(settings, choice.sequences)
     rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
     inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
-    inner += (7 if shape.family.is_fused else 6) * F * size  # gate, its activation, up and gradients of three
+    inner += 4 * F * size  # gate and up, over which their gradients are written, the product's gradient and up's
     if shape.family.norms_per_layer == 4:
         inner += D * _fresh_norm_bytes(shape, settings)
     if settings.method == "lora":
@@ -81,7 +111,7 @@ def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[st
     rows = {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
-        "prompts, repeated for their completions": 2 * keys + rest,
+        "prompts, repeated for their completions": keys + rest,
         "gradients of attention": tokens * gradients,
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
     }

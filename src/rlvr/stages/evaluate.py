@@ -12,13 +12,13 @@ import pandas as pd
 from rlvr import prepared, verifiers
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
+from rlvr.memory.command import demand
 from rlvr.policy import device_name, device_of, has_weights, load_tokenizer
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.sampler import Sampler, places
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler, planned
+from rlvr.stages.parts import open_policy, open_sampler, plan_sampling
 from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge
 
@@ -32,9 +32,12 @@ def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
+        prompts = prepared.read_prompts("evaluation")
+        for completions in (1, cfg.evaluate.samples_per_problem):
+            demand(plan_sampling(cfg, prompts, completions=completions))
         kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
         if missing := [name for name, file in kept.items() if not file.exists()]:
-            _judge(cfg, {name: kept[name] for name in missing})
+            _judge(cfg, {name: kept[name] for name in missing}, prompts)
         metrics: dict[str, Any] = dict.fromkeys(MODELS)
         for name, file in kept.items():
             table = pd.read_parquet(file)
@@ -61,11 +64,10 @@ def _kept(cfg: Config, start: Path | None) -> Path:
     return KEPT / f"{key}.parquet"
 
 
-def _judge(cfg: Config, files: dict[str, Path]) -> None:
+def _judge(cfg: Config, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
     """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
-    prompts, tokenizer = prepared.read_prompts("evaluation"), load_tokenizer(prepared.BASE)
-    k = cfg.evaluate.samples_per_problem
-    made = planned(cfg, Source.read(prepared.BASE), prompts, completions=k, has_reference=False)
+    tokenizer, k = load_tokenizer(prepared.BASE), cfg.evaluate.samples_per_problem
+    made = plan_sampling(cfg, prompts, completions=k)
     with (
         closing(open_sampler(cfg, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,
         open_judge(cfg.verifiers) as judge,

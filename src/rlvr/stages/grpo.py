@@ -9,14 +9,14 @@ from rlvr import grpo, prepared
 from rlvr.advice import advice
 from rlvr.chat import CHAT_TEMPLATE
 from rlvr.interrupt import stop_requested
+from rlvr.memory.account import memory_account, memory_summary
 from rlvr.meter import Meter
-from rlvr.policy import device_name, has_weights
+from rlvr.policy import device_name, device_of, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, planned
+from rlvr.stages.parts import open_sampler, open_trainee, plan_training
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
@@ -41,13 +41,16 @@ def main() -> None:
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
-        policy, tokenizer = open_trainee(
-            cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
-        )
-        made = planned(
-            cfg, Source.read(prepared.BASE), prompts,
-            completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0,
+        completions = cfg.grpo.completions_per_prompt
+        at_once = completions * cfg.grpo.prompts_per_step
+        made = plan_training(
+            cfg, prompts, completions=completions, at_once=at_once,
+            minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
         )  # fmt: skip
+        meter = Meter(device_of(cfg), uncounted=() if made.settings.engine == "native" else ("rollout",))
+        with meter.phase("load"):
+            policy, tokenizer = open_trainee(cfg, made, start=SFT)
+            meter.count(policy.model.parameters())
         for note in advice(
             cfg,
             len(prompts),
@@ -56,7 +59,6 @@ def main() -> None:
             template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
         ):
             print(f"note: {note}", flush=True)
-        meter = Meter(policy.device)
         with (
             closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
             open_run("grpo", fingerprint) as run,
@@ -72,4 +74,6 @@ def main() -> None:
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)
             records = [json.loads(line) for line in LOG.read_text().splitlines()]
             write_json(Path("metrics/train.json"), run_summary(records))
-            write_json(Path("metrics/memory.json"), {"kind": meter.kind, "peak_bytes": peak_bytes(records)})
+            account = memory_account(made, meter.ledger)
+            write_json(Path("logs/memory.json"), account)
+            write_json(Path("metrics/memory.json"), memory_summary(account, meter.kind, peak_bytes(records)))

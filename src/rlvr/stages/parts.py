@@ -10,14 +10,25 @@ import torch
 
 from rlvr import prepared
 from rlvr.config import Config
+from rlvr.logprob.fused import rows_within
 from rlvr.memory.cards import GIB, Card, this_host
 from rlvr.memory.command import demand
 from rlvr.memory.kv_cache import engine_cache_bytes
-from rlvr.memory.planner import Plan, plan
+from rlvr.memory.own import Own, hold, hold_sampling
+from rlvr.memory.planner import Plan
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, read_shape
 from rlvr.optim import waits_on_host
-from rlvr.policy import Policy, device_of, dtype_of, for_training, has_bfloat16, load_policy, load_tokenizer
+from rlvr.policy import (
+    Policy,
+    device_of,
+    dtype_of,
+    for_training,
+    has_bfloat16,
+    load_policy,
+    load_tokenizer,
+    offloads,
+)
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
 from rlvr.types import Prompt, UserError
@@ -29,42 +40,72 @@ def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
     return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
 
 
-def open_trainee(
-    cfg: Config, prompts: Sequence[Prompt], *, completions: int, has_reference: bool, start: Path | None
-) -> tuple[Policy, Any]:
+def open_trainee(cfg: Config, made: Plan, *, start: Path | None) -> tuple[Policy, Any]:
     """open_policy, made ready for training, once its memory is known to suffice.
 
     Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
     """
-    demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions, has_reference=has_reference))
+    demand(made)
     policy, tokenizer = open_policy(cfg, start=start)
     return for_training(policy, cfg.memory), tokenizer
 
 
-def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int, has_reference: bool) -> Plan:
-    """The plan of a step with `completions` of each prompt, from the model's config.json alone.
+def plan_training(
+    cfg: Config, prompts: Sequence[Prompt], *, completions: int, at_once: int, minibatch: int, has_reference: bool
+) -> Plan:
+    """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
 
-    `has_reference`: a frozen copy of what is trained is kept beside it.
+    `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
+    copy of what is trained is kept beside it. Raises UserError where only other settings than those of the run fit.
     """
-    device = device_of(cfg)
-    settings = Settings(
+    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
+    settings = _settings(cfg, device, prompts, completions, at_once, has_reference=has_reference)
+    own = Own(
+        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
+        tile_rows=cfg.memory.tile_rows,
+        offload=cfg.memory.tile_rows is not None and offloads(cfg.memory, device),
+        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, device),
+        max_rows=cfg.rollout.max_rows,
+        minibatch=minibatch,
+    )
+    return hold(shape, settings, own, card_of(device), all_shapes())
+
+
+def plan_sampling(cfg: Config, prompts: Sequence[Prompt], *, completions: int) -> Plan:
+    """The plan of sampling `completions` of each prompt, without training."""
+    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
+    settings = _settings(cfg, device, prompts, completions, completions * len(prompts), has_reference=False)
+    return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
+
+
+def _settings(
+    cfg: Config,
+    device: torch.device,
+    prompts: Sequence[Prompt],
+    completions: int,
+    at_once: int,
+    *,
+    has_reference: bool,
+) -> Settings:
+    return Settings(
         method="lora" if cfg.model.adapter == "lora" else "full",
         quantization="none" if cfg.model.quantization == "none" else "nf4",
         rank=cfg.model.lora.rank,
         weight_bytes=dtype_of(cfg).itemsize,
         optimizer=cfg.memory.optimizer,
         completions=completions,
+        completions_per_step=at_once,
         prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
         completion_tokens=cfg.rollout.max_completion_tokens,
         has_reference=has_reference,
         engine=cfg.rollout.sampler,
+        shares_weights=True,
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
         kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
         states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
     )
-    return plan(read_shape(config_file(source)), settings, card_of(device), all_shapes())
 
 
 def card_of(device: torch.device) -> Card:
@@ -97,6 +138,11 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
         raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
     if options.kv_cache_dtype == "fp8" and device.type != "cuda":
         raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {device}: take auto")
+    if cfg.model.quantization == "nf4-dynamic":
+        raise UserError(
+            "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
+            "engine would sample from another model; take nf4, or rollout.sampler native"
+        )
     value_bytes = 1 if options.kv_cache_dtype == "fp8" else made.settings.weight_bytes
     planned_bytes = engine_cache_bytes(made, rows=cfg.rollout.max_rows, value_bytes=value_bytes)
     return EngineSettings(

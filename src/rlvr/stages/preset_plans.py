@@ -17,9 +17,10 @@ from rlvr.config import PARAMS_FILE, Config, check_config
 from rlvr.logprob.fused import rows_within
 from rlvr.memory.cards import GIB, MIB
 from rlvr.memory.grids import Grid
+from rlvr.memory.own import Own, choice_of
 from rlvr.memory.planner import CONTEXT_STEP, with_context
 from rlvr.memory.predict import Prediction, predict
-from rlvr.memory.settings import Choice, Settings
+from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import Shape, find_shape
 
 PAGE = Path("docs/models.md")
@@ -68,16 +69,19 @@ class Planned:
 def planned(name: str, cfg: Config) -> Planned:
     """The plan of a preset's settings on a GPU, the longest prompt that they allow assumed."""
     shape = find_shape(cfg.model.source)
+    completions, prompts = cfg.grpo.completions_per_prompt, cfg.grpo.prompts_per_step
     settings = Settings(
-        method="lora", quantization=cfg.model.quantization, rank=cfg.model.lora.rank, weight_bytes=2,
-        optimizer="adamw", completions=cfg.grpo.completions_per_prompt, prompt_tokens=cfg.prepare.max_prompt_tokens,
-        completion_tokens=cfg.rollout.max_completion_tokens, has_reference=cfg.grpo.beta > 0.0, engine="native",
-        recompute="tiles", is_cuda=True, host_bytes=None,
+        method="lora", quantization="nf4", rank=cfg.model.lora.rank, weight_bytes=2, optimizer=cfg.memory.optimizer,
+        completions=completions, completions_per_step=completions * prompts,
+        prompt_tokens=cfg.prepare.max_prompt_tokens, completion_tokens=cfg.rollout.max_completion_tokens,
+        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler, shares_weights=True, recompute="tiles",
+        is_cuda=True, host_bytes=None,
+        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0, states_on_host=None,
     )  # fmt: skip
 
     def at(context: int) -> Prediction:
         longer = with_context(settings, context)
-        return predict(shape, longer, choice_of(cfg, shape, longer))
+        return predict(shape, longer, choice_of(own_settings(cfg, shape), longer))
 
     contexts = range(CONTEXT_STEP, shape.max_position_embeddings + 1, CONTEXT_STEP)
     longest = {
@@ -87,18 +91,16 @@ def planned(name: str, cfg: Config) -> Planned:
     return Planned(name, shape, settings, at(settings.context), longest)
 
 
-def choice_of(cfg: Config, shape: Shape, settings: Settings) -> Choice:
-    """What the run of these settings does on a GPU; a micro-batch holds one sequence at least."""
+def own_settings(cfg: Config, shape: Shape) -> Own:
+    """What params.yaml says of memory, on a GPU."""
     assert cfg.memory.tile_rows is not None, "a QLoRA preset recomputes its layers in tiles"
-    room = cfg.memory.tokens_per_micro_batch - settings.prompt_tokens
-    prompts = min(cfg.grpo.prompts_per_step, cfg.rollout.max_rows // settings.completions)
-    return Choice(
-        sequences=min(settings.completions, max(1, room // settings.completion_tokens)),
-        offload=cfg.memory.offload != "off",
+    return Own(
+        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
         tile_rows=cfg.memory.tile_rows,
+        offload=cfg.memory.offload != "off",
         head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, torch.device("cuda")),
-        kv_sequences=prompts * settings.completions,
-        states_on_host=False,
+        max_rows=cfg.rollout.max_rows,
+        minibatch=cfg.grpo.completions_per_prompt * cfg.grpo.prompts_per_step // cfg.grpo.minibatches_per_rollout,
     )
 
 

@@ -10,9 +10,8 @@ from rlvr.interrupt import stop_requested
 from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, planned
+from rlvr.stages.parts import open_sampler, open_trainee, plan_training
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
@@ -32,8 +31,10 @@ def main() -> None:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
-        policy, tokenizer = open_trainee(cfg, dev, completions=1, has_reference=False, start=None)
-        made = planned(cfg, Source.read(prepared.BASE), dev, completions=1, has_reference=False)
+        made = plan_training(
+            cfg, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False
+        )
+        policy, tokenizer = open_trainee(cfg, made, start=None)
         with (
             closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
             open_run("sft", fingerprint) as run,
