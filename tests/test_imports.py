@@ -24,8 +24,8 @@ LAYERS = (
     ("doctor",),
     ("trial",),
     ("rewards", "tasks", "attention", "advantage"),
-    ("verifiers",),
-    ("advice", "linear"),
+    ("verifiers", "unpadded"),
+    ("advice", "linear", "attention_kernels"),
     ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )
