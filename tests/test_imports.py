@@ -23,7 +23,7 @@ LAYERS = (
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
     ("trial",),
-    ("rewards", "tasks", "attention", "advantage"),
+    ("rewards", "tasks", "attention", "shared_prompt", "advantage"),
     ("verifiers", "unpadded"),
     ("advice", "linear", "attention_kernels"),
     ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo"]
 Correction = Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Schedule = Literal["constant", "linear", "cosine"]
+SharePrompts = Literal["auto", "on", "off"]
 AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
-from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
+from rlvr.types import AdvantageMethod, Correction, LossType, Schedule, SharePrompts
 
 
 class Sft(Section):
@@ -96,6 +96,7 @@ class Grpo(Section):
 
 class Memory(Section):
     tokens_per_micro_batch: Positive
+    share_prompts: SharePrompts
     tile_rows: Positive | None
     offload: Literal["auto", "on", "off"]
     kernels: Literal["auto", "torch", "triton"]
