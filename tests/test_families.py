@@ -68,6 +68,13 @@ def make_model(tmp_path: Path, base: Callable[[str], Path]) -> Callable[..., Pat
     return make
 
 
+WINDOWED = {"mistral": 5, "gemma3_text": 4, "phi3": 6}  # tokens of the window, less than those of a sequence
+LONGER = [
+    (tuple(range(6, 15)), torch.tensor([11, 12, 13, 9, 8, 7, 1])),
+    ((7, 8), torch.tensor([14, 9, 16, 6, 5, 4, 3])),
+]
+
+
 def load(cfg: Config, folder: Path) -> Policy:
     policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
     policy.model.double()
@@ -78,11 +85,41 @@ def load(cfg: Config, folder: Path) -> Policy:
 def test_log_probabilities_and_gradients_are_the_models_own(
     family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
 ) -> None:
-    folder = make_model(family)
-    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    (micro,) = MiniBatch(supervised(EXAMPLES), Totals(3, 7)).split(1000, torch.device("cpu"))
+    compare_training(load(make_config(), folder := make_model(family)), folder, EXAMPLES)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_training_in_a_sliding_window(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family, sliding_window=WINDOWED[family], num_hidden_layers=3)
+    policy = load(make_config(), folder)
+    compare_training(policy, folder, LONGER)
+    whole = load(make_config(), make_model(family, sliding_window=64, num_hidden_layers=3))
+    (micro,) = MiniBatch(supervised(LONGER), Totals(2, 14)).split(1000, torch.device("cpu"))
+    assert (policy.hidden(micro) - whole.hidden(micro)).abs().max() > 0.01, "a window that changes nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_generate(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    compare_sampling(load(make_config(), folder := make_model(family)), folder, EXAMPLES)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_sampling_in_a_sliding_window(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family, sliding_window=WINDOWED[family])
+    compare_sampling(load(make_config(), folder), folder, LONGER)
+
+
+def compare_training(policy: Policy, folder: Path, examples: list[tuple[tuple[int, ...], torch.Tensor]]) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    (micro,) = MiniBatch(supervised(examples), Totals(3, 7)).split(1000, torch.device("cpu"))
     found_T, _ = policy.token_logprobs(micro, temperature=1.0)
-    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
+    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in examples])
     torch.testing.assert_close(found_T, expected_T, rtol=0, atol=1e-5)
     found_T.sum().backward()
     expected_T.sum().backward()
@@ -90,15 +127,11 @@ def test_log_probabilities_and_gradients_are_the_models_own(
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_those_of_generate(
-    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
-) -> None:
-    folder = make_model(family)
-    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+def compare_sampling(policy: Policy, folder: Path, examples: list[tuple[tuple[int, ...], torch.Tensor]]) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     sampler = NativeSampler(load_tokenizer(folder), "", Sampling(0.0, 12, 100))
     sampler.sync(policy)
-    prompts = [Prompt(problem(10, 10 + i, 2), prompt) for i, (prompt, _) in enumerate(EXAMPLES)]
+    prompts = [Prompt(problem(10, 10 + i, 2), prompt) for i, (prompt, _) in enumerate(examples)]
     for group in sampler.sample(prompts, 1, seed=(0,)):
         tokens = torch.tensor([group.prompt.tokens])
         expected = plain.generate(tokens, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(tokens))
@@ -160,17 +193,3 @@ def test_what_would_be_computed_wrongly_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load(make_config(), make_model(family, **changes))
-
-
-def test_a_sequence_beyond_a_sliding_window_is_refused(
-    make_model: Callable[..., Path], make_config: Callable[..., Config]
-) -> None:
-    policy = load(make_config(), make_model("mistral", sliding_window=6))
-    for budget, message in ((6, None), (7, "sliding window of 6 tokens, and a sequence has 7")):
-        example = ((7, 8, 9, 10), torch.arange(11, 11 + budget - 3))
-        (micro,) = MiniBatch(supervised([example]), Totals(1, budget)).split(1000, torch.device("cpu"))
-        if message is None:
-            policy.hidden(micro)
-        else:
-            with pytest.raises(UserError, match=message):
-                policy.hidden(micro)

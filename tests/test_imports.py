@@ -25,9 +25,9 @@ LAYERS = (
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
     ("trial",),
-    ("rewards", "tasks", "attention", "advantage"),
-    ("verifiers",),
-    ("advice", "linear"),
+    ("rewards", "tasks", "attention", "shared_prompt", "advantage"),
+    ("verifiers", "unpadded"),
+    ("advice", "linear", "attention_kernels"),
     ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),
     ("types", "lifetime"),
 )

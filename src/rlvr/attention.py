@@ -7,44 +7,36 @@ hands queries, keys and values to the layout of the call, which knows what each 
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from rlvr.types import UserError
+from rlvr.attention_kernels import has_flash
+from rlvr.unpadded import Pieces, behind_pieces, own_pieces, unpadded
 
 NAME = "rlvr"
+PADDED_BYTES = 2**24  # what the padded form of attention may make; a larger micro-batch goes sequence by sequence
 
 
 class Layout(Protocol):
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        ...
-
-    def attend(self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float) -> Tensor:
-        """Attention output [S, H, E] of layer number `layer`."""
+    def attend(
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        """Attention output [S, H, E] of layer number `layer`; in a window of w a token sees the last w up to itself."""
         ...
 
 
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out.
-
-    Raises UserError for sequences longer than a layer's sliding window; shorter ones see all of themselves anyway.
-    """
+    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out."""
     layout: Layout = kwargs["layout"]
-    window = kwargs.get("sliding_window")
-    if window is not None and layout.longest > window:
-        raise UserError(
-            f"the model attends to a sliding window of {window} tokens, and a sequence has {layout.longest}: that is "
-            "not supported yet; lower prepare.max_prompt_tokens or rollout.max_completion_tokens"
-        )
     q_SHE, k_SNE, v_SNE = (x[0].transpose(0, 1) for x in (query, key, value))
-    return layout.attend(module.layer_idx, q_SHE, k_SNE, v_SNE, scaling)[None], None
+    out_SHE = layout.attend(module.layer_idx, q_SHE, k_SNE, v_SNE, scaling, kwargs.get("sliding_window"))
+    return out_SHE[None], None
 
 
 class _Pad(torch.autograd.Function):
@@ -111,35 +103,77 @@ class PackedLayout:
         self.prefixes = Ragged(prefix_lengths, device)
         self.rows = Ragged(row_lengths, device)
         self.prefix_of_row = torch.tensor(prefix_of_row, dtype=torch.int64, device=device)
-        self.mask = self._mask() if self.num_prefix_tokens else None
+        self.pieces = cache(partial(_pieces, tuple(prefix_lengths), tuple(row_lengths), tuple(prefix_of_row), device))
+        self.masks = cache(partial(_masks, self.prefixes, self.rows.longest, self.prefix_of_row))
 
     @property
     def longest(self) -> int:
         return self.prefixes.longest + self.rows.longest
 
-    def _mask(self) -> Tensor:
-        """Which of [prefix, row] a row's token may see: [R or 1, 1, Lr, Lp + Lr] bool."""
-        longest, device = self.rows.longest, self.prefix_of_row.device
-        causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-        if self.prefixes.is_even:
-            prefix = torch.ones(1, longest, self.prefixes.longest, dtype=torch.bool, device=device)
-        else:
-            length_R = self.prefixes.lengths[self.prefix_of_row]
-            visible = torch.arange(self.prefixes.longest, device=device) < length_R[:, None]
-            prefix = visible[:, None].expand(-1, longest, -1)
-        return torch.cat([prefix, causal.expand(prefix.shape[0], -1, -1)], dim=2)[:, None]
+    def attend(
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        window = None if window is None or window >= self.longest else window
+        if has_flash(q_SHE) or self._padded_bytes(q_SHE, k_SNE) > PADDED_BYTES:
+            return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale)
+        return self._padded(q_SHE, k_SNE, v_SNE, scale, window)
 
-    def attend(self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float) -> Tensor:
+    def _padded_bytes(self, q_SHE: Tensor, k_SNE: Tensor) -> int:
+        """Of scores, and of keys and values where each row has its prefix's, in the padded form."""
+        of_key = self.rows.longest * q_SHE.shape[1] + 2 * k_SNE.shape[1] * k_SNE.shape[2]
+        return 4 * self.rows.count * self.longest * of_key
+
+    def _padded(self, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None) -> Tensor:
+        """All rows at once, and before them all prefixes: for short ones the fastest on a CPU."""
         cut = self.num_prefix_tokens
+        prefix_mask, row_mask = self.masks(window)
         q, k, v = (self.rows.pad(x[cut:]).transpose(1, 2) for x in (q_SHE, k_SNE, v_SNE))
         if cut == 0:
-            return self.rows.unpad(_sdpa(q, k, v, scale).transpose(1, 2))
+            return self.rows.unpad(_sdpa(q, k, v, scale, mask=row_mask).transpose(1, 2))
         qp, kp, vp = (self.prefixes.pad(x[:cut]).transpose(1, 2) for x in (q_SHE, k_SNE, v_SNE))
-        prefix_out = self.prefixes.unpad(_sdpa(qp, kp, vp, scale).transpose(1, 2))
+        prefix_out = self.prefixes.unpad(_sdpa(qp, kp, vp, scale, mask=prefix_mask).transpose(1, 2))
         k = torch.cat([kp.index_select(0, self.prefix_of_row), k], dim=2)
         v = torch.cat([vp.index_select(0, self.prefix_of_row), v], dim=2)
-        row_out = self.rows.unpad(_sdpa(q, k, v, scale, mask=self.mask).transpose(1, 2))
+        row_out = self.rows.unpad(_sdpa(q, k, v, scale, mask=row_mask).transpose(1, 2))
         return torch.cat([prefix_out, row_out])
+
+
+def _pieces(
+    prefix_lengths: tuple[int, ...],
+    row_lengths: tuple[int, ...],
+    prefix_of_row: tuple[int, ...],
+    device: torch.device,
+    window: int | None,
+) -> Pieces:
+    own = own_pieces([*prefix_lengths, *row_lengths], window, device)
+    if not sum(prefix_lengths):
+        return Pieces(own, ())
+    first_row = sum(prefix_lengths)
+    return Pieces(own, behind_pieces(prefix_lengths, row_lengths, prefix_of_row, window, device, first_row=first_row))
+
+
+def _masks(
+    prefixes: Ragged, longest_row: int, prefix_of_row: Tensor, window: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a prefix sees [1, 1, Lp, Lp], and a row of [prefix, row] [R or 1, 1, Lr, Lp + Lr]; None: all so far."""
+    device = prefix_of_row.device
+    own_LL = _causal(longest_row, window, device)
+    if not prefixes.longest:
+        return None, None if window is None else own_LL[None, None]
+    prefix_mask = None if window is None else _causal(prefixes.longest, window, device)[None, None]
+    length_R11 = prefixes.lengths[prefix_of_row[:1] if prefixes.is_even else prefix_of_row][:, None, None]
+    key_M, query_L1 = torch.arange(prefixes.longest, device=device), torch.arange(longest_row, device=device)[:, None]
+    visible_RLM = (key_M < length_R11).expand(-1, longest_row, -1)
+    if window is not None:
+        visible_RLM = visible_RLM & (length_R11 + query_L1 - key_M < window)
+    own_RLL = own_LL.expand(len(length_R11), -1, -1)
+    return prefix_mask, torch.cat([visible_RLM, own_RLL], dim=2)[:, None]
+
+
+def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which tokens a token of a sequence sees: those up to itself, in a window the last ones. [L, L] bool"""
+    visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return visible if window is None else visible.triu(1 - window)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None = None) -> Tensor:

@@ -8,14 +8,17 @@ that the rows of a group share. Nothing is padded, and there is no mask to get w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from rlvr.attention import PackedLayout
-from rlvr.types import Group, Totals
+from rlvr.shared_prompt import BehindPrompt, SharedPrompt
+from rlvr.types import Group, SharePrompts, Totals
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class MicroBatch:
 
     token_S: Tensor
     position_S: Tensor
-    layout: PackedLayout
+    layout: PackedLayout | BehindPrompt
     target_T: Tensor
     row_T: Tensor
     advantage_T: Tensor
@@ -58,6 +61,25 @@ class MiniBatch:
     def split(self, tokens_per_micro_batch: int, device: torch.device) -> list[MicroBatch]:
         """Micro-batches of at most that many input tokens each; prefixes are repeated where a group is split."""
         return [micro_batch(rows, device) for rows in _by_tokens(self.rows, tokens_per_micro_batch)]
+
+    def split_sharing(
+        self, tokens_per_micro_batch: int, device: torch.device, *, share_prompts: SharePrompts
+    ) -> list[MicroBatch]:
+        """`split`, where the prompt of a group that is too large for one micro-batch is a pass of its own.
+
+        Its completions then fill micro-batches without it, and shared_prompt.in_turn must go over them. `on` treats
+        every group so that has two rows and a prefix, `off` none.
+        """
+        limit = {"auto": tokens_per_micro_batch, "on": 0, "off": math.inf}[share_prompts]
+        together: list[Row] = []
+        apart: list[MicroBatch] = []
+        for _, neighbours in groupby(self.rows, key=lambda row: row.group):
+            rows = list(neighbours)
+            if len(rows) > 1 and len(rows[0].prompt) > 1 and _num_tokens(rows) > limit:
+                apart += _behind_prompt(rows, tokens_per_micro_batch, device)
+            else:
+                together += rows
+        return replace(self, rows=tuple(together)).split(tokens_per_micro_batch, device) + apart
 
 
 def pack(
@@ -129,6 +151,22 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     )
 
 
+def _behind_prompt(rows: Sequence[Row], budget: int, device: torch.device) -> Iterator[MicroBatch]:
+    """Micro-batches of completions of one prompt, behind it."""
+    prompt: SharedPrompt | None = None
+    cut = len(rows[0].prompt) - 1
+    for part in _by_tokens(rows, budget, prefixes=False):
+        micro = micro_batch(part, device)
+        prompt = prompt or SharedPrompt(micro.token_S[:cut], micro.position_S[:cut])
+        layout = BehindPrompt(prompt, [len(row.token_ids) for row in part])
+        yield replace(micro, token_S=micro.token_S[cut:], position_S=micro.position_S[cut:], layout=layout)
+
+
+def _num_tokens(rows: Sequence[Row]) -> int:
+    """Input tokens of the rows of one group, its prefix once."""
+    return len(rows[0].prompt) - 1 + sum(len(row.token_ids) for row in rows)
+
+
 def _by_length(rows: Sequence[Row]) -> list[Row]:
     """Longest groups first and longest rows first inside them: neighbours in a micro-batch have similar lengths."""
     longest: dict[int, int] = {}
@@ -137,15 +175,16 @@ def _by_length(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (-longest[row.group], row.group, -len(row.token_ids)))
 
 
-def _by_tokens(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+def _by_tokens(rows: Sequence[Row], budget: int, *, prefixes: bool = True) -> Iterator[list[Row]]:
+    """Neighbours of at most `budget` input tokens, among them the `prefixes` if they are in the stream."""
     taken: list[Row] = []
     tokens = 0
     for row in rows:
-        prefix = 0 if taken and taken[-1].group == row.group else len(row.prompt) - 1
-        cost = prefix + len(row.token_ids)
+        prefix = len(row.prompt) - 1 if prefixes else 0
+        cost = len(row.token_ids) + (0 if taken and taken[-1].group == row.group else prefix)
         if taken and tokens + cost > budget:
             yield taken
-            taken, tokens, cost = [], 0, len(row.prompt) - 1 + len(row.token_ids)
+            taken, tokens, cost = [], 0, prefix + len(row.token_ids)
         taken.append(row)
         tokens += cost
     if taken:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
@@ -19,6 +20,7 @@ from rlvr.progress import Show
 from rlvr.rewards import Scorer
 from rlvr.rollout import collect, unscorable
 from rlvr.sampler import Sampler
+from rlvr.shared_prompt import in_turn
 from rlvr.state import Run
 from rlvr.steplog import completion_table, step_record
 from rlvr.types import Interrupted, Prompt, UserError
@@ -103,18 +105,25 @@ def update(
     Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
     """
     spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
-    plan = [minibatch.split(cfg.memory.tokens_per_micro_batch, policy.device) for minibatch in minibatches]
+    tokens, share_prompts = cfg.memory.tokens_per_micro_batch, cfg.memory.share_prompts
+    plan = [minibatch.split_sharing(tokens, policy.device, share_prompts=share_prompts) for minibatch in minibatches]
     if reference is not None:
-        plan = [[with_reference(micro, reference, temperature) for micro in micros] for micros in plan]
+        plan = [
+            [replace(micro, reference_logp_T=logp_T) for micro, logp_T in scored(reference, micros, temperature)]
+            for micros in plan
+        ]
     if len(plan) > 1:  # later minibatches meet a policy that has moved
-        plan = [[replace(m, old_logp_T=policy.logprobs(m, temperature=temperature)) for m in micros] for micros in plan]
+        plan = [
+            [replace(micro, old_logp_T=logp_T) for micro, logp_T in scored(policy, micros, temperature)]
+            for micros in plan
+        ]
     losses: list[float] = []
     statistics: list[LossStats] = []
     grad_norm: float | None = 0.0
     for _ in range(cfg.grpo.passes_per_rollout):
         for minibatch, micros in zip(minibatches, plan, strict=True):
             total = torch.zeros((), device=policy.device)
-            for i, micro in enumerate(micros):
+            for i, micro in enumerate(in_turn(policy, micros, with_gradient=True)):
                 loss, stats = policy_loss(
                     policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec,
                     soft_cap=policy.logit_map.soft_cap, logit_scale=policy.logit_map.scale,
@@ -132,8 +141,10 @@ def update(
     return losses, statistics, grad_norm
 
 
-def with_reference(micro: MicroBatch, reference: Policy, temperature: float) -> MicroBatch:
-    return replace(micro, reference_logp_T=reference.logprobs(micro, temperature=temperature))
+def scored(policy: Policy, micros: Sequence[MicroBatch], temperature: float) -> Iterator[tuple[MicroBatch, Tensor]]:
+    """Each micro-batch with the log-probabilities that `policy` gives its trained tokens."""
+    for micro in in_turn(policy, micros, with_gradient=False):
+        yield micro, policy.logprobs(micro, temperature=temperature)
 
 
 def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:

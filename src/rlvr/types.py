@@ -14,6 +14,7 @@ LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "sapo"]
 Correction = Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Schedule = Literal["constant", "linear", "cosine"]
 OptimizerKind = Literal["adamw", "adamw_8bit"]
+SharePrompts = Literal["auto", "on", "off"]
 AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
-from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule
+from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule, SharePrompts
 
 VLLM_LEAST_TEMPERATURE = 0.01
 
@@ -135,6 +135,7 @@ class Grpo(Section):
 
 class Memory(Section):
     tokens_per_micro_batch: Positive
+    share_prompts: SharePrompts
     tile_rows: Positive | None
     offload: Literal["auto", "on", "off"]
     kernels: Literal["auto", "torch", "triton"]

@@ -132,7 +132,6 @@ class GroupCache:
     def __init__(self, prompt_lengths: list[int], limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
         self.length_P = torch.tensor(prompt_lengths, device=device)
-        self.longest_prompt = max(prompt_lengths)
         self.prefill: PackedLayout | None = PackedLayout([], prompt_lengths, [], device)
         self.prompt_padding: Tensor | None = None
         self.prompt_keys: dict[int, Tensor] = {}
@@ -150,10 +149,6 @@ class GroupCache:
         self.prefill = None
         self.prompt_R = torch.arange(len(self.length_P), device=self.device).repeat_interleave(per_prompt)
         self._place()
-
-    @property
-    def longest(self) -> int:
-        return self.longest_prompt + self.step
 
     def positions(self) -> Tensor:
         return self.length_P[self.prompt_R] + self.step
@@ -182,11 +177,13 @@ class GroupCache:
         counts = torch.bincount(self.prompt_R, minlength=len(self.length_P)).tolist()
         self.slots = Ragged(counts, self.device)
 
-    def attend(self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
         if self.prefill is not None:
             self.prompt_keys[layer] = self.prefill.rows.pad(k_SNE).transpose(1, 2).contiguous()
             self.prompt_values[layer] = self.prefill.rows.pad(v_SNE).transpose(1, 2).contiguous()
-            return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale)
+            return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale, window)
         rows, heads, size = q_SHE.shape
         shared = k_SNE.shape[1]
         if layer not in self.keys:
@@ -194,15 +191,26 @@ class GroupCache:
             self.values[layer] = k_SNE.new_empty(rows, shared, self.limit, size)
         self.keys[layer][:, :, self.step] = k_SNE
         self.values[layer][:, :, self.step] = v_SNE
-        own_k, own_v = (x[layer][:, :, : self.step + 1] for x in (self.keys, self.values))
+        first = 0 if window is None else max(0, self.step - window + 1)
+        own_k, own_v = (x[layer][:, :, first : self.step + 1] for x in (self.keys, self.values))
         q = q_SHE.reshape(rows, shared, heads // shared, size) * scale
 
         own_scores = q @ own_k.transpose(-1, -2)
-        prompt_scores = self._from_prompt(q, self.prompt_keys[layer].transpose(-1, -2), self.prompt_padding)
+        prompt_scores = self._from_prompt(q, self.prompt_keys[layer].transpose(-1, -2), self._hidden(window))
         cut = prompt_scores.shape[-1]
         weights = torch.cat([prompt_scores, own_scores], dim=-1).float().softmax(-1).to(q.dtype)
         out = weights[..., cut:] @ own_v + self._from_prompt(weights[..., :cut], self.prompt_values[layer], None)
         return out.reshape(rows, heads, size)
+
+    def _hidden(self, window: int | None) -> Tensor | None:
+        """−∞ where the next token does not see a prompt's: its padding, and what lies before the window. [P, L]"""
+        longest = next(iter(self.prompt_keys.values())).shape[2]
+        if window is None or longest + self.step < window:
+            return self.prompt_padding
+        position_L = torch.arange(longest, device=self.device)
+        is_hidden = (self.length_P + self.step - window)[:, None] >= position_L
+        base = torch.zeros(is_hidden.shape, device=self.device) if self.prompt_padding is None else self.prompt_padding
+        return base.masked_fill(is_hidden, float("-inf"))
 
     def _from_prompt(self, x: Tensor, prompt: Tensor, padding: Tensor | None) -> Tensor:
         """Multiply each row's x [R, N, H/N, a] with its own prompt's matrix [P, N, a, b], reading that once. → b"""
