@@ -22,11 +22,11 @@ LAYERS = (
     ("policy", "loss"),
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
-    ("trial",),
-    ("rewards", "tasks", "attention", "advantage"),
+    ("trial", "generate"),
+    ("rewards", "tasks", "attention", "advantage", "serve"),
     ("verifiers",),
     ("advice", "linear"),
-    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),
+    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow", "versions"),
     ("types", "lifetime"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

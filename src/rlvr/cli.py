@@ -115,6 +115,30 @@ def plan(
 
 
 @app.command()
+def generate(
+    question: Annotated[str | None, typer.Argument(help="What to ask; without it and --file, held-out problems.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Questions: a table (.csv, .jsonl, .parquet), or lines.")] = None,
+    column: Annotated[str, typer.Option(help="The table's column with the question.")] = "question",
+    model: Annotated[str | None, typer.Option(help="A folder, an adapter's folder, a hub name, or base.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 1,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0: the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another one, other answers.")] = None,
+    plain: Annotated[bool, typer.Option(help="No system prompt, worked examples or opening tag.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write JSON lines to this file.")] = None,
+) -> None:
+    """Ask a model: the last that the pipeline trained, or --model. In a pipe, one JSON object for each answer."""
+    from rlvr.stages import generate as command  # noqa: PLC0415
+
+    command.main(
+        command.Asked(
+            question=question, file=file, column=column, model=model, completions=n, temperature=temperature,
+            max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
+        )
+    )  # fmt: skip
+
+
+@app.command()
 def prepare() -> None:
     """Stage: make the problems, tables, tokenizer and the scratch model."""
     _run("prepare")
