@@ -116,7 +116,9 @@ def plan(
 
 @app.command()
 def generate(
-    question: Annotated[str | None, typer.Argument(help="What to ask; without it and --file, held-out problems.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; without it and --file, held-out problems.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Questions: a table (.csv, .jsonl, .parquet), or lines.")] = None,
     column: Annotated[str, typer.Option(help="The table's column with the question.")] = "question",
     model: Annotated[str | None, typer.Option(help="A folder, an adapter's folder, a hub name, or base.")] = None,
@@ -135,6 +137,27 @@ def generate(
             question=question, file=file, column=column, model=model, completions=n, temperature=temperature,
             max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
         )
+    )  # fmt: skip
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    extra: typer.Context,
+    model: Annotated[str | None, typer.Option(help="As for generate; without, the last that was trained.")] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call it; without, its folder's name.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the server.")] = 8000,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Tokens; without, as many as fit.")] = None,
+    cache_gib: Annotated[int, typer.Option(min=1, help="For keys and values, on a CPU.")] = 1,
+) -> None:
+    """Serve a model with vLLM as OpenAI's API; arguments not listed here go to `vllm serve`."""
+    from rlvr.stages import serve as command  # noqa: PLC0415
+
+    command.main(
+        command.Place(
+            model=model, name=name, host=host, port=port, max_model_len=max_model_len, cache_gib=cache_gib
+        ),
+        extra.args,
     )  # fmt: skip
 
 

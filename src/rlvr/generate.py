@@ -50,8 +50,8 @@ def records(row: Mapping[str, Any], group: Group, tags: Tags) -> Iterator[dict[s
         yield {
             **row,
             "completion": completion.text,
-            "reasoning": reading.reasoning,
-            "final_answer": reading.tagged,
+            "completion_reasoning": reading.reasoning,
+            "completion_answer": reading.tagged,
             "num_tokens": len(completion.token_ids),
             "is_truncated": completion.is_truncated,
         }

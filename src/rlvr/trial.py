@@ -18,7 +18,7 @@ Asked = tuple[Problem, list[Answered]]
 
 FIELDS = frozenset({"id", "question", "answer", "working", "solution", "level"})
 OF_COMPLETION = frozenset(
-    {"completion", "text", "problem_id", "num_tokens", "is_truncated", "reasoning", "final_answer"}
+    {"completion", "text", "problem_id", "num_tokens", "is_truncated", "completion_reasoning", "completion_answer"}
 )
 OF_RUN = frozenset({"step", "correct", "verdict", "reward", "advantage"})  # and reward/…, in logs/completions
 

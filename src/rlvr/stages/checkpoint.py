@@ -1,4 +1,4 @@
-"""Which model a person means: what the pipeline left last, a folder of weights or of an adapter, or any model source."""
+"""Which model a person means: the last of the pipeline, a folder of weights or of an adapter, any model source."""
 
 from __future__ import annotations
 

@@ -50,10 +50,10 @@ def main(asked: Asked) -> None:
     Raises UserError for questions or a model that cannot be used.
     """
     printed = sys.stdout
-    with stage("generate", SECTIONS) as cfg, TemporaryDirectory() as folder, ExitStack() as files:
+    with stage("generate", SECTIONS) as params, TemporaryDirectory() as folder, ExitStack() as files:
         rows = _rows(asked)
         with redirect_stdout(sys.stderr):  # what loading has to say is no answer
-            checkpoint = find(cfg, asked.model, Path(folder))
+            checkpoint = find(params, asked.model, Path(folder))
             prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
             cfg = _sized(checkpoint, prompts, asked)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
