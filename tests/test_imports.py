@@ -24,11 +24,11 @@ LAYERS = (
     ("head",),
     ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
     ("doctor",),
-    ("trial",),
-    ("rewards", "tasks", "attention", "shared_prompt", "advantage"),
+    ("trial", "generate"),
+    ("rewards", "tasks", "attention", "shared_prompt", "advantage", "serve"),
     ("verifiers", "unpadded"),
     ("advice", "linear", "attention_kernels"),
-    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow"),
+    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow", "versions"),
     ("types", "lifetime"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

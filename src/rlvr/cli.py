@@ -118,6 +118,53 @@ def plan(
 
 
 @app.command()
+def generate(
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; without it and --file, held-out problems.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Questions: a table (.csv, .jsonl, .parquet), or lines.")] = None,
+    column: Annotated[str, typer.Option(help="The table's column with the question.")] = "question",
+    model: Annotated[str | None, typer.Option(help="A folder, an adapter's folder, a hub name, or base.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 1,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0: the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another one, other answers.")] = None,
+    plain: Annotated[bool, typer.Option(help="No system prompt, worked examples or opening tag.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write JSON lines to this file.")] = None,
+) -> None:
+    """Ask a model: the last that the pipeline trained, or --model. In a pipe, one JSON object for each answer."""
+    from rlvr.stages import generate as command  # noqa: PLC0415
+
+    command.main(
+        command.Asked(
+            question=question, file=file, column=column, model=model, completions=n, temperature=temperature,
+            max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
+        )
+    )  # fmt: skip
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    extra: typer.Context,
+    model: Annotated[str | None, typer.Option(help="As for generate; without, the last that was trained.")] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call it; without, its folder's name.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the server.")] = 8000,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Tokens; without, as many as fit.")] = None,
+    cache_gib: Annotated[int, typer.Option(min=1, help="For keys and values, on a CPU.")] = 1,
+) -> None:
+    """Serve a model with vLLM as OpenAI's API; arguments not listed here go to `vllm serve`."""
+    from rlvr.stages import serve as command  # noqa: PLC0415
+
+    command.main(
+        command.Place(
+            model=model, name=name, host=host, port=port, max_model_len=max_model_len, cache_gib=cache_gib
+        ),
+        extra.args,
+    )  # fmt: skip
+
+
+@app.command()
 def prepare() -> None:
     """Stage: make the problems, tables, tokenizer and the scratch model."""
     _run("prepare")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def die_with_parent() -> None:
     """On Linux, kill this process when its parent is killed: no trainer is left running alone."""
+    _signal_with_parent(signal.SIGKILL)
+
+
+def _signal_with_parent(sent: signal.Signals) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
 
 
 def in_child() -> None:
@@ -30,3 +36,24 @@ def ignore_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program that starts others, until it ends; its exit code. None of its processes is left over.
+
+    Signals that ask this process to end are passed on to it, and so is this process's own death (on Linux).
+    """
+
+    def in_leader() -> None:
+        _signal_with_parent(signal.SIGTERM)
+
+    leader = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_leader)  # noqa: PLW1509
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(each, lambda *_: leader.terminate()) for each in asked]
+    try:
+        return leader.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGKILL)
+        for each, handler in zip(asked, previous, strict=True):
+            signal.signal(each, handler)

@@ -154,7 +154,7 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
             print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
     check_head(model, name=source.name)
-    eos_ids = end_of_sequence_ids(model, tokenizer)
+    eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
     model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
     return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
 
@@ -232,9 +232,8 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a completion: the generation config's, the tokenizer's, the chat template's end of turn."""
-    declared = model.generation_config.eos_token_id
+def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a completion: those `declared` by the model, the tokenizer's, the template's end of turn."""
     ids = {tokenizer.eos_token_id, turn_end(tokenizer), *(declared if isinstance(declared, list) else [declared])} - {
         None
     }

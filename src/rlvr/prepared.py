@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from rlvr.chat import Message
 from rlvr.types import Problem, Prompt
 
 FOLDER = Path("data/prepared")
@@ -53,3 +54,9 @@ def read_prompts(split: str) -> list[Prompt]:
         )
         for row in rows
     ]
+
+
+def read_earlier() -> list[Message]:
+    """The worked examples that every prompt shows as earlier turns of the chat, empty with `prepare.few_shot: 0`."""
+    chat = [dict(message) for message in read_table("evaluation")["messages"].iloc[0]]
+    return [message for message in chat[:-1] if message["role"] != "system"]

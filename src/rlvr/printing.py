@@ -1,4 +1,4 @@
-"""Tables for people: with lines on a terminal, plain columns in a pipe."""
+"""Tables and texts for people: with lines on a terminal, plain columns in a pipe."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print texts of several lines, each beside its name, and an empty line after them."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in pairs:
+        table.add_row(Text(name), Text("\n".join(map(_printable, text.expandtabs(4).split("\n")))))
+    Console().print(table)
+    print()
+
+
 def _print_rich(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -34,4 +49,9 @@ def _cell(text: str) -> str:
     """One line of characters that every terminal can show, cut in the middle where it gets long."""
     half = CELL_WIDTH // 2
     cut = text if len(text) <= CELL_WIDTH else f"{text[: half - 1]}…{text[-half:]}"
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
+    return _printable(cut)
+
+
+def _printable(text: str) -> str:
+    """`text` with what a terminal would obey spelled out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

