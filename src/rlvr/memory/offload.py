@@ -48,7 +48,7 @@ class Offload:
         if self.stream is not None:
             self.stream.synchronize()  # nothing reads a slab that goes now
         self.free.clear()
-        return _host_memory(size_bytes, page_locked=self.stream is not None)
+        return host_memory(size_bytes, page_locked=self.stream is not None)
 
 
 @dataclass(eq=False)
@@ -118,7 +118,7 @@ class Pass:
             torch.cuda.current_stream(self.home.device).wait_event(event)
 
 
-def _host_memory(size_bytes: int, *, page_locked: bool) -> Tensor:
+def host_memory(size_bytes: int, *, page_locked: bool) -> Tensor:
     """`size_bytes` of host memory on pages of its own, exactly: torch's page-locked memory comes in powers of two."""
     slab = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
     if page_locked:
