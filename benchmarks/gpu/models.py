@@ -32,7 +32,12 @@ TINY = {
 
 def shape_named(name: str, *, is_tiny: bool, **changes: Any) -> Shape:
     """A shape of presets/shapes with `changes`; in miniature a small one of the same kind."""
-    return replace(find_shape(name, SHAPES), **(changes | (TINY if is_tiny else {})))
+    return replace(find_shape(name, SHAPES), **((TINY | changes) if is_tiny else changes))
+
+
+def config_of(shape: Shape) -> Any:
+    """The transformers config of a shape."""
+    return AutoConfig.for_model(shape.model_type, **{name: getattr(shape, name) for name in FIELDS}, pad_token_id=0)
 
 
 def make_policy(shape: Shape, *, rank: int, device: torch.device) -> Policy:
@@ -40,8 +45,7 @@ def make_policy(shape: Shape, *, rank: int, device: torch.device) -> Policy:
 
     One matrix exists in 16 bits at a time.
     """
-    values = {name: getattr(shape, name) for name in FIELDS}
-    config = AutoConfig.for_model(shape.model_type, **values, pad_token_id=0)
+    config = config_of(shape)
     torch.manual_seed(0)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=attention.NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,11 @@ def test_a_part_that_hangs_or_fails_stops_nothing(
 
 def test_it_imports_little() -> None:
     """So that it runs on a machine without the libraries of the configuration and the data."""
-    standard = importlib.import_module("sys").stdlib_module_names
-    own = {file.stem for file in SUITE.glob("*.py")}
-    for file in SUITE.glob("*.py"):
+    files = [file for file in SUITE.glob("*.py") if file.stem != "vllm_engine"]
+    own = {file.stem for file in files}
+    for file in files:
         names = imported(file)
-        assert {name.split(".")[0] for name in names} <= ALLOWED | standard | own, file
+        assert {name.split(".")[0] for name in names} <= ALLOWED | sys.stdlib_module_names | own, file
         reached = {
             module for name in names if name.startswith("rlvr.") and module_file(name) for module in closure(name)
         }
