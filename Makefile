@@ -5,7 +5,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python;
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run test test-all check bench clean
+.PHONY: run test test-all check bench gpu clean
 
 run: .venv/core
 	$(BIN)/snakemake --cores 1
@@ -23,6 +23,9 @@ check: .venv/dev
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/trl_step.py
+
+gpu: .venv/dev
+	$(BIN)/python benchmarks/gpu/suite.py
 
 .venv/core: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "rlvr needs Python 3.11, 3.12 or 3.13 on PATH (or make PYTHON=/path/to/python3.11 ...)"; exit 1; }
