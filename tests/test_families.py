@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlvr.batch import MiniBatch, supervised
 from rlvr.config import Config
 from rlvr.grpo import make_optimizer, update
+from rlvr.head import check_head
 from rlvr.logprob import LogitMap
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
@@ -168,6 +169,15 @@ def test_the_sampler_draws_from_what_the_model_does_to_its_logits(
     for completion in group.completions:
         expected_T = own_logp(plain, group.prompt.tokens, completion.token_ids).detach()
         torch.testing.assert_close(completion.logp.double(), expected_T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", MAPS)
+def test_rounding_to_16_bits_is_no_reason_to_refuse(
+    family: str, dtype: torch.dtype, make_model: Callable[..., Path]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(make_model(family), dtype=dtype, attn_implementation="rlvr")
+    check_head(model, name=family)
 
 
 def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch.Tensor:

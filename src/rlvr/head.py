@@ -58,7 +58,8 @@ def _probe(model: Any, head: torch.nn.Module) -> tuple[torch.Tensor, torch.Tenso
         own = model(input_ids=token_S[None], position_ids=position_S[None], use_cache=False, layout=layout).logits
     finally:
         hook.remove()
-    return at_least_float32(products[0]), at_least_float32(own)
+    (product,) = products
+    return at_least_float32(product), at_least_float32(own)
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
