@@ -14,9 +14,9 @@ from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
+from rlvr.source import Source
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_sampler, open_trainee, planned
-from rlvr.source import Source
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds

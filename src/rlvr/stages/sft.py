@@ -10,9 +10,9 @@ from rlvr.interrupt import stop_requested
 from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.source import Source
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_sampler, open_trainee, planned
-from rlvr.source import Source
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
