@@ -29,7 +29,7 @@ def copies(bench: Bench) -> None:
     there, back = (torch.zeros(size_bytes, dtype=torch.uint8, device=bench.device) for _ in range(2))
     hosts = {
         "torch's page-locked memory": torch.zeros(2 * size_bytes, dtype=torch.uint8, pin_memory=bench.is_cuda),
-        "the offload's slab": host_memory(2 * size_bytes, page_locked=bench.is_cuda),
+        "the offload's slab": host_memory(2 * size_bytes, page_locked=bench.is_cuda, key="memory.offload"),
     }
     for name, host in hosts.items():
         source, target = host.split(size_bytes)
