@@ -26,6 +26,7 @@ from rlvr.types import UserError
 PROJECT = Path(__file__).parents[2]
 WEIGHTS = {"answer": 1.0, "style": 0.0, "always": 2.0}
 Built = tuple[Verdict, dict[Path, bytes], str]
+MIB = 2**20
 EVIL = '<script>alert("1")</script> & <SOLUTION>4</SOLUTION>'
 
 
@@ -100,8 +101,28 @@ def make_run(root: Path, *, steps: int = 40, sft: bool = True, device: str = "cp
     write_json(root / "metrics/train.json", {"steps": steps, "seconds": {"rollout": 6.0, "update": 2.0}} | ends)
     kind = "device memory allocated" if device.startswith("cuda") else "process resident memory"
     write_json(root / "metrics/memory.json", {"kind": kind, "peak_bytes": {"rollout": 2**30, "update": 3 * 2**29}})
+    write_json(root / "logs/memory.json", account(is_cuda=device.startswith("cuda")))
     write_cards(root, sft=sft, device=device)
     return root
+
+
+def account(*, is_cuda: bool) -> dict[str, Any]:
+    """logs/memory.json of a run whose optimizer was not counted."""
+    phases = [
+        {
+            "phase": name, "planned_bytes": planned, "measured_bytes": measured, "error_percent": error,
+            "reserved_bytes": 3 * MIB if is_cuda else None, "planned_device_bytes": 5 * MIB, "device_bytes": 7 * MIB,
+        }
+        for name, planned, measured, error in (("update", 3 * MIB, 4 * MIB, -25.0), ("optimizer", 2 * MIB, None, None))
+    ]  # fmt: skip
+    rows = [("update", "weights", 2 * MIB), ("update", "logits", MIB), ("optimizer", "weights", 2 * MIB)]
+    return {
+        "card": "H100" if is_cuda else "this machine's memory", "card_bytes": 2**34, "is_cuda": is_cuda,
+        "context_tokens": 68, "longest_context_tokens": 8192, "settings": ["4,096 tokens per micro-batch"],
+        "phases": phases,
+        "rows": [{"phase": phase, "row": row, "planned_bytes": amount} for phase, row, amount in rows],
+        "standard": [{"row": "logits of a micro-batch", "standard_bytes": 9 * MIB, "planned_bytes": MIB}],
+    }  # fmt: skip
 
 
 def write_cards(root: Path, *, sft: bool, device: str) -> None:
@@ -164,21 +185,25 @@ def test_files_of_a_normal_run(built: Built) -> None:
     verdict, files, _ = built
     assert verdict.kind == "rise"
     assert {path.as_posix() for path in files} == {
-        "report.html", "curves.csv", "comparison.csv", "correlations.csv", "memory.csv", "training.csv",
+        "report.html", "curves.csv", "comparison.csv", "correlations.csv", "vram.csv", "training.csv",
         "figures/pre_finetune.png", "figures/learning.png",
         "figures/rewards.png", "figures/length.png", "figures/entropy.png", "figures/clip.png", "figures/signal.png",
-        "figures/gradient.png",
+        "figures/gradient.png", "figures/memory.png",
     }  # fmt: skip
     assert files[Path("curves.csv")].decode().count("\n") == 41
     assert "/" not in files[Path("curves.csv")].decode()
-    assert files[Path("memory.csv")].decode().splitlines()[1] == f"rollout,{2**30},process resident memory"
+    lines = files[Path("vram.csv")].decode().splitlines()
+    assert lines[1].startswith(f"update,weights,{2 * MIB},,") and len(lines) == 7
+    assert lines[4] == f"update,all tensors,{3 * MIB},{4 * MIB},-25.0,,{5 * MIB},{7 * MIB},"
+    assert lines[6] == f"standard implementation,logits of a micro-batch,{MIB},,,,,,{9 * MIB}"
 
 
 def test_sections_stand_in_order(built: Built) -> None:
     _, _, page = built
     order = [
         "GRPO raised mean@4", "Before and after", "Pre-finetune</h2>", "Learning curves", "During training",
-        "Do the rewards reward being right?", "Answers before and after", "Time and memory", "Settings and origin",
+        "Do the rewards reward being right?", "Answers before and after", "Time and memory",
+        "Memory: planned, measured", "Settings and origin",
     ]  # fmt: skip
     places = [page.index(text) for text in order]
     assert places == sorted(places)
@@ -280,7 +305,7 @@ def test_no_step_is_said(tmp_path: Path) -> None:
     assert "No GRPO step was taken" in verdict.sentences[2]
     assert "The log holds no step: there is nothing to draw." in page
     assert "No completion was logged." in page
-    assert [path.name for path in files if path.suffix == ".png"] == ["pre_finetune.png"]
+    assert [path.name for path in files if path.suffix == ".png"] == ["memory.png", "pre_finetune.png"]
     assert "Fewer than 8 steps" in page
     assert files[Path("curves.csv")].decode().startswith("step,loss,accuracy,reward_mean,")
     assert tags_of(page).open == []
@@ -303,6 +328,8 @@ def test_a_gpu_run_reports_vram(tmp_path: Path) -> None:
     _, _, page = report_of(make_run(tmp_path, device="cuda:0", levels=2))
     assert "Peak memory is VRAM (device memory allocated)" in page
     assert "CPU" not in page
+    assert "on the card, measured" in page and '<td class="">3 MiB</td>' in page
+    assert "would fit H100 (16.00 GiB): 8,192 tokens; this run" in page
     assert "Accuracy by level" in page
     assert "level 2" in page
 

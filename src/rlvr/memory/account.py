@@ -25,13 +25,13 @@ def memory_account(made: Plan, ledger: Ledger) -> dict[str, Any]:
     the card had in use, or, on a CPU, the resident memory of the process.
     """
     settings = made.settings
+    longest = longest_context(made.shape, replace(settings, recompute="tiles"), made.card)
     return {
-        "model": made.shape.name,
         "card": made.card.name,
         "card_bytes": made.card.memory_bytes,
         "is_cuda": settings.is_cuda,
         "context_tokens": settings.context,
-        "longest_context_tokens": longest_context(made.shape, replace(settings, recompute="tiles"), made.card),
+        "longest_context_tokens": max(longest, settings.context),
         "settings": choices_of(made),
         "phases": [_phase(name, made, ledger) for name in PHASES],
         "rows": [
@@ -79,17 +79,18 @@ def _rows(name: str, made: Plan) -> tuple[Row, ...]:
 
 
 def _standard(made: Plan) -> list[dict[str, Any]]:
-    """The rows of the published table that have a formula, for this run: a group in a micro-batch, KV of one sequence.
+    """The rows of the published table that have a formula, for this run: a group or more in a micro-batch, KV of one.
 
     The table's largest row, training, follows from nothing that was published.
     """
     shape, settings = made.shape, made.settings
-    logits = standard_logits_bytes(shape, completions=settings.completions, context=settings.context)
+    together = max(settings.completions, made.choice.sequences)
+    logits = standard_logits_bytes(shape, completions=together, context=settings.context)
     planned = {row.name: row.amount_bytes for row in made.prediction.phases["head"]}
     kv = settings.context * shape.kv_bytes_per_token(2)
     own_kv = kv_cache_bytes(shape, settings, made.choice.kv_sequences)
     return [
-        {"row": "logits of a group", "standard_bytes": logits, "planned_bytes": planned[LOGITS]},
+        {"row": "logits of a micro-batch", "standard_bytes": logits, "planned_bytes": planned[LOGITS]},
         {
             "row": "weights for inference",
             "standard_bytes": standard_weights_bytes(shape),

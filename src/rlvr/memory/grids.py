@@ -131,7 +131,7 @@ def choices_of(made: Plan) -> list[str]:
     return [
         f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
         *kept,
-        f"logits of {choice.head_rows:,} rows",
+        f"logits of {min(choice.head_rows, choice.sequences * made.settings.completion_tokens):,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host between steps" if choice.states_on_host else ""),
     ]

@@ -140,7 +140,8 @@ def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
     prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
-    step = max(drawing, scores, prefill - answer_tokens * per_token)  # prompts come before the answers' cache
+    dropping = answer_tokens * shape.key_width * settings.weight_bytes  # a layer's keys: finished rows go
+    step = max(drawing, scores, dropping, prefill - answer_tokens * per_token)  # prompts come before answers' cache
     engine = ENGINE_BYTES[settings.engine]
     return [
         Row(f"KV cache, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),

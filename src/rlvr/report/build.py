@@ -9,6 +9,7 @@ from rlvr.report.figures import draw_figures, pre_finetune
 from rlvr.report.load import Inputs
 from rlvr.report.page import render_page, reward_weights
 from rlvr.report.verdict import Verdict, changes, judge, training_changes
+from rlvr.report.vram import memory_figure, vram
 
 
 def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) -> tuple[Verdict, dict[Path, bytes]]:
@@ -25,6 +26,7 @@ def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) ->
     )
     if (start := pre_finetune(inputs.sft_log)) is not None:
         figures["pre_finetune"] = start
+    figures["memory"] = memory_figure(inputs.account)
     names = {"accuracy": "accuracy", "reward": "reward/mean"}
     names |= {f"reward/{name}": f"reward/{name}/mean" for name in weights}
     trained = training_changes(inputs.log, names, resamples=resamples, seed=seed)
@@ -33,7 +35,7 @@ def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) ->
         "curves": tables.curves(inputs.log),
         "comparison": tables.comparison(inputs.summaries),
         "correlations": tables.correlations(inputs.completions, weights),
-        "memory": tables.memory_peaks(inputs.memory),
+        "vram": vram(inputs.account),
     }
     page = render_page(inputs, verdict, changed, trained, figures, examples=examples)
     files = {Path("report.html"): page.encode()}

@@ -67,10 +67,11 @@ def draw_figures(
         "signal": lambda: no_signal(log, prompts_per_step),
         "gradient": lambda: gradient(log),
     }
-    return _styled(draw)
+    return styled(draw)
 
 
-def _styled(draw: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
+def styled(draw: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
+    """The figures in the report's style, as PNG."""
     with mpl.rc_context():  # whatever matplotlibrc a user has
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -135,7 +136,7 @@ def pre_finetune(sft_log: pd.DataFrame) -> bytes | None:
         axes.legend()
         return figure
 
-    return _styled({"pre_finetune": draw})["pre_finetune"]
+    return styled({"pre_finetune": draw})["pre_finetune"]
 
 
 def no_signal(log: pd.DataFrame, prompts_per_step: int) -> Figure:

@@ -31,7 +31,8 @@ class Inputs:
     `log` has one row per step and the names of train.jsonl, `sft_log` one per look of the pre-finetune at its dev
     answers (`steps` taken until then; none when that stage is off); `completions` one row per logged completion;
     `evaluations` and `summaries` (metrics/evaluate.json) hold the models that exist, in the order of MODELS, the
-    rows of all tables being the same problems; `params` are the settings that the artifacts' cards agree on.
+    rows of all tables being the same problems; `account` is logs/memory.json; `params` are the settings that the
+    artifacts' cards agree on.
     """
 
     log: pd.DataFrame
@@ -42,6 +43,7 @@ class Inputs:
     sft: dict[str, Any]
     train: dict[str, Any]
     memory: dict[str, Any]
+    account: dict[str, Any]
     data_card: dict[str, Any]
     policy_card: dict[str, Any]
     params: dict[str, Any]
@@ -71,6 +73,7 @@ def load_inputs(root: Path) -> Inputs:
         sft=_read_json(root / "metrics/sft.json"),
         train=_read_json(root / "metrics/train.json"),
         memory=_read_json(root / "metrics/memory.json"),
+        account=_read_json(root / "logs/memory.json"),
         data_card=data_card,
         policy_card=policy_card,
         params={key: value for card in [*cards, policy_card] for key, value in card.get("params", {}).items()},

@@ -14,6 +14,7 @@ from rlvr.report.figures import window_of
 from rlvr.report.load import Inputs
 from rlvr.report.text import NONE, duration, number, percent, percent_interval, size
 from rlvr.report.verdict import Change, Verdict
+from rlvr.report.vram import memory_section
 
 NAMES = {"base": "base", "sft": "after pre-finetune", "grpo": "after GRPO"}
 
@@ -72,6 +73,7 @@ def render_page(
             _correlations(inputs),
             _examples(inputs, examples),
             _time_and_memory(inputs),
+            memory_section(inputs.account, figures["memory"]),
             _settings(inputs),
         ],
     )

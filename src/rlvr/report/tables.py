@@ -99,12 +99,6 @@ def training(trained: Mapping[str, Change]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=TRAINING_COLUMNS)
 
 
-def memory_peaks(memory: Mapping[str, Any]) -> pd.DataFrame:
-    """The largest peak of each phase of a GRPO step, and what kind of memory was measured."""
-    peaks = memory["peak_bytes"]
-    return pd.DataFrame({"phase": list(peaks), "peak_bytes": list(peaks.values()), "kind": memory["kind"]})
-
-
 def by_level(evaluations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rows level, model: number of problems, greedy accuracy, mean@k."""
     rows = [
