@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
-BATCHED_TOKENS = 2048  # in one forward pass; longer prompts go in pieces
+BATCHED_TOKENS = 2048  # in one forward pass, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class EngineSettings:
 def import_vllm() -> Any:
     """The package vllm, its environment set first. Raises UserError when it is not installed."""
     os.environ |= ENVIRONMENT
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # errors are raised; logged, they come with all prompts
     try:
         import vllm  # noqa: PLC0415
     except ImportError as error:
@@ -70,7 +70,8 @@ def start_engine(settings: EngineSettings) -> Any:
             dtype=settings.dtype,
             max_model_len=settings.max_sequence_tokens,
             max_num_seqs=settings.max_rows,
-            max_num_batched_tokens=max(settings.max_rows, BATCHED_TOKENS),
+            max_num_batched_tokens=max(settings.max_rows, settings.max_sequence_tokens, BATCHED_TOKENS),
+            enable_chunked_prefill=settings.is_cuda,  # on a CPU it cannot rewind the seed of a prompt in pieces
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             kv_cache_dtype=settings.kv_cache_dtype,
             gpu_memory_utilization=0.01,  # only a check at the start once the cache has a size: the planner has done it
