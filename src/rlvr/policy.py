@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,10 +120,13 @@ class Policy:
         self.model.save_pretrained(folder, safe_serialization=True)
 
 
-def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | None) -> Policy:
+def load_policy(
+    cfg: Config, source: Source, tokenizer: Any, *, start: Path | None, keep: Collection[str] = ()
+) -> Policy:
     """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
 
-    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect.
+    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. With
+    4-bit weights the layers in `keep` stay as they are.
     Raises UserError when the model cannot be used.
     """
     start = start if start is not None and has_weights(start) else None
@@ -146,9 +150,10 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
     device = device_of(cfg)
-    if cfg.model.quantization == "nf4":
-        for name, why in quantize(model, device=device).left.items():
-            print(f"note: {name} stays in 16 bits: {why}", flush=True)
+    if cfg.model.quantization != "none":
+        for name, why in quantize(model, device=device, keep=keep).left.items():
+            if name not in keep:
+                print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
     model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
