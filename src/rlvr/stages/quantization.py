@@ -99,7 +99,7 @@ def _summary() -> str:
     chosen = _read()
     return (
         f"{len(chosen['kept'])} of {len(chosen['candidates'])} layers as they were, "
-        f"KL {chosen['kl_nf4']:.4f} -> {chosen['kl_chosen']:.4f} nats a token"
+        f"KL {chosen['kl_nf4']:.2g} -> {chosen['kl_chosen']:.2g} nats a token"
     )
 
 
