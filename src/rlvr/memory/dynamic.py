@@ -78,7 +78,7 @@ def choose(
         with _visiting(model, {name: original[name]}):
             measured.append(Candidate(name, kl_nf4 - kl(), weight_bytes(original[name]) - nf4_bytes, is_kept=False))
     budget_bytes = int(share * sum(quantized.values()))
-    candidates = _greedy(measured, budget_bytes)
+    candidates = greedy(measured, budget_bytes)
     kept = {one.name: original[one.name] for one in candidates if one.is_kept}
     with _visiting(model, kept):
         return Choice(sum(quantized.values()), budget_bytes, kl_nf4, kl(), candidates)
@@ -107,7 +107,8 @@ def _visiting(model: Any, layers: Mapping[str, nn.Linear]) -> Iterator[None]:
         model.set_submodule(name, module)
 
 
-def _greedy(measured: list[Candidate], budget_bytes: int) -> tuple[Candidate, ...]:
+def greedy(measured: list[Candidate], budget_bytes: int) -> tuple[Candidate, ...]:
+    """The candidates, best first by their drop of the KL per byte; those that lower it are kept while they fit."""
     left_bytes, taken = budget_bytes, []
     for one in sorted(measured, key=lambda one: one.kl_drop / one.extra_bytes, reverse=True):
         is_kept = one.kl_drop > 0.0 and one.extra_bytes <= left_bytes
