@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlvr.memory.settings import STATE_BYTES
-from rlvr.optim import LossScale, Optimizer, waits_on_host
+from rlvr.memory.states import waits_on_host
+from rlvr.optim import LossScale, Optimizer
 from rlvr.types import UserError
 
 SHAPES = {"wide": (64, 100), "odd": (4111,), "small": (7,)}  # the last one is too small for 8 bits

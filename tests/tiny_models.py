@@ -37,6 +37,17 @@ def exact_norm(self: Any, x: Tensor) -> Tensor:
     return scaled * (1.0 + self.weight if is_gemma else self.weight)
 
 
+def plain_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A transformers model with random weights, all trained."""
+    config = AutoConfig.for_model(family, **(SHAPE | FAMILIES[family] | changes))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="rlvr", dtype=dtype).train()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
 def make_model(family: str, *, adapter: bool, dtype: torch.dtype, **changes: Any) -> Policy:
     """A policy of a family with random weights, all of them trained or with an adapter that has an effect."""
     config = AutoConfig.for_model(family, **(SHAPE | FAMILIES[family] | changes))

@@ -12,9 +12,10 @@ from torch import Tensor
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
+from rlvr.memory.states import waits_on_host
 from rlvr.meter import Meter
 from rlvr.mismatch import Mismatch, check, limit_of
-from rlvr.optim import Optimizer, waits_on_host
+from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
 from rlvr.rewards import Scorer

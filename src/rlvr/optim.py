@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,11 +145,6 @@ class Optimizer:
             self.loss_scale = LossScale(**state["loss_scale"])
         if self.host is not None:
             self.host.park(self.adamw)
-
-
-def waits_on_host(setting: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """`memory.optimizer_on_host`, with auto resolved: on a GPU, where the copies take a moment of a long step."""
-    return setting == "on" or (setting == "auto" and device.type == "cuda")
 
 
 def _adamw(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,10 +128,13 @@ class Policy:
         self.model.save_pretrained(folder, safe_serialization=True)
 
 
-def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | None) -> Policy:
+def load_policy(
+    cfg: Config, source: Source, tokenizer: Any, *, start: Path | None, keep: Collection[str] = ()
+) -> Policy:
     """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
 
-    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect.
+    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. With
+    4-bit weights the layers in `keep` stay as they are.
     Raises UserError when the model cannot be used.
     """
     start = start if start is not None and has_weights(start) else None
@@ -149,9 +153,10 @@ def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | No
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
     device = device_of(cfg)
-    if cfg.model.quantization == "nf4":
-        for name, why in quantize(model, device=device).left.items():
-            print(f"note: {name} stays in 16 bits: {why}", flush=True)
+    if cfg.model.quantization != "none":
+        for name, why in quantize(model, device=device, keep=keep).left.items():
+            if name not in keep:
+                print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
     check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)

@@ -14,7 +14,8 @@ from torch import Tensor
 from rlvr.batch import MiniBatch, supervised
 from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
-from rlvr.optim import Optimizer, waits_on_host
+from rlvr.memory.states import waits_on_host
+from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
 from rlvr.prompts import draw

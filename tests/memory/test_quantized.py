@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.linear import through_onednn
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
-from rlvr.memory.quantized import decoder_linears, quantize, quantize_dynamic, quantized_linear, weight_bytes, weight_of
+from rlvr.memory.quantized import decoder_linears, quantize, quantized_linear, weight_bytes, weight_of
 from rlvr.policy import Policy
 from rlvr.types import UserError
-from tiny_models import FAMILIES, SHAPE, gradients, stream, worst
+from tiny_models import gradients, plain_model, stream, worst
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 
 CPU = torch.device("cpu")
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text")
-
-
-def plain_model(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
-    config = AutoConfig.for_model(family, **(SHAPE | FAMILIES[family] | changes))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="rlvr", dtype=dtype).train()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
-    return model
 
 
 def with_adapter(model: Any) -> Policy:
@@ -166,26 +154,3 @@ def test_evaluation_leaves_the_weights_readable() -> None:
     policy.model.train()
     after = gradients(policy)
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-@pytest.mark.parametrize("budget_bytes", [0, 30_000, 10**9])
-def test_dynamic_keeps_what_buys_most_within_its_budget(budget_bytes: int) -> None:
-    model = plain_model("llama", torch.bfloat16)
-    with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.down_proj").weight[:, ::64] *= 30.0  # blocks with outliers suffer most
-    original = decoder_linears(model)
-    policy = Policy(model, model.get_decoder(), (0,), "auto", None)
-    found, choice = quantize_dynamic(
-        model, lambda: policy.logits(policy.hidden_stream(*stream())), device=CPU, budget_bytes=budget_bytes
-    )
-    spent = sum(one.extra_bytes for one in choice.candidates if one.is_kept)
-    assert spent <= budget_bytes and len(choice.candidates) == len(original) == 21
-    assert set(choice.kept) | set(found.bytes_4bit) == set(original)
-    assert all(model.get_submodule(name) is original[name] for name in choice.kept)
-    assert json.loads(json.dumps(choice.as_json()))["budget_bytes"] == budget_bytes
-    if budget_bytes == 0:
-        assert choice.kept == [] and choice.kl_chosen == choice.kl_nf4 > 0.0
-    if budget_bytes == 30_000:
-        assert choice.kept[0] == "model.layers.1.mlp.down_proj" and choice.kl_chosen < 0.8 * choice.kl_nf4
-    rates = [one.kl_drop / one.extra_bytes for one in choice.candidates]
-    assert rates == sorted(rates, reverse=True)

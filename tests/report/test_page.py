@@ -138,7 +138,10 @@ def write_cards(root: Path, *, sft: bool, device: str) -> None:
         root / "data/prepared/card.json", made | {"device": "cpu", "params": prepare, "splits": {"train": split}}
     )
     write_json(root / "models/sft/card.json", {"enabled": sft} | ({"params": {"sft": {"max_steps": 7}}} if sft else {}))
-    write_json(root / "models/grpo/card.json", made | {"device": device, "params": grpo | source})
+    write_json(
+        root / "models/grpo/card.json",
+        made | {"device": device, "precision": "bfloat16, nf4", "params": grpo | source},
+    )
     write_json(root / "evaluations/card.json", made | {"params": {"evaluate": {"temperature": 1.0}}})
 
 

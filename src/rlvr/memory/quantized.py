@@ -7,8 +7,8 @@ linear layers of the decoder are quantised; embeddings, head and norms are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -127,77 +127,6 @@ def _check_round_trip(name: str, weight_OD: Tensor, small: Any) -> None:
     rounding = 8 * torch.finfo(weight_OD.dtype).eps
     if not bool((found - expected).norm() <= rounding * (expected.norm() + x.float().norm() * back_OD.norm())):
         raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; take none")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What it would bring to leave one module unquantised. KL in nats a token."""
-
-    name: str
-    kl_drop: float
-    extra_bytes: int
-    is_kept: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which modules `nf4-dynamic` keeps as they were; `kl_*` against the model before, nats a token."""
-
-    budget_bytes: int
-    kl_nf4: float
-    kl_chosen: float
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def kept(self) -> list[str]:
-        return [candidate.name for candidate in self.candidates if candidate.is_kept]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@torch.no_grad()
-def quantize_dynamic(
-    model: Any, logits: Callable[[], Tensor], *, device: torch.device, budget_bytes: int
-) -> tuple[Quantized, Choice]:
-    """Quantise, but keep the modules that buy most for `budget_bytes` more: by drop of KL(before ‖ after) per byte.
-
-    `logits()` runs `model` on calibration text, [tokens, vocabulary]. Starting from everything in NF4, each module is
-    given back on its own and the KL measured; then modules are taken greedily, best first, while they fit. The weights
-    before and after are both in memory meanwhile. Raises UserError as quantize does.
-    """
-    before = logits().float().log_softmax(-1)
-    original = decoder_linears(model)
-    quantized = quantize(model, device=device)
-    small = {name: model.get_submodule(name) for name in quantized.bytes_4bit}
-    kl_nf4 = _kl(before, logits())
-    measured = []
-    for name, module in small.items():
-        model.set_submodule(name, original[name].to(device))
-        extra_bytes = weight_bytes(original[name]) - quantized.bytes_4bit[name]
-        measured.append(Candidate(name, kl_nf4 - _kl(before, logits()), extra_bytes, False))
-        model.set_submodule(name, module)
-    candidates = _greedy(measured, budget_bytes)
-    for candidate in candidates:
-        if candidate.is_kept:
-            model.set_submodule(candidate.name, original[candidate.name])
-    choice = Choice(budget_bytes, kl_nf4, _kl(before, logits()), candidates)
-    left = dict(quantized.left) | dict.fromkeys(choice.kept, "kept for its KL")
-    return Quantized({name: n for name, n in quantized.bytes_4bit.items() if name not in left}, left), choice
-
-
-def _greedy(measured: list[Candidate], budget_bytes: int) -> tuple[Candidate, ...]:
-    left_bytes, taken = budget_bytes, []
-    for one in sorted(measured, key=lambda one: one.kl_drop / one.extra_bytes, reverse=True):
-        is_kept = one.kl_drop > 0.0 and one.extra_bytes <= left_bytes
-        left_bytes -= one.extra_bytes if is_kept else 0
-        taken.append(Candidate(one.name, one.kl_drop, one.extra_bytes, is_kept))
-    return tuple(taken)
-
-
-def _kl(before_TV: Tensor, logits_TV: Tensor) -> float:
-    after_TV = logits_TV.float().log_softmax(-1)
-    return (before_TV.exp() * (before_TV - after_TV)).sum(-1).mean().item()
 
 
 def _bitsandbytes() -> Any:

@@ -274,6 +274,7 @@ def _settings(inputs: Inputs) -> str:
         ["commit", card["commit"] or "not in a git repository"],
         ["platform", card["platform"]],
         ["device", card["device"]],
+        ["precision", card["precision"]],
         *([name, version or "not installed"] for name, version in card["versions"].items()),
     ]
     splits = [

@@ -19,6 +19,7 @@ from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.sampler import Sampler, places
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_policy, open_sampler, plan_sampling
+from rlvr.stages.quantization import kept_layers, precision
 from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge
 
@@ -47,7 +48,8 @@ def main() -> None:
                 f"{name}: greedy {metrics[name]['accuracy']:.3f}, mean@k {metrics[name]['mean_at_k']:.3f}", flush=True
             )
         write_json(Path("metrics/evaluate.json"), metrics)
-        write_json(FOLDER / "card.json", provenance(cfg, device=device_name(device_of(cfg))))
+        card = {"precision": precision(cfg)}
+        write_json(FOLDER / "card.json", provenance(cfg, device=device_name(device_of(cfg))) | card)
 
 
 def _kept(cfg: Config, start: Path | None) -> Path:
@@ -55,6 +57,7 @@ def _kept(cfg: Config, start: Path | None) -> Path:
     weights = hash_files(*sorted((start or prepared.BASE).glob("*.safetensors")))
     settings = [
         cfg.digest("compute", "model", "rollout", "verifiers"),
+        kept_layers(cfg),
         cfg.evaluate.samples_per_problem,
         cfg.evaluate.temperature,
     ]

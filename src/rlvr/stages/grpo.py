@@ -17,6 +17,7 @@ from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_sampler, open_trainee, plan_training
+from rlvr.stages.quantization import precision
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
@@ -68,7 +69,8 @@ def main() -> None:
             grpo.train(cfg, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
-            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)) | {"commit": commit()})
+            card = {"commit": commit(), "precision": precision(cfg)}
+            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)) | card)
             LOG.parent.mkdir(exist_ok=True)
             shutil.copy(run.log, LOG)
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)

@@ -18,7 +18,7 @@ from rlvr.memory.own import Own, hold, hold_sampling
 from rlvr.memory.planner import Plan
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, read_shape
-from rlvr.optim import waits_on_host
+from rlvr.memory.states import waits_on_host
 from rlvr.policy import (
     Policy,
     device_of,
@@ -31,21 +31,26 @@ from rlvr.policy import (
 )
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
+from rlvr.stages.quantization import decide, kept_layers
 from rlvr.types import Prompt, UserError
 
 
 def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
     """The policy, moved on to the weights in `start` if there are any, and the tokenizer of the prepared data."""
     tokenizer = load_tokenizer(prepared.BASE)
-    return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
+    policy = load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start, keep=kept_layers(cfg))
+    return policy, tokenizer
 
 
 def open_trainee(cfg: Config, made: Plan, *, start: Path | None) -> tuple[Policy, Any]:
     """open_policy, made ready for training, once its memory is known to suffice.
 
-    Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
+    Without `start` it is the first to load the model, and so it chooses what nf4-dynamic keeps. Raises UserError, with
+    the plan, before any weights are loaded when no way of training it fits.
     """
     demand(made)
+    if start is None:
+        decide(cfg)
     policy, tokenizer = open_policy(cfg, start=start)
     return for_training(policy, cfg.memory), tokenizer
 

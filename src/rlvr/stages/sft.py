@@ -12,6 +12,7 @@ from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_sampler, open_trainee, plan_training
+from rlvr.stages.quantization import decide, precision
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
@@ -23,6 +24,7 @@ def main() -> None:
     with stage("sft", SECTIONS) as cfg:
         LOG.parent.mkdir(exist_ok=True)
         if not cfg.sft.enabled:
+            decide(cfg)
             write_json(FOLDER / "card.json", {"enabled": False})
             write_json(METRICS, {"enabled": False})
             LOG.write_text("")
@@ -46,5 +48,6 @@ def main() -> None:
             policy.save(FOLDER)
             shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)
-            write_json(FOLDER / "card.json", {"enabled": True} | provenance(cfg, device=device_name(policy.device)))
+            made_by = provenance(cfg, device=device_name(policy.device))
+            write_json(FOLDER / "card.json", {"enabled": True, "precision": precision(cfg)} | made_by)
             write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

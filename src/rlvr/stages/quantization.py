@@ -1,0 +1,110 @@
+"""What `nf4-dynamic` keeps in 16 bits: chosen once, by the first stage that loads the model, and read by the others."""
+# T tokens
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr import prepared
+from rlvr.attention import PackedLayout
+from rlvr.config import Config
+from rlvr.memory.dynamic import choose
+from rlvr.policy import device_of, dtype_of, load_policy, load_tokenizer
+from rlvr.prompts import draw
+from rlvr.provenance import hash_files, write_json
+from rlvr.source import Source
+from rlvr.types import UserError
+
+FILE, MADE = Path("models/sft/quantization.json"), Path(".checkpoints/quantization")
+TOKENS = 1024  # of calibration text
+
+
+def decide(cfg: Config) -> None:
+    """Write FILE when `model.quantization` is nf4-dynamic: layer by layer its KL, its bytes and whether it is kept.
+
+    A choice that was made for the same model, settings and data is taken again. Raises UserError.
+    """
+    if cfg.model.quantization != "nf4-dynamic":
+        return
+    key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(prepared.FOLDER)}".encode()).hexdigest()
+    made = MADE / f"{key}.json"
+    if not made.exists():
+        print(f"nf4-dynamic: measuring what each layer loses in 4 bits, on {TOKENS:,} tokens", flush=True)
+        writing = made.with_suffix(".writing")
+        write_json(writing, _choice(cfg))
+        writing.rename(made)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, FILE)
+    print(f"nf4-dynamic: {_summary()}", flush=True)
+
+
+def kept_layers(cfg: Config) -> list[str]:
+    """The layers that stay out of 4 bits. Raises UserError when nf4-dynamic has not chosen yet."""
+    if cfg.model.quantization != "nf4-dynamic":
+        return []
+    kept: list[str] = _read()["kept"]
+    return kept
+
+
+def precision(cfg: Config) -> str:
+    """The type of weights and activations, for cards and reports."""
+    name = str(dtype_of(cfg)).removeprefix("torch.")
+    if cfg.model.quantization == "none":
+        return name
+    chosen = f" ({_summary()})" if cfg.model.quantization == "nf4-dynamic" else ""
+    return f"{name}, frozen layers in {cfg.model.quantization}{chosen}"
+
+
+def calibration(tokens: int, *, seed: int) -> list[tuple[int, ...]]:
+    """Training prompts, each with its worked solution where there is one, up to `tokens` in all."""
+    examples = prepared.read_examples("train")
+    texts: list[tuple[int, ...]] = []
+    for prompt, target in draw(examples, len(examples), step=0, seed=seed):
+        room = tokens - sum(map(len, texts))
+        if room > 0:
+            texts.append((*prompt, *target.tolist())[:room])
+    return texts
+
+
+def _choice(cfg: Config) -> dict[str, Any]:
+    plain = cfg.model.model_copy(update={"adapter": "none", "quantization": "none"})
+    on_host = cfg.compute.model_copy(update={"device": "cpu", "dtype": str(dtype_of(cfg)).removeprefix("torch.")})
+    source = Source.read(prepared.BASE)
+    policy = load_policy(
+        cfg.model_copy(update={"model": plain, "compute": on_host}), source, load_tokenizer(prepared.BASE), start=None
+    )
+    device = device_of(cfg)
+    texts = calibration(TOKENS, seed=cfg.compute.seed)
+    token_T = torch.tensor([token for text in texts for token in text], device=device)
+    position_T = torch.cat([torch.arange(len(text)) for text in texts]).to(device)
+    layout = PackedLayout([], [len(text) for text in texts], [], device)
+    choice = choose(
+        policy.model,
+        lambda: policy.hidden_stream(token_T, position_T, layout),
+        policy.logits,
+        device=device,
+        share=cfg.model.dynamic_share,
+    )
+    sha256 = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return choice.as_json() | {"calibration": {"texts": len(texts), "tokens": len(token_T), "sha256": sha256}}
+
+
+def _summary() -> str:
+    chosen = _read()
+    return (
+        f"{len(chosen['kept'])} of {len(chosen['candidates'])} layers as they were, "
+        f"KL {chosen['kl_nf4']:.2g} -> {chosen['kl_chosen']:.2g} nats a token"
+    )
+
+
+def _read() -> dict[str, Any]:
+    if not FILE.exists():
+        raise UserError(f"{FILE} does not exist: the stage sft chooses what nf4-dynamic keeps; run `dvc repro` for it")
+    chosen: dict[str, Any] = json.loads(FILE.read_text())
+    return chosen
