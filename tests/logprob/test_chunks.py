@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from head_cases import MAPS, PLAIN, SHAPES, compared, make_inputs, results
-from live_bytes import LiveBytes
 from precision import agree, error, relative
 from rlvr.logprob import resolve, token_logprobs
+from rlvr.memory.ledger import LiveStorages
 from rlvr.types import UserError
+
+CPU = torch.device("cpu")
 
 FLOORS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 4e-3}
 
@@ -137,7 +139,7 @@ def test_memory_is_that_of_a_chunk(dtype: torch.dtype, train_head: bool, entropy
     peaks = {}
     for impl in ("torch", "reference"):
         options: dict[str, Any] = {"chunk_rows": CHUNK} if impl == "torch" else {}
-        with LiveBytes() as live:
+        with LiveStorages(CPU, reads=False) as live:
             results(inputs, impl=impl, train_head=train_head, entropy_gradient=entropy_gradient, **PLAIN, **options)
         peaks[impl] = live.peak_bytes
     assert peaks["torch"] <= 4 * chunk_bytes + rest_bytes
@@ -154,7 +156,7 @@ def test_no_logits_are_kept_for_the_backward_pass(train_head: bool, entropy_grad
         sizes.append(x.numel())
         return x
 
-    with LiveBytes() as live, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+    with LiveStorages(CPU, reads=False) as live, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         logp, _ = token_logprobs(
             hidden.requires_grad_(),
             head.requires_grad_(train_head),
@@ -165,7 +167,7 @@ def test_no_logits_are_kept_for_the_backward_pass(train_head: bool, entropy_grad
         )
     assert sizes and max(sizes) <= max(hidden.numel(), head.numel())
     keeps = 1 + entropy_gradient if train_head or entropy_gradient else 0  # of the last chunk
-    assert live.now_bytes() <= keeps * CHUNK * VOCABULARY * 4 + 2 * hidden.nbytes
+    assert live.bytes <= keeps * CHUNK * VOCABULARY * 4 + 2 * hidden.nbytes
     assert logp.requires_grad
 
 

@@ -9,14 +9,16 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from live_bytes import LiveBytes
 from loss_cases import HEAD, LENGTHS, TOTALS, computed, make_case, make_spec, truth
 from loss_mutants import MUTANTS
 from oracle import Row, ratios
 from precision import agree, head_truth, relative
 from rlvr.loss import policy_loss
 from rlvr.loss.fused import is_local
+from rlvr.memory.ledger import LiveStorages
 from rlvr.types import Correction, LossType
+
+CPU = torch.device("cpu")
 
 LOSS_TYPES = get_args(LossType)
 MODES = get_args(Correction)
@@ -121,13 +123,13 @@ def test_where_it_is_legal_the_logits_are_made_once(
     assert is_local(spec, has_old=moved) == local
     made: list[int] = []
 
-    class Count(LiveBytes):
+    class Count(LiveStorages):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.exp.default and args[0].dim() == 2:
                 made.append(len(args[0]))
             return super().__torch_dispatch__(func, types, args, kwargs)
 
-    with Count():
+    with Count(CPU, reads=False):
         computed(case, spec, torch.float64, impl="torch", chunk_rows=19)
     assert sum(LENGTHS) == 76 and made == [19] * (4 if local else 7)
 
@@ -138,9 +140,9 @@ def test_memory_is_that_of_a_chunk(train_head: bool) -> None:
     case = make_case(spec, moved=True)
     hidden, head = case.hidden.float().requires_grad_(), torch.randn(vocabulary, 12).requires_grad_(train_head)
     micro = replace(case.micro, old_logp_T=case.micro.old_logp_T.float())
-    with LiveBytes() as live:
+    with LiveStorages(CPU, reads=False) as live:
         loss, _ = policy_loss(hidden, head, micro, totals=TOTALS, spec=spec, impl="torch", chunk_rows=chunk_rows)
-        between = live.now_bytes()
+        between = live.bytes
         loss.backward()
     chunk_bytes, head_bytes = chunk_rows * vocabulary * 4, (train_head and 3 * head.nbytes)
     small = 200 * 76 * 8

@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live_bytes import LiveBytes
 from rlvr.attention import PackedLayout
 from rlvr.memory.layer import install
+from rlvr.memory.ledger import LiveStorages
 from rlvr.policy import Policy
 from tiny_models import gradients, make_model, stream, worst
+
+CPU = torch.device("cpu")
 
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text")
 LIMIT = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -148,7 +150,7 @@ def peak_bytes(*, layers: int, tile_rows: int | None, tokens: int = 256, **chang
     if tile_rows is not None:
         install(policy.model, tile_rows=tile_rows, offload=False)
     layout = PackedLayout([], [tokens], [0], torch.device("cpu"))
-    with LiveBytes() as measured:
+    with LiveStorages(CPU, reads=False) as measured:
         policy.hidden_stream(torch.arange(tokens) % 50, torch.arange(tokens), layout).sum().backward()
     return measured.peak_bytes
 

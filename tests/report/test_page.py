@@ -217,7 +217,7 @@ def test_page_is_whole_by_itself(built: Built) -> None:
     tags = tags_of(page)
     assert tags.open == []
     images = [attributes["src"] for tag, attributes in tags.seen if tag == "img"]
-    assert len(images) == sum(path.suffix == ".png" for path in files) == 8
+    assert len(images) == sum(path.suffix == ".png" for path in files) == 9
     assert all(source and source.startswith("data:image/png;base64,iVBOR") for source in images)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags.seen}
     assert not any({"href", "srcset"} & set(attributes) for _, attributes in tags.seen)

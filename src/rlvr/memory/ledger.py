@@ -46,7 +46,7 @@ class Ledger:
         self.peaks: dict[str, Peak] = {}
         self.process_bytes: dict[str, int] = {}
         self.is_counting = True
-        self.live = LiveStorages(device)
+        self.live = LiveStorages(device, reads=True)
         self.count(resident)
         self._open: list[Measured] = []
 
@@ -133,11 +133,15 @@ def _process_peak_bytes() -> int:
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages on `device` that operations read or made while this mode was on and that still live."""
+    """Bytes of the storages on `device` that operations made while this mode was on and that still live.
 
-    def __init__(self, device: torch.device) -> None:
+    With `reads`, also of those that they read.
+    """
+
+    def __init__(self, device: torch.device, *, reads: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind = device.type
+        self.reads = reads
         self.bytes = 0
         self.peak_bytes = 0
         self.sizes: dict[weakref.ref[Any], int] = {}
@@ -156,9 +160,13 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        for value in tree_iter((args, kwargs, out)):
-            if isinstance(value, Tensor):
-                self.count(value)
+        read = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+        made = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        if not self.reads:
+            before = {value.untyped_storage()._cdata for value in read if not value.is_mkldnn}
+            read, made = [], [x for x in made if not x.is_mkldnn and x.untyped_storage()._cdata not in before]
+        for value in (*read, *made):
+            self.count(value)
         return out
 
     def _freed(self, reference: weakref.ref[Any]) -> None:

@@ -95,7 +95,7 @@ def _bars(account: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     left = dict.fromkeys((phase["phase"] for phase in phases), 0.0)
     shown, small = _largest(amounts, 0.01 * max(peaks))
-    for color, (name, by_phase) in zip([*COLORS, GREY], [*shown.items(), *small.items()], strict=False):
+    for color, (name, by_phase) in zip([*COLORS[: len(shown)], GREY], [*shown.items(), *small.items()], strict=False):
         widths = [by_phase.get(phase, 0.0) / unit for phase in left]
         axes.barh(list(left), widths, left=list(left.values()), color=color, label=name, height=0.55)
         left = {phase: start + width for (phase, start), width in zip(left.items(), widths, strict=True)}
