@@ -17,6 +17,7 @@ SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cp
 TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 UNLESS_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = BEFORE + messages -%}{%- endif -%}"
 INTO_FIRST = "{%- set messages = [{'role': 'user', 'content': PROMPT + messages[0]['content']}] + messages[1:] -%}"
+WALL = "{{ '' }}"  # a block would take the line break with which a template may begin
 QUESTION = "0"  # a question that every vocabulary holds
 
 
@@ -93,7 +94,7 @@ def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str,
     """
     wanted = render_prompt(tokenizer, QUESTION, system_prompt=system_prompt, opening=opening, earlier=earlier)
     for front in _fronts(system_prompt, earlier):
-        template: str = front + tokenizer.get_chat_template() + _back(opening)
+        template: str = front + WALL + tokenizer.get_chat_template().removesuffix("\n") + _back(opening)
         if _rendered(tokenizer, template) == wanted:
             return template
     raise UserError(
@@ -115,7 +116,7 @@ def _fronts(system_prompt: str | None, earlier: Sequence[Message]) -> list[str]:
 
 
 def _back(opening: str) -> str:
-    return "{%- if add_generation_prompt -%}{{- " + _literal(opening) + " -}}{%- endif -%}" if opening else ""
+    return "{{ " + _literal(opening) + " if add_generation_prompt else '' }}" if opening else ""
 
 
 def _literal(value: Any) -> str:
