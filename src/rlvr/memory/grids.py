@@ -125,12 +125,20 @@ def choices_of(made: Plan) -> list[str]:
     choice = made.choice
     return [
         f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({choice.sequences} of {made.settings.completions})",
+        *_prompts(made),
         f"layer inputs on the {'host' if choice.offload else 'card'}",
         f"tiles of {choice.tile_rows:,} rows",
         f"logits of {choice.head_rows:,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host meanwhile" if choice.states_on_host else ""),
     ]
+
+
+def _prompts(made: Plan) -> list[str]:
+    """How a group's prompt is computed, where the group is larger than a micro-batch."""
+    if made.choice.sequences == made.settings.completions:
+        return []
+    return [f"prompts computed {'once' if made.choice.share_prompts else 'with each micro-batch (share_prompts: off)'}"]
 
 
 def recipe(settings: Settings) -> str:
