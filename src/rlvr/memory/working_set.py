@@ -74,8 +74,9 @@ def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[st
     tokens = input_tokens(settings, choice)
     gradients = size * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
     workspace = _workspace(shape, settings, choice)
-    if shape.family.norms_per_layer == 4:  # the norm behind attention comes first, in float32
-        gradients = max(gradients, 4 * 4 * D - workspace // tokens)
+    if shape.family.norms_per_layer == 4:  # the norm behind attention comes first, in float32, and leaves
+        left = D * _fresh_norm_bytes(shape, settings)
+        gradients = max(0, gradients - left, 4 * 4 * D - workspace // tokens)
     rows = {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
