@@ -58,7 +58,7 @@ def test_one_run_that_fits(plan: Run) -> None:
 def test_one_run_that_does_not_fit(plan: Run) -> None:
     code, out, _ = plan("meta-llama/Llama-3.3-70B-Instruct", "--card", "A6000", "--context", "65536")
     assert code == 1
-    assert "does not fit: backward needs" in out and "try a shorter context:" in out and "try a smaller model:" in out
+    assert "does not fit: rollout needs" in out and "try a shorter context:" in out and "try a smaller model:" in out
 
 
 def test_8b_in_16_bit_on_a_small_card_gets_nf4_with_its_figure(plan: Run) -> None:

@@ -73,25 +73,28 @@ def _loss(base: Any, token_S: Tensor, position_S: Tensor, layout: attention.Pack
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_peak_of_an_update(family: str, method: str, dtype: torch.dtype) -> None:
     choice = Choice(
-        sequences=2, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+        sequences=1, share_prompts=True, offload=False, tile_rows=256, head_rows=S,
+        kv_sequences=1, states_on_host=False,
     )  # fmt: skip
-    compare(family, method, dtype, choice)
+    compare(family, method, dtype, choice, completion_tokens=2 * S)
 
 
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("tile_rows", [64, 512])
 def test_choices_of_the_planner(offload: bool, tile_rows: int) -> None:
     choice = Choice(
-        sequences=1, offload=offload, tile_rows=tile_rows, head_rows=S, kv_sequences=1, states_on_host=False
+        sequences=1, share_prompts=True, offload=offload, tile_rows=tile_rows, head_rows=S,
+        kv_sequences=1, states_on_host=False,
     )  # fmt: skip
-    compare("llama", "lora", torch.float32, choice)
+    compare("llama", "lora", torch.float32, choice, completion_tokens=2 * S)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize(("prompt_tokens", "sequences"), [(64, 4), (256, 3)])
 def test_completions_that_share_a_prompt(method: str, prompt_tokens: int, sequences: int) -> None:
     choice = Choice(
-        sequences=sequences, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+        sequences=sequences, share_prompts=True, offload=False, tile_rows=256, head_rows=S,
+        kv_sequences=1, states_on_host=False,
     )  # fmt: skip
     compare("llama", method, torch.float32, choice, prompt_tokens=prompt_tokens)
 
@@ -101,7 +104,7 @@ def test_completions_that_share_a_prompt(method: str, prompt_tokens: int, sequen
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_peak_where_nothing_is_recomputed(family: str, method: str, dtype: torch.dtype) -> None:
     choice = Choice(
-        sequences=2, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+        sequences=2, share_prompts=True, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
     )  # fmt: skip
     compare(family, method, dtype, choice, recompute="none")
 
@@ -109,7 +112,8 @@ def test_the_peak_where_nothing_is_recomputed(family: str, method: str, dtype: t
 @pytest.mark.parametrize(("family", "prompt_tokens", "sequences"), [("llama", 64, 4), ("gemma3_text", 256, 3)])
 def test_a_shared_prompt_where_nothing_is_recomputed(family: str, prompt_tokens: int, sequences: int) -> None:
     choice = Choice(
-        sequences=sequences, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+        sequences=sequences, share_prompts=True, offload=False, tile_rows=256, head_rows=S, kv_sequences=1,
+        states_on_host=False,
     )  # fmt: skip
     compare(family, "lora", torch.float32, choice, prompt_tokens=prompt_tokens, recompute="none")
 
@@ -121,14 +125,15 @@ def compare(
     choice: Choice,
     *,
     prompt_tokens: int = 0,
+    completion_tokens: int = S,
     recompute: Recompute = "tiles",
 ) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
         completions=choice.sequences, completions_per_step=choice.sequences, prompt_tokens=prompt_tokens,
-        completion_tokens=S, has_reference=False, engine="native", shares_weights=True, recompute=recompute,
-        is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
+        completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,
+        recompute=recompute, is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute)
     ledger = Ledger(torch.device("cpu"), model.parameters())

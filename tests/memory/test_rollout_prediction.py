@@ -52,7 +52,7 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
         shares_weights=True, recompute="tiles", is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     choice = Choice(
-        sequences=1, offload=False, tile_rows=512, head_rows=512,
+        sequences=1, share_prompts=True, offload=False, tile_rows=512, head_rows=512,
         kv_sequences=COMPLETIONS * prompts, states_on_host=True,
     )  # fmt: skip
     prediction = predict(shape_of(config.to_dict(), name="tiny", where="the test"), settings, choice)

@@ -130,11 +130,19 @@ def choices_of(made: Plan) -> list[str]:
         kept = ["layers keep all that backward needs"]
     return [
         f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
+        *_prompts(made),
         *kept,
         f"logits of {min(choice.head_rows, choice.sequences * made.settings.completion_tokens):,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host between steps" if choice.states_on_host else ""),
     ]
+
+
+def _prompts(made: Plan) -> list[str]:
+    """How a group's prompt is computed, where the group is larger than a micro-batch."""
+    if made.choice.sequences == made.settings.completions:
+        return []
+    return [f"prompts computed {'once' if made.choice.share_prompts else 'with each micro-batch (share_prompts: off)'}"]
 
 
 def recipe(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rlvr.memory.cards import GIB, Card
 from rlvr.memory.planner import TILES, Plan, fits, halves, remedies
 from rlvr.memory.predict import Prediction, predict
-from rlvr.memory.settings import Choice, Settings, check, input_tokens
+from rlvr.memory.settings import Choice, Settings, check, group_tokens
 from rlvr.memory.shapes import Shape
 from rlvr.types import UserError
 
@@ -30,6 +30,7 @@ class Own:
     """
 
     tokens_per_micro_batch: int
+    share_prompts: bool
     tile_rows: int | None
     offload: bool
     head_rows: int
@@ -61,7 +62,13 @@ def hold(shape: Shape, settings: Settings, own: Own, card: Card, others: Sequenc
 def hold_sampling(shape: Shape, settings: Settings, max_rows: int, card: Card, others: Sequence[Shape]) -> Plan:
     """The same for a run that only samples, with at most `max_rows` completions at once."""
     own = Own(
-        tokens_per_micro_batch=1, tile_rows=TILES[-1][0], offload=False, head_rows=1, max_rows=max_rows, minibatch=1
+        tokens_per_micro_batch=1,
+        share_prompts=False,
+        tile_rows=TILES[-1][0],
+        offload=False,
+        head_rows=1,
+        max_rows=max_rows,
+        minibatch=1,
     )
     asked = _sampling_plan(shape, settings, own, card)
     if asked.fits:
@@ -79,7 +86,8 @@ def choice_of(own: Own, settings: Settings) -> Choice:
     if settings.engine == "native":  # it takes whole groups
         at_once = min(at_once, max(1, own.max_rows // settings.completions) * settings.completions)
     return Choice(
-        sequences=min(_sequences_within(own.tokens_per_micro_batch, settings), own.minibatch),
+        sequences=min(_sequences_within(own, settings), own.minibatch),
+        share_prompts=own.share_prompts,
         offload=own.offload and settings.is_cuda,  # on a CPU they stay in the same memory
         tile_rows=own.tile_rows or TILES[0][0], head_rows=own.head_rows,
         kv_sequences=at_once, states_on_host=bool(settings.states_on_host),
@@ -118,16 +126,18 @@ def _recomputing(settings: Settings, own: Own) -> Settings:
     return replace(settings, recompute="none" if own.tile_rows is None else "tiles")
 
 
-def _sequences_within(tokens: int, settings: Settings) -> int:
-    """Completions of full length that a micro-batch of `tokens` takes, with the prompts of their groups; at least 1."""
-    group = input_tokens(settings, settings.completions)
-    groups, rest = divmod(tokens, group)
+def _sequences_within(own: Own, settings: Settings) -> int:
+    """Completions of full length that a micro-batch takes, with the prompts that are in it; at least 1."""
+    tokens = own.tokens_per_micro_batch
+    groups, rest = divmod(tokens, group_tokens(settings, settings.completions))
+    if groups == 0 and own.share_prompts:
+        return max(1, tokens // settings.completion_tokens)
     return max(1, groups * settings.completions + max(0, rest - settings.prompt_tokens) // settings.completion_tokens)
 
 
 def _thriftier_updates(own: Own, settings: Settings) -> Iterator[Own]:
     """In the order of what they cost in time: smaller micro-batches, then layers recomputed, offload, single ones."""
-    one = input_tokens(settings, 1)
+    one = group_tokens(settings, 1)
     budgets = [n for n in halves(own.tokens_per_micro_batch) if n >= max(FEWEST_TOKENS, one)] or [one]
     tiles = [pair for pair in TILES if own.tile_rows is None or pair[0] < own.tile_rows]
     if own.tile_rows is None:

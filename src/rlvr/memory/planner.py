@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from rlvr.memory.cards import GIB, Card
 from rlvr.memory.predict import Prediction, kv_cache_bytes, predict
@@ -32,7 +33,7 @@ class Plan:
 
     @property
     def tokens_per_micro_batch(self) -> int:
-        return input_tokens(self.settings, self.choice.sequences)
+        return input_tokens(self.settings, self.choice)
 
 
 def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Plan:
@@ -44,7 +45,7 @@ def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) 
     choice = choose(shape, settings, card)
     if choice is not None:
         return Plan(shape, settings, card, choice, predict(shape, settings, choice), ())
-    thriftiest = _thriftiest(settings)
+    thriftiest = _thriftiest(shape, settings)
     return Plan(
         shape, settings, card, thriftiest, predict(shape, settings, thriftiest),
         tuple(remedies(shape, settings, card, others)),
@@ -56,7 +57,8 @@ def choose(shape: Shape, settings: Settings, card: Card) -> Choice | None:
 
     For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
     1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
-    (nearly nothing). For the rollout: all completions of a group at once, then half of them, and so on; before half,
+    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed anew in
+    each micro-batch. For the rollout: all completions of a group at once, then half of them, and so on; before half,
     the optimizer's states wait on the host.
     """
     update = _first(_update_choices(settings), ("head", "backward", "optimizer"), shape, settings, card)
@@ -79,7 +81,7 @@ def longest_context(shape: Shape, settings: Settings, card: Card) -> int:
 
 def least_bytes(shape: Shape, settings: Settings) -> int:
     """The smallest memory of a card on which the run fits: its peak with the thriftiest choice."""
-    return predict(shape, settings, _thriftiest(settings)).peak_bytes
+    return predict(shape, settings, _thriftiest(shape, settings)).peak_bytes
 
 
 def with_context(settings: Settings, tokens: int) -> Settings:
@@ -115,13 +117,13 @@ def _first(
 
 def _update_choices(settings: Settings) -> Iterator[Choice]:
     wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
-    for sequences in halves(min(settings.completions, wanted)):
-        for offload in _places(settings):
-            for states_on_host in _places_of_states(settings):
+    for share_prompts in (True, False):
+        for sequences in halves(min(settings.completions, wanted)):
+            for offload, states_on_host in product(_places(settings), _places_of_states(settings)):
                 for tile_rows, head_rows in TILES:
                     yield Choice(
-                        sequences=sequences, offload=offload, tile_rows=tile_rows, head_rows=head_rows,
-                        kv_sequences=1, states_on_host=states_on_host,
+                        sequences=sequences, share_prompts=share_prompts, offload=offload, tile_rows=tile_rows,
+                        head_rows=head_rows, kv_sequences=1, states_on_host=states_on_host,
                     )  # fmt: skip
 
 
@@ -140,10 +142,12 @@ def _places_of_states(settings: Settings) -> tuple[bool, ...]:
     return _places(settings) if settings.states_on_host is None else (settings.states_on_host,)
 
 
-def _thriftiest(settings: Settings) -> Choice:
+def _thriftiest(shape: Shape, settings: Settings) -> Choice:
+    """The smallest of everything; keys of a prompt that is computed once may need more than its repetition."""
     *_, update = _update_choices(settings)
     *_, choice = _rollout_choices(settings, update)
-    return choice
+    both = (replace(choice, share_prompts=share_prompts) for share_prompts in (True, False))
+    return min(both, key=lambda choice: predict(shape, settings, choice).peak_bytes)
 
 
 def halves(count: int) -> Iterator[int]:
@@ -177,7 +181,7 @@ def remedies(shape: Shape, settings: Settings, card: Card, others: Sequence[Shap
             yield f"a smaller rank: {rank} fits{_with_nf4(settings)}"
             break
     if settings.host_bytes is not None and choose(shape, replace(settings, host_bytes=None), card) is not None:
-        host = predict(shape, settings, _thriftiest(settings)).host_bytes
+        host = predict(shape, settings, _thriftiest(shape, settings)).host_bytes
         yield f"more host memory: {host / GIB:.1f} GiB instead of {settings.host_bytes / GIB:.1f}"
     smaller_models = [other for other in others if other.parameters() < shape.parameters()]
     for other in sorted(smaller_models, key=Shape.parameters, reverse=True):

@@ -12,7 +12,9 @@ from rlvr.memory.settings import (
     STATE_BYTES,
     Choice,
     Settings,
+    group_tokens,
     input_tokens,
+    shares_prompt,
 )
 from rlvr.memory.shapes import Shape
 from rlvr.memory.working_set import kept_bytes, layer_bytes
@@ -130,7 +132,7 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
 
 def kv_cache_bytes(shape: Shape, settings: Settings, sequences: int) -> int:
     """Keys and values of so many completions, and once for each group of their prompts."""
-    return input_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
+    return group_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
 
 
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
@@ -157,12 +159,13 @@ def head_chunk_bytes(shape: Shape, settings: Settings, head_rows: int) -> int:
 
 
 def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
-    stream = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
+    stream = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     upcast = 2 * stream if settings.weight_bytes < 4 else 0
     trained = choice.sequences * settings.completion_tokens
     targets = trained * shape.hidden_size * settings.weight_bytes
     return [
         *_kept_inputs(shape, settings, choice),
+        *_shared_prompt(shape, settings, choice),
         _token_vectors(shape, settings, choice),
         Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
         Row(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
@@ -181,6 +184,7 @@ def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row
     work = layer_bytes(shape, settings, choice)
     return [
         *_kept_inputs(shape, settings, choice),
+        *_shared_prompt(shape, settings, choice),
         _token_vectors(shape, settings, choice),
         *(Row(name, amount, is_transient=True) for name, amount in work.items()),
         *_unpacked_weight(shape, settings),
@@ -195,14 +199,23 @@ def _kept_inputs(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     return [Row("layer inputs", amount, is_transient=True)]
 
 
+def _shared_prompt(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+    """What a prompt that is computed once keeps for its completions: keys and values, and their gradients."""
+    if not shares_prompt(settings, choice) or settings.prompt_tokens == 0:
+        return []
+    amount = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
+    return [Row("the prompt's keys and values, and their gradients", amount, is_transient=True)]
+
+
 def _token_vectors(shape: Shape, settings: Settings, choice: Choice) -> Row:
     """What each token has of its own: ids, positions, log-probabilities, and the rotations of its position."""
-    tokens = input_tokens(settings, choice.sequences)
+    tokens = input_tokens(settings, choice)
     return Row("ids and rotations", tokens * (64 + 2 * shape.head_dim * settings.weight_bytes), is_transient=True)
 
 
 def _layer_inputs_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
-    tokens = input_tokens(settings, choice.sequences)
+    tokens = input_tokens(settings, choice)
+    tokens += settings.prompt_tokens if shares_prompt(settings, choice) else 0
     return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
 
 

@@ -53,7 +53,7 @@ def ours(shape: Shape, settings: Settings, *, sequences: int, kv_sequences: int)
     """
     long = replace(settings, completions=COMPLETIONS, prompt_tokens=0, completion_tokens=CONTEXT)
     choice = Choice(
-        sequences=sequences, offload=True, tile_rows=4096, head_rows=1024,
+        sequences=sequences, share_prompts=True, offload=True, tile_rows=4096, head_rows=1024,
         kv_sequences=kv_sequences, states_on_host=False,
     )  # fmt: skip
     prediction = predict(shape, long, choice)

@@ -28,12 +28,11 @@ SLACK = 0.05  # of what comes and goes: memory that the allocator holds and cann
 class Settings:
     """The run to plan, in plain numbers.
 
-    A sequence is `prompt_tokens` + `completion_tokens` long; the prompt is computed once for the completions of a
-    micro-batch. `weight_bytes` is the size of an unquantised weight and of an activation: 2 or 4. `has_reference`:
-    a frozen copy of what is trained is kept for the KL term. `shares_weights`: the engine samples with the trainer's
-    weights, as the native sampler always does. `host_bytes` bounds the host's memory; None does not. `kept_share` of
-    the 4-bit weights' bytes is added for layers that stay in 16 bits. `states_on_host`: between steps the optimizer's
-    states are on the host; None lets the planner choose.
+    A sequence is `prompt_tokens` + `completion_tokens` long. `weight_bytes` is the size of an unquantised weight and of
+    an activation: 2 or 4. `has_reference`: a frozen copy of what is trained is kept for the KL term. `shares_weights`:
+    the engine samples with the trainer's weights, as the native sampler always does. `host_bytes` bounds the host's
+    memory; None does not. `kept_share` of the 4-bit weights' bytes is added for layers that stay in 16 bits.
+    `states_on_host`: between steps the optimizer's states are on the host; None lets the planner choose.
     """
 
     method: Method
@@ -64,11 +63,13 @@ class Settings:
 class Choice:
     """What changes the peak and not the result.
 
-    `sequences` completions in a micro-batch; `kv_sequences` completions generated at once; `head_rows` tokens whose
+    `sequences` completions in a micro-batch, and `share_prompts` where their group is larger: its prompt is computed
+    once, and not with each micro-batch; `kv_sequences` completions generated at once; `head_rows` tokens whose
     logits exist at once; `tile_rows` tokens that go through the feed-forward at once.
     """
 
     sequences: int
+    share_prompts: bool
     offload: bool
     tile_rows: int
     head_rows: int
@@ -76,10 +77,25 @@ class Choice:
     states_on_host: bool
 
 
-def input_tokens(settings: Settings, sequences: int) -> int:
-    """Tokens of `sequences` completions and of their prompts, each of which is there once for its group."""
-    prompts = -(-sequences // settings.completions)
-    return prompts * settings.prompt_tokens + sequences * settings.completion_tokens
+def input_tokens(settings: Settings, choice: Choice) -> int:
+    """Tokens of the largest pass of a micro-batch: its completions and their prompts, each once for its group.
+
+    A prompt that completions of several micro-batches share is a pass of its own.
+    """
+    answers = choice.sequences * settings.completion_tokens
+    if shares_prompt(settings, choice):
+        return max(settings.prompt_tokens, answers)
+    return group_tokens(settings, choice.sequences)
+
+
+def group_tokens(settings: Settings, sequences: int) -> int:
+    """Tokens of so many completions and of their prompts, each once for its group."""
+    return -(-sequences // settings.completions) * settings.prompt_tokens + sequences * settings.completion_tokens
+
+
+def shares_prompt(settings: Settings, choice: Choice) -> bool:
+    """Whether a group is larger than a micro-batch and its prompt computed once."""
+    return choice.share_prompts and choice.sequences < settings.completions
 
 
 def check(settings: Settings) -> None:

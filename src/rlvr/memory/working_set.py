@@ -14,6 +14,7 @@ from rlvr.memory.settings import Choice, Settings, input_tokens
 from rlvr.memory.shapes import Linear, Shape
 
 WORKSPACE = "attention's workspace"
+CALL_TOKENS = 8192  # of attention_kernels, which imports torch
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
@@ -23,7 +24,7 @@ def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, i
         return _plain_peak(shape, settings, choice)
     peaks = (_feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice))
     largest = max(peaks, key=lambda rows: sum(rows.values()))
-    one_input = input_tokens(settings, choice.sequences) * shape.hidden_size * settings.weight_bytes
+    one_input = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
 
 
@@ -31,7 +32,7 @@ def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
     """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
     rows = layer_bytes(shape, settings, choice)
     amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
-    return amount / input_tokens(settings, choice.sequences)
+    return amount / input_tokens(settings, choice)
 
 
 def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
@@ -46,14 +47,13 @@ def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
         per_token += size * shape.query_width  # attention's output, laid out anew
     if settings.method == "lora":
         per_token += 3 * settings.rank * size
-    tokens = input_tokens(settings, choice.sequences)
-    return tokens * per_token + sum(_repeated_prompts(shape, settings, choice))
+    return input_tokens(settings, choice) * per_token
 
 
 def _plain_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     """Besides what is kept, when the last layer goes backward through its gate."""
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
-    tokens = input_tokens(settings, choice.sequences)
+    tokens = input_tokens(settings, choice)
     feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
     return {
         "output gradient and its sum": 2 * tokens * D * (size if size == 4 else size + 4),  # in a norm: in float32
@@ -65,11 +65,9 @@ def _plain_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, i
 def _kept(shape: Shape, settings: Settings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    is_upcast = not settings.is_cuda and size < 4  # attention on a CPU is in float32
     kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
     kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
-    kept += (4 - size) * (Q + 2 * K) + 4 * Q if is_upcast else 0
-    if shape.family.is_fused and not is_upcast:
+    if shape.family.is_fused:
         kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
         kept += (Q + K) * _fresh_norm_bytes(shape, settings)
@@ -82,7 +80,7 @@ def _kept(shape: Shape, settings: Settings) -> int:
 
 def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
-    tokens = input_tokens(settings, choice.sequences)
+    tokens = input_tokens(settings, choice)
     rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
     inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
     inner += 4 * F * size  # gate and up, over which their gradients are written, the product's gradient and up's
@@ -95,7 +93,6 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
-        "prompts, repeated for their completions": sum(_repeated_prompts(shape, settings, choice)),
         "feed-forward": rows * inner,
         "gradients not added yet": copies * _gradient_bytes(feed_forward, settings),
     }
@@ -103,34 +100,45 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
 
 def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    tokens = input_tokens(settings, choice.sequences)
-    keys, rest = _repeated_prompts(shape, settings, choice)
-    gradients = size * (Q + Q + (0 if keys else 2 * K))  # of the output, q, k and v; repeated keys have theirs above
-    if shape.family.norms_per_layer == 4:
-        gradients = max(gradients, 4 * 4 * D)  # the norm behind attention comes first, in float32
+    tokens = input_tokens(settings, choice)
+    gradients = size * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
+    workspace = _workspace(shape, settings, choice)
+    if shape.family.norms_per_layer == 4:  # the norm behind attention comes first, in float32, and leaves
+        left = D * _fresh_norm_bytes(shape, settings)
+        gradients = max(0, gradients - left, 4 * 4 * D - workspace // tokens)
     rows = {
         "attention, recomputed": tokens * _kept(shape, settings),
         "output gradient, middle and its gradient": 3 * tokens * D * size,
-        "prompts, repeated for their completions": keys + rest,
         "gradients of attention": tokens * gradients,
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
     }
-    if settings.is_cuda:  # flash attention sums dq in float32, and dk and dv for every query head
-        grouped = 2 * Q * size if K < Q else 0
-        rows[WORKSPACE] = tokens * (4 * Q + grouped)
-    return rows
+    return rows | {WORKSPACE: workspace}
 
 
-def _repeated_prompts(shape: Shape, settings: Settings, choice: Choice) -> tuple[int, int]:
-    """Keys and values of each completion with those of its prompt, and the joined outputs with the mask.
+def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """What attention's backward needs for one call of its kernel: neighbouring sequences, or a long one.
 
-    On a CPU, where attention takes completions beside a copy of their prompt; on CUDA nothing is repeated.
+    Flash attention sums dq in float32, and dk and dv for every query head where heads share keys; long sequences go by
+    groups of heads. On a CPU it is the results, and in 16 bits the inputs in float32, of one sequence.
     """
-    if settings.is_cuda or settings.prompt_tokens == 0:
-        return 0, 0
-    keys = choice.sequences * settings.context * 2 * shape.key_width * 4
-    mask = settings.completion_tokens * settings.context * (1 + 4)  # as booleans, and as what is added to the scores
-    return keys, input_tokens(settings, choice.sequences) * shape.query_width * settings.weight_bytes + mask
+    Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
+    longest = max(prompt, settings.completion_tokens)
+    if settings.is_cuda:
+        call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
+        wanted = min(shape.num_key_value_heads, -(-call // CALL_TOKENS))
+        groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
+        copies = 4 * Q + (2 * Q * settings.weight_bytes if K < Q else 0)
+        return call * (copies + settings.weight_bytes * (Q + 2 * K)) // groups
+    own = longest * (Q + 2 * K)
+    rows = min(choice.sequences * settings.completion_tokens, max(settings.completion_tokens, CALL_TOKENS))
+    behind = rows * Q + prompt * 2 * K if prompt else 0
+    upcast = own + 2 * longest * Q if settings.weight_bytes < 4 else 0
+    return 4 * (max(own, behind) + upcast)
+
+
+def _working_bytes(settings: Settings) -> int:
+    """Of a value in attention's sums: a CPU has them in float32."""
+    return settings.weight_bytes if settings.is_cuda else 4
 
 
 def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:

@@ -67,6 +67,7 @@ def plan_training(
     settings = _settings(cfg, device, prompts, completions, at_once, has_reference=has_reference)
     own = Own(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
+        share_prompts=cfg.memory.share_prompts != "off",
         tile_rows=cfg.memory.tile_rows,
         offload=cfg.memory.tile_rows is not None and offloads(cfg.memory, device),
         head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, device),

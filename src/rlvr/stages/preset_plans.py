@@ -96,6 +96,7 @@ def own_settings(cfg: Config, shape: Shape) -> Own:
     assert cfg.memory.tile_rows is not None, "a QLoRA preset recomputes its layers in tiles"
     return Own(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
+        share_prompts=cfg.memory.share_prompts != "off",
         tile_rows=cfg.memory.tile_rows,
         offload=cfg.memory.offload != "off",
         head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, torch.device("cuda")),
