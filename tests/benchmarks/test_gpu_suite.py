@@ -62,8 +62,11 @@ def test_head(run: Callable[..., Lines]) -> None:
 def test_layer(run: Callable[..., Lines]) -> None:
     lines = run("layer")
     assert all(line["milliseconds"] > 0.0 for line in named(lines, "attention backward, ours"))
-    assert all(line["kb_per_token"] > 0.0 for line in named(lines, "layer, fused, tiles") if "is_met" not in line)
     assert not [line for line in named(lines, "layer") if "failed" in line]
+    size = {line["what"]: line["kb_per_token"] for line in lines if "kb_per_token" in line}
+    assert size["layer, fused, tiles of 32"] < size["layer, fused, one piece"] < size["layer, recomputed"]
+    beside = [line["value"] / float(line["target"].removeprefix("≤ ")) for line in lines if "is_met" in line]
+    assert len(beside) == 3 and all(0.8 < ratio < 1.2 for ratio in beside)
 
 
 def test_correctness(run: Callable[..., Lines]) -> None:
