@@ -25,6 +25,7 @@ TINY = {"head": "no_tokens", "loss": "reported_is_the_one_applied"}
 def run_cases(bench: Bench, name: str) -> int:
     """Run one file of cases; how many did not pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-o", "filterwarnings=default"]  # another torch may warn where the tested one does not
     command += [str(ROOT / "tests" / CASES[name]), *(["-k", TINY[name]] if bench.is_tiny else [])]
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     interpreted = {} if bench.is_cuda else {"TRITON_INTERPRET": "1"}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import rivals
-from figures import Bench, attempt, begin, milliseconds, peak
+from figures import Bench, attempt, begin, gib, milliseconds, peak
 from rlvr.logprob import token_logprobs
 from rlvr.loss import policy_loss
 from rlvr.types import LossSpec, Totals
@@ -142,6 +142,7 @@ def loss_ways(bench: Bench, sizes: Sizes, inputs: Inputs) -> dict[str, Callable[
 
 
 def measure(bench: Bench, sizes: Sizes, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """The figures of every way to compute the head; those of the loss are only written."""
     inputs = make_inputs(sizes, bench.device, dtype)
     resident = (inputs.hidden_TD, inputs.head_VD, *(x for x in vars(inputs.micro).values() if x is not None))
 
@@ -166,11 +167,23 @@ def measure(bench: Bench, sizes: Sizes, dtype: torch.dtype) -> list[dict[str, An
     return lines
 
 
+def summary(bench: Bench, sizes: Sizes, lines: Sequence[dict[str, Any]]) -> None:
+    """Time and peak of ours, in the second largest chunk, and of the others."""
+    middle = f"{sizes.chunks[len(sizes.chunks) // 2]} rows"
+    for line in lines:
+        if "failed" not in line and ("ours" not in line["what"] or line["what"].endswith(middle)):
+            bench.judge(f"{line['what']}, time", line["milliseconds"], "ms")
+            bench.judge(f"{line['what']}, peak", gib(line["above_bytes"]), "GiB")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     bench, _ = begin(__doc__, arguments)
     sizes = TINY if bench.is_tiny else FULL
     for dtype in (torch.bfloat16, torch.float32):
-        lines = [line for line in measure(bench, sizes, dtype) if "ours" in line["what"]]
+        lines = measure(bench, sizes, dtype)
+        if dtype == torch.bfloat16:
+            summary(bench, sizes, lines)
+        lines = [line for line in lines if "ours" in line["what"]]
         kind = "bfloat16" if dtype == torch.bfloat16 else "float32"
         limits = {"gradient_error": GRADIENT_ERROR[dtype]}
         if bench.is_cuda or dtype == torch.float32:  # a CPU rounds logits of 16 bit

@@ -4,7 +4,8 @@
     python benchmarks/gpu/suite.py link head      # some parts
     python benchmarks/gpu/suite.py --tiny         # the same code, small, on any machine
 
-A part that fails or takes too long does not stop the others. The file is benchmarks/results/DEVICE/DATE.json.
+A part that fails or takes too long does not stop the others. The file is benchmarks/results/DEVICE/DATE.json,
+and DATE-2.json when there is one of that day.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ PARTS = {
     "head": Part("head.py", (), 120),
     "layer": Part("layer.py", (), 60),
     "stack": Part("updates.py", ("stack",), 240),
+    "usual": Part("usual.py", (), 120),
     "long": Part("updates.py", ("long",), 150),
     "small": Part("updates.py", ("small",), 90),
     "grid": Part("updates.py", ("grid",), 90),
@@ -111,7 +114,9 @@ def table(parts: Sequence[dict[str, Any]]) -> str:
 
 def write(folder: Path, about: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
-    path = folder / slug / f"{date.today().isoformat()}.json"
+    today = date.today().isoformat()
+    names = (f"{today}{number}.json" for number in chain([""], (f"-{n}" for n in count(2))))
+    path = next(path for name in names if not (path := folder / slug / name).exists())
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "benchmarks/gpu/suite.py", *sys.argv[1:]])
     path.write_text(json.dumps({"command": command, **about, "parts": parts}, indent=1, ensure_ascii=False) + "\n")

@@ -181,6 +181,7 @@ def judge_single(bench: Bench, name: str, trainer: Trainer, found: dict[str, Any
     plain, offloaded = spent
     slowdown = None if plain is None or offloaded is None else 100 * (offloaded / plain - 1.0)
     bench.judge(f"{name}, slowdown by the offload", slowdown, "%", at_most=1.0)
+    bench.judge(f"{name}, an update of two", None if offloaded is None else offloaded / 1000, "s")
 
 
 def long(bench: Bench) -> None:

@@ -51,9 +51,10 @@ def test_link(run: Callable[..., Lines]) -> None:
 def test_head(run: Callable[..., Lines]) -> None:
     lines = run("head")
     assert [line["what"] for line in lines if "failed" in line] in ([], ["loss, dapo, Liger"])
-    float32 = [line for line in named(lines, "head, ours") if line["dtype"] == "torch.float32"]
+    float32 = [line for line in named(lines, "head, ours") if line.get("dtype") == "torch.float32"]
     assert all(line["logp_error"] <= 1e-5 and line["gradient_error"] <= 5e-6 for line in float32)
     naive, ours = named(lines, "head, naive")[0], named(lines, "head, ours")[0]
+    assert {line["unit"] for line in named(lines, "head, naive") if "is_met" in line} == {"ms", "GiB"}
     assert 0 < ours["above_bytes"] < naive["above_bytes"]
     losses = [line["loss"] for line in named(lines, "loss, dapo") if "loss" in line]
     assert len(losses) >= 2 and max(losses) - min(losses) <= 1e-3
@@ -62,8 +63,11 @@ def test_head(run: Callable[..., Lines]) -> None:
 def test_layer(run: Callable[..., Lines]) -> None:
     lines = run("layer")
     assert all(line["milliseconds"] > 0.0 for line in named(lines, "attention backward, ours"))
-    assert all(line["kb_per_token"] > 0.0 for line in named(lines, "layer, fused, tiles") if "is_met" not in line)
     assert not [line for line in named(lines, "layer") if "failed" in line]
+    size = {line["what"]: line["kb_per_token"] for line in lines if "kb_per_token" in line}
+    assert size["layer, fused, tiles of 32"] < size["layer, fused, one piece"] < size["layer, recomputed"]
+    beside = [line["value"] / float(line["target"].removeprefix("≤ ")) for line in lines if "is_met" in line]
+    assert len(beside) == 3 and all(0.8 < ratio < 1.2 for ratio in beside)
 
 
 def test_correctness(run: Callable[..., Lines]) -> None:
@@ -78,6 +82,15 @@ def test_long_sequences(run: Callable[..., Lines]) -> None:
     assert [line["choice"]["offload"] for line in updates] == [False, True, False, True, True]
     assert {"forward", "head", "backward", "optimizer"} == updates[0]["phases"].keys()
     assert isinstance(named(lines, "Llama-3.1-8B, 1 × 20K, slowdown")[0]["value"], float)
+
+
+def test_the_usual_way(run: Callable[..., Lines]) -> None:
+    lines = run("usual")
+    assert [line["what"] for line in lines if "failed" in line] in (
+        [],
+        ["Llama-3.1-8B, 1 × 20K, the usual way, loss by Liger"],
+    )
+    assert lines[0]["peak_gib"] > 0.0
 
 
 def test_small_models(run: Callable[..., Lines]) -> None:

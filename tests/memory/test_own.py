@@ -28,7 +28,7 @@ QLORA = Settings(
     shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None,
 )  # fmt: skip
 OWN = Own(
-    tokens_per_micro_batch=4096, tile_rows=None, offload=False, head_rows=500, max_rows=64, minibatch=64
+    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, head_rows=500, max_rows=64, minibatch=64
 )  # fmt: skip
 
 
