@@ -77,6 +77,7 @@ def settings_of(
         method="lora", quantization="nf4", rank=rank, weight_bytes=DTYPE.itemsize, optimizer="adamw_8bit",
         completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
         has_reference=False, engine="native", recompute="tiles", is_cuda=device.type == "cuda", host_bytes=None,
+        completions_per_step=completions, shares_weights=True, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ def planned(vram_gib: float, *, is_cuda: bool = True) -> Plan:
         method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
         prompt_tokens=100, completion_tokens=1000, has_reference=False, engine="vllm", recompute="tiles",
         is_cuda=is_cuda, host_bytes=None,
+        completions_per_step=8, shares_weights=True, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     return plan(SHAPE, settings, card_of_size(vram_gib), all_shapes())
 

@@ -26,9 +26,11 @@ QLORA = Settings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=64, prompt_tokens=200, completion_tokens=800, has_reference=False, engine="native",
     shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None,
+    kept_share=0.0, states_on_host=None,
 )  # fmt: skip
 OWN = Own(
-    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, head_rows=500, max_rows=64, minibatch=64
+    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, head_rows=500, max_rows=64,
+    minibatch=64,
 )  # fmt: skip
 
 
