@@ -130,6 +130,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "recomputed in tiles, on the host": {"memory.tile_rows": 7, "memory.offload": "on", "grpo.beta": 0.05},
     "adapter in tiles": {"model.adapter": "lora", "model.lora.rank": 4, "memory.tile_rows": 7},
+    "prompts computed once": {
+        "memory.share_prompts": "on",
+        "memory.tokens_per_micro_batch": 74,
+        "grpo.completions_per_prompt": 12,
+        "memory.tile_rows": 7,
+        "grpo.beta": 0.05,
+        "grpo.minibatches_per_rollout": 2,
+    },
     "the head in chunks": {"memory.logit_chunk_rows": 5, "memory.kernels": "torch"},
     "each reward for itself": {"grpo.advantage": "normalize_then_sum"},
     "minus the others' mean": {"grpo.advantage": "rloo"},
@@ -194,7 +202,12 @@ def test_the_same_seed_gives_the_same_weights_and_the_same_log(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"memory.tile_rows": 7}, {"memory.tile_rows": 7, "memory.offload": "on"}, {"memory.logit_chunk_rows": 3}],
+    [
+        {"memory.tile_rows": 7},
+        {"memory.tile_rows": 7, "memory.offload": "on"},
+        {"memory.logit_chunk_rows": 3},
+        {"memory.share_prompts": "on"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("adapter", ["none", "lora"])

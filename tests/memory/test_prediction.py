@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from rlvr import attention
+from rlvr.batch import MiniBatch, Row
 from rlvr.linear import through_onednn
 from rlvr.logprob import token_logprobs
 from rlvr.memory import layer as layer_function
@@ -18,8 +19,11 @@ from rlvr.memory import lora as lora_function
 from rlvr.memory.ledger import Ledger
 from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.predict import predict
-from rlvr.memory.settings import Choice, Recompute, Settings
+from rlvr.memory.settings import Choice, Recompute, Settings, shares_prompt
 from rlvr.memory.shapes import shape_of
+from rlvr.policy import Policy
+from rlvr.shared_prompt import in_turn
+from rlvr.types import Totals
 
 S = 512
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text")
@@ -58,6 +62,19 @@ def update(model: Any, ledger: Ledger, settings: Settings) -> None:
     with ledger.phase("update"):
         position_S = torch.cat([torch.arange(prompt), (prompt + torch.arange(length)).repeat(rows)])
         torch.autograd.backward(_loss(base, token_S, position_S, layout))
+
+
+def update_sharing(model: Any, ledger: Ledger, settings: Settings) -> None:
+    """Forward and backward of a group, each completion in a micro-batch of its own behind the shared prompt."""
+    policy = Policy(model, model.get_base_model().get_decoder(), (1,), "auto", None)
+    tokens = torch.randint(2, SIZES["vocab_size"], (settings.prompt_tokens + 1 + settings.completion_tokens,))
+    prompt, answer = tuple(tokens[: settings.prompt_tokens + 1].tolist()), tokens[settings.prompt_tokens + 1 :]
+    rows = tuple(Row(0, prompt, answer, torch.zeros(len(answer)), 1.0) for _ in range(settings.completions))
+    micros = MiniBatch(rows, Totals(len(rows), 1)).split_sharing(len(answer), policy.device, share_prompts="auto")
+    assert len(micros) == settings.completions
+    with ledger.phase("update"):
+        for micro in in_turn(policy, micros, with_gradient=True):
+            torch.autograd.backward(policy.token_logprobs(micro, temperature=1.0)[0].mean())
 
 
 def _loss(base: Any, token_S: Tensor, position_S: Tensor, layout: attention.PackedLayout) -> Tensor:
@@ -118,6 +135,16 @@ def test_a_shared_prompt_where_nothing_is_recomputed(family: str, prompt_tokens:
     compare(family, "lora", torch.float32, choice, prompt_tokens=prompt_tokens, recompute="none")
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_prompt_that_is_computed_once(offload: bool) -> None:
+    """Three completions of a prompt, one to a micro-batch: between them the prompt's keys and values are kept."""
+    choice = Choice(
+        sequences=1, share_prompts=True, offload=offload, tile_rows=256, head_rows=S,
+        kv_sequences=1, states_on_host=False,
+    )  # fmt: skip
+    compare("llama", "lora", torch.float32, choice, prompt_tokens=S, completion_tokens=2 * S, completions=3)
+
+
 def compare(
     family: str,
     method: str,
@@ -126,19 +153,21 @@ def compare(
     *,
     prompt_tokens: int = 0,
     completion_tokens: int = S,
+    completions: int | None = None,
     recompute: Recompute = "tiles",
 ) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
+    completions = completions or choice.sequences
     settings = Settings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=choice.sequences, completions_per_step=choice.sequences, prompt_tokens=prompt_tokens,
+        completions=completions, completions_per_step=completions, prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,
         recompute=recompute, is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute)
     ledger = Ledger(torch.device("cpu"), model.parameters())
     for _ in range(2):
-        update(model, ledger, settings)
+        (update_sharing if shares_prompt(settings, choice) else update)(model, ledger, settings)
     shape = shape_of(model.config.to_dict(), name=family, where="the test")
     prediction = predict(shape, settings, choice)
     states = next(row for row in prediction.phases["optimizer"] if "states" in row.name)

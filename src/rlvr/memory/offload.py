@@ -42,9 +42,9 @@ class Offload:
         return current
 
     def _slab(self, size_bytes: int) -> Tensor:
-        for i, slab in enumerate(self.free):
-            if slab.nbytes >= size_bytes:
-                return self.free.pop(i)
+        enough = [i for i, slab in enumerate(self.free) if slab.nbytes >= size_bytes]
+        if enough:
+            return self.free.pop(min(enough, key=lambda i: self.free[i].nbytes))
         if self.stream is not None:
             self.stream.synchronize()  # nothing reads a slab that goes now
         self.free.clear()
