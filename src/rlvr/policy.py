@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlvr import attention
 from rlvr.linear import through_onednn
@@ -20,6 +21,7 @@ from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.quantized import quantize
+from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.source import Source
 from rlvr.tokens import turn_end
 from rlvr.types import UserError
@@ -114,39 +116,34 @@ class Policy:
         self.model.save_pretrained(folder, safe_serialization=True)
 
 
-def load_policy(cfg: Config, source: Source, tokenizer: Any, *, start: Path | None) -> Policy:
+def load_policy(
+    cfg: Config, source: Source, tokenizer: Any, *, start: Path | None, base: Views | None = None
+) -> Policy:
     """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
 
-    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect.
-    Raises UserError when the model cannot be used.
+    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. The
+    frozen weights are then the tensors of `base`, not copies, where these are known to be the model's; a note says so
+    where they are not. Raises UserError when the model cannot be used.
     """
     start = start if start is not None and has_weights(start) else None
     with_adapter = cfg.model.adapter == "lora"
     if start is not None and not with_adapter:
         source = Source(str(start), None, None)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.name,
-            revision=source.revision or "main",
-            dtype=getattr(torch, cfg.compute.dtype),
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+    shared = None if base is None else _shared_model(cfg, source, base)
+    model = _own_model(cfg, source) if shared is None else shared
     for key in ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, key, None) not in (None, 1.0):
             raise UserError(f"{source.name}: models with {key} are not supported yet")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise UserError(f"{source.name}: models whose head has a bias are not supported yet")
     device = device_of(cfg)
-    if cfg.model.quantization == "nf4":
+    if cfg.model.quantization == "nf4" and shared is None:
         for name, why in quantize(model, device=device).left.items():
             print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
     eos_ids = end_of_sequence_ids(model, tokenizer)
-    model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
+    model = _with_adapter(cfg, model, start) if with_adapter else model
+    model = through_onednn(model, keeps_packed=shared is None)
     return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
 
 
@@ -199,6 +196,38 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     if not ids:
         raise UserError("neither the tokenizer, its chat template nor the generation config names a token that ends")
     return tuple(sorted(ids))
+
+
+def _own_model(cfg: Config, source: Source) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.name,
+            revision=source.revision or "main",
+            dtype=getattr(torch, cfg.compute.dtype),
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+
+
+def _shared_model(cfg: Config, source: Source, base: Views) -> Any:
+    """The model on the tensors of `base`, or None, with a note, when it cannot be built on them."""
+    if cfg.model.adapter != "lora":
+        raise ValueError("only frozen weights can be shared with an engine: model.adapter must be lora")
+    where: dict[str, Any] = {"revision": source.revision or "main", "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source.name, **where)
+        model = model_on(base, config, dtype=getattr(torch, cfg.compute.dtype), attention=attention.NAME)
+    except NotShareable as reason:
+        print(f"note: the trainer keeps its own copy of the weights: {reason}", flush=True)
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+    with suppress(OSError):  # without the file, config.json says how a completion ends
+        model.generation_config = GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
+    return model
 
 
 def _base(model: Any) -> Any:
