@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
 from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
 
+VLLM_LEAST_TEMPERATURE = 0.01
+
 
 class Sft(Section):
     enabled: bool
@@ -24,10 +26,28 @@ class Sft(Section):
     stop_format_rate: Share | None
 
 
+class Vllm(Section):
+    share_weights: Literal["auto", "off"]
+    kv_cache_gib: Rate | None
+    kv_cache_dtype: Literal["auto", "fp8"]
+    enforce_eager: Literal["auto", "on", "off"]
+
+
 class Rollout(Section):
+    sampler: Literal["native", "vllm"]
     temperature: Rate
     max_completion_tokens: Positive
     max_rows: Positive
+    vllm: Vllm
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.sampler == "vllm" and self.temperature < VLLM_LEAST_TEMPERATURE:
+            raise ValueError(
+                f"vllm samples no colder than temperature {VLLM_LEAST_TEMPERATURE}, and {self.temperature} is below: "
+                "the trainer would take another one than the engine; raise it, or take sampler native"
+            )
+        return self
 
 
 class Grpo(Section):

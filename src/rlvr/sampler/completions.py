@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from rlvr.types import Completion
+from rlvr.types import Completion, Group, Prompt
 
 
 def stable_seed(seed: tuple[int | str, ...]) -> int:
@@ -29,3 +30,11 @@ def make_completions(
         Completion(ids, logp, opening + text, not end)
         for ids, logp, text, end in zip(token_ids, logps, texts, ended, strict=True)
     ]
+
+
+def places(groups: Sequence[Group], prompts: Sequence[Prompt]) -> list[int]:
+    """Where the group of each of `prompts` stands among `groups`, which came as they were finished."""
+    found: dict[int, deque[int]] = defaultdict(deque)
+    for place, group in enumerate(groups):
+        found[id(group.prompt)].append(place)
+    return [found[id(prompt)].popleft() for prompt in prompts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def start_engine(settings: EngineSettings) -> Any:
     torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
     """
     vllm = import_vllm()
-    with _threads_kept():
+    with _kept_to_itself():
         return vllm.LLM(
             settings.model,
             revision=settings.revision,
@@ -88,11 +89,6 @@ def start_engine(settings: EngineSettings) -> Any:
         )
 
 
-def model_config(llm: Any) -> Any:
-    """The model's own configuration, as transformers has it."""
-    return llm.llm_engine.vllm_config.model_config.hf_text_config
-
-
 def release_cache(llm: Any, *, is_cuda: bool) -> None:
     """Give the memory of the key/value cache back and keep the weights where they are; on a CPU nothing happens."""
     if is_cuda and not llm.llm_engine.is_sleeping():
@@ -116,11 +112,13 @@ def without_compiling(*, is_cuda: bool) -> Any:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """On a CPU the engine replaces torch.set_num_threads by a function that only warns."""
+def _kept_to_itself() -> Iterator[None]:
+    """A block whose warnings stay inside, and the threads as they are: on a CPU torch.set_num_threads is replaced."""
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of vLLM's imports
+            yield
     finally:
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
@@ -132,8 +130,8 @@ def _lora(settings: EngineSettings) -> dict[str, Any]:
     room = next((rank for rank in LORA_RANKS if rank >= settings.lora_rank), None)
     if room is None:
         raise UserError(
-            f"model.lora.rank {settings.lora_rank} is above {LORA_RANKS[-1]}, the largest that vLLM takes: lower it, or "
-            "take rollout.sampler native"
+            f"model.lora.rank {settings.lora_rank} is above {LORA_RANKS[-1]}, the largest that vLLM takes: lower it, "
+            "or take rollout.sampler native"
         )
     return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1, "max_cpu_loras": 1}
 
