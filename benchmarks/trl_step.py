@@ -56,11 +56,12 @@ from rlvr.chat import extract_answer, render_prompt
 from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
 from rlvr.meter import Meter
-from rlvr.policy import Policy
+from rlvr.policy import Policy, load_tokenizer
 from rlvr.prompts import draw
 from rlvr.rewards import FUNCTIONS, score
+from rlvr.source import Source
 from rlvr.stages.begin import quiet_transformers
-from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.parts import open_policy, open_sampler, planned
 from rlvr.state import Run
 from rlvr.types import Completion, Group, Prompt
 from rlvr.verifiers import number
@@ -135,8 +136,13 @@ class Ours:
 
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.turns = cfg, prompts, turns
-        self.policy, self.tokenizer = open_policy(cfg, start=SFT)
-        self.sampler = open_sampler(cfg, self.tokenizer, temperature=cfg.rollout.temperature)
+        self.tokenizer = load_tokenizer(prepared.BASE)
+        made = planned(
+            cfg, Source.read(prepared.BASE), prompts,
+            completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0,
+        )  # fmt: skip
+        self.sampler = open_sampler(cfg, self.tokenizer, made, temperature=cfg.rollout.temperature)
+        self.policy = open_policy(cfg, self.tokenizer, self.sampler, start=SFT)
         self.meter = Meter(self.policy.device)
         self.run = Run(folder)
         self.seen = Side()

@@ -39,8 +39,9 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights(
 ) -> None:
     host("Llama-3.1-8B", 12)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
-    with pytest.raises(UserError) as caught:
-        parts.open_trainee(cfg, make_prompts(30, 40), completions=8, has_reference=False, start=None)
+    opening = parts.open_trainee(cfg, make_prompts(30, 40), completions=8, has_reference=False, start=None)
+    with pytest.raises(UserError) as caught, opening:
+        pass
     message = str(caught.value)
     assert "the model does not fit" in message and "embedding, head and norms" in message
     assert "try " in message and "nf4" in message
@@ -54,5 +55,6 @@ def test_what_would_fit_goes_on_to_its_weights(
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
     made = parts.planned(cfg, Source.read(prepared.BASE), make_prompts(30, 40), completions=8, has_reference=False)
     assert made.fits and made.settings.prompt_tokens == 40
-    with pytest.raises((UserError, OSError, ValueError)):  # no tokenizer and no weights lie there
-        parts.open_trainee(cfg, make_prompts(30, 40), completions=8, has_reference=False, start=None)
+    opening = parts.open_trainee(cfg, make_prompts(30, 40), completions=8, has_reference=False, start=None)
+    with pytest.raises((UserError, OSError, ValueError)), opening:  # no tokenizer and no weights lie there
+        pass

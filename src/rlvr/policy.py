@@ -20,7 +20,7 @@ from rlvr.logprob import Impl, token_logprobs
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
-from rlvr.memory.quantized import quantize
+from rlvr.memory.quantized import quantize, scales
 from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.source import Source
 from rlvr.tokens import turn_end
@@ -91,7 +91,7 @@ class Policy:
 
     def frozen_copy(self) -> Policy:
         """The policy as it is now, for use as the reference; frozen base weights are shared, not copied."""
-        shared = {id(w): w for w in self.model.parameters() if not w.requires_grad}
+        shared = {id(w): w for w in self.model.parameters() if not w.requires_grad} | scales(self.model)
         model = copy.deepcopy(self.model, dict(shared)).requires_grad_(False)
         return replace(self, model=model, body=_base(model).get_decoder())
 
@@ -221,7 +221,7 @@ def _shared_model(cfg: Config, source: Source, base: Views) -> Any:
         config = AutoConfig.from_pretrained(source.name, **where)
         model = model_on(base, config, dtype=getattr(torch, cfg.compute.dtype), attention=attention.NAME)
     except NotShareable as reason:
-        print(f"note: the trainer keeps its own copy of the weights: {reason}", flush=True)
+        print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None

@@ -114,6 +114,13 @@ def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype)
 
 
+def scales(model: nn.Module) -> dict[int, Any]:
+    """bitsandbytes' state of each quantised layer, by identity: what a deep copy must not copy."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_quantized(module)]
+    states: list[Any] = [layer.quant_state for layer in layers]
+    return {id(state): state for state in states}
+
+
 def weight_bytes(layer: nn.Module) -> int:
     """Bytes of the weight as it is stored, scales included."""
     weight: Any = layer.weight

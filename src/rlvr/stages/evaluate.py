@@ -72,7 +72,7 @@ def _judge(cfg: Config, files: dict[str, Path]) -> None:
     ):
         sampler.resume()
         for name, file in files.items():
-            policy, _ = open_policy(cfg, start=MODELS[name])
+            policy = open_policy(cfg, tokenizer, sampler, start=MODELS[name])
             sampler.sync(policy)
             with progress(f"evaluate {name}", 2 * len(prompts)) as show:
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)

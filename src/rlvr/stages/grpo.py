@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 from rlvr import grpo, prepared
@@ -14,9 +13,8 @@ from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, planned
+from rlvr.stages.parts import open_trainee
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
@@ -41,28 +39,23 @@ def main() -> None:
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
-        policy, tokenizer = open_trainee(
-            cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
-        )
-        made = planned(
-            cfg, Source.read(prepared.BASE), prompts,
-            completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0,
-        )  # fmt: skip
-        for note in advice(
-            cfg,
-            len(prompts),
-            pre_finetuned=has_weights(SFT),
-            num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
-            template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
-        ):
-            print(f"note: {note}", flush=True)
-        meter = Meter(policy.device)
         with (
-            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
+            open_trainee(
+                cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
+            ) as (policy, tokenizer, sampler),
             open_run("grpo", fingerprint) as run,
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
         ):
+            for note in advice(
+                cfg,
+                len(prompts),
+                pre_finetuned=has_weights(SFT),
+                num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
+                template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
+            ):
+                print(f"note: {note}", flush=True)
+            meter = Meter(policy.device)
             grpo.train(cfg, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)

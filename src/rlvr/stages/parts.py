@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,26 @@ from rlvr.source import Source, config_file
 from rlvr.types import Prompt, UserError
 
 
-def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
-    """The policy, moved on to the weights in `start` if there are any, and the tokenizer of the prepared data."""
-    tokenizer = load_tokenizer(prepared.BASE)
-    return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start), tokenizer
+def open_policy(cfg: Config, tokenizer: Any, sampler: Sampler, *, start: Path | None) -> Policy:
+    """The policy, on the weights of the sampler's engine where it shares them, moved on to those in `start`."""
+    return load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start, base=sampler.base_tensors())
 
 
+@contextmanager
 def open_trainee(
     cfg: Config, prompts: Sequence[Prompt], *, completions: int, has_reference: bool, start: Path | None
-) -> tuple[Policy, Any]:
-    """open_policy, made ready for training, once its memory is known to suffice.
+) -> Iterator[tuple[Policy, Any, Sampler]]:
+    """The policy, ready for training, the tokenizer of the prepared data, and the sampler, which comes first.
 
     Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
     """
-    demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions, has_reference=has_reference))
-    policy, tokenizer = open_policy(cfg, start=start)
-    return for_training(policy, cfg.memory), tokenizer
+    source = Source.read(prepared.BASE)
+    made = planned(cfg, source, prompts, completions=completions, has_reference=has_reference)
+    demand(made)
+    tokenizer = load_tokenizer(prepared.BASE)
+    with closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler:
+        policy = open_policy(cfg, tokenizer, sampler, start=start)
+        yield for_training(policy, cfg.memory), tokenizer, sampler
 
 
 def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int, has_reference: bool) -> Plan:
@@ -82,7 +87,8 @@ def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float)
     if cfg.rollout.sampler == "native":
         return NativeSampler(tokenizer, opening, sampling)
     settings = engine_settings(cfg, Source.read(prepared.BASE), made)
-    sampler = VllmSampler(start_engine(settings), tokenizer, opening, sampling, settings.is_cuda)
+    llm = start_engine(settings)
+    sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)
     sampler.release()
     return sampler
 
@@ -108,4 +114,5 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
         kv_cache_dtype=options.kv_cache_dtype,
         is_eager=options.enforce_eager == "on" or (options.enforce_eager == "auto" and device.type != "cuda"),
         is_cuda=device.type == "cuda",
+        is_shared=options.share_weights == "auto" and cfg.model.adapter == "lora",
     )

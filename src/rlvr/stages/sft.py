@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from contextlib import closing
 from pathlib import Path
 
 from rlvr import prepared, sft
@@ -10,9 +9,8 @@ from rlvr.interrupt import stop_requested
 from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, planned
+from rlvr.stages.parts import open_trainee
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
@@ -32,10 +30,8 @@ def main() -> None:
         fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
-        policy, tokenizer = open_trainee(cfg, dev, completions=1, has_reference=False, start=None)
-        made = planned(cfg, Source.read(prepared.BASE), dev, completions=1, has_reference=False)
         with (
-            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
+            open_trainee(cfg, dev, completions=1, has_reference=False, start=None) as (policy, tokenizer, sampler),
             open_run("sft", fingerprint) as run,
             open_judge(cfg.verifiers) as judge,
             stop_requested() as stop,
