@@ -40,11 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_stage.main()
-        whole, _ = open_policy(load_config(), start=None)
+        whole = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         randomize(whole.model)
         whole.save(Path("models/sft"))
         (folder / "params.yaml").write_text(SMOKE.read_text().replace("adapter: none", "adapter: lora"))
-        adapted, _ = open_policy(load_config(), start=None)
+        adapted = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         randomize(adapted.model)
         adapted.save(Path("models/grpo"))
     copy(SMOKE, folder / "params.yaml")
@@ -67,7 +67,7 @@ def ask(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 def test_answers_are_those_of_the_sampler(ask: Callable[..., list[dict[str, Any]]], trained: Path) -> None:
     (trained / "questions.txt").write_text("What is 1+2?\n\n  What is 20+30?\n")
     records = ask(file=Path("questions.txt"), model="models/sft", completions=3, temperature=0.7, seed=4)
-    policy, _ = open_policy(load_config(), start=Path("models/sft"))
+    policy = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=Path("models/sft"))
     tokenizer = load_tokenizer(prepared.BASE)
     sampler = NativeSampler(tokenizer, "", Sampling(0.7, load_config().rollout.max_completion_tokens, 64), policy)
     prompts = [

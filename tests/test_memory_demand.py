@@ -44,8 +44,8 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights(
     host("Llama-3.1-8B", 12)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
     made = parts.plan_training(cfg, make_prompts(30, 40), **EIGHT)
-    with pytest.raises(UserError) as caught:
-        parts.open_trainee(cfg, made, start=None)
+    with pytest.raises(UserError) as caught, parts.open_trainee(cfg, made, start=None):
+        pass
     message = str(caught.value)
     assert "the model does not fit" in message and "embedding, head and norms" in message
     assert "try " in message and "nf4" in message
@@ -59,8 +59,9 @@ def test_what_would_fit_goes_on_to_its_weights(
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
     made = parts.plan_training(cfg, make_prompts(30, 40), **EIGHT)
     assert made.fits and made.settings.prompt_tokens == 40
-    with pytest.raises((UserError, OSError, ValueError)):  # no tokenizer and no weights lie there
-        parts.open_trainee(cfg, made, start=None)
+    opening = parts.open_trainee(cfg, made, start=None)
+    with pytest.raises((UserError, OSError, ValueError)), opening:  # no tokenizer and no weights lie there
+        pass
 
 
 def test_settings_that_are_too_much_are_refused_with_values_that_fit(
@@ -81,8 +82,8 @@ def test_sampling_alone_needs_less_and_is_refused_too(
 ) -> None:
     cfg = make_config({"compute.dtype": "bfloat16", "compute.device": "cpu", "rollout.max_rows": 8})
     host("Qwen2.5-3B", 12)
-    assert parts.plan_sampling(cfg, make_prompts(30, 40), completions=4).fits
+    assert parts.plan_sampling(cfg, Source.read(prepared.BASE), make_prompts(30, 40), completions=4).fits
     assert not parts.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
-    made = parts.plan_sampling(cfg, make_prompts(30, 40), completions=4)
+    made = parts.plan_sampling(cfg, Source.read(prepared.BASE), make_prompts(30, 40), completions=4)
     with pytest.raises(UserError, match=r"the model does not fit(.|\n)*rollout(.|\n)*rule of thumb"):
         demand(replace(made, card=Card("a small card", 5 * GIB, True)))

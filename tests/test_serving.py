@@ -18,8 +18,10 @@ import httpx2
 import pytest
 import torch
 
+from rlvr import prepared
 from rlvr.config import load_config
 from rlvr.config.scoring import Reward
+from rlvr.policy import load_tokenizer
 from rlvr.rewards import open_scorer
 from rlvr.stages import prepare
 from rlvr.stages.parts import open_policy
@@ -65,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         prepare.main()
-        policy, _ = open_policy(load_config(), start=None)
+        policy = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, weight in policy.trainable().items():

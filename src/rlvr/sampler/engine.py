@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.sampler.shared import shareable_weights
 from rlvr.types import UserError
 
 ENVIRONMENT = {
@@ -28,6 +29,7 @@ class EngineSettings:
 
     `model` is a folder or a name of the hub, at `revision`. `lora_rank` None: no adapter ever. `max_rows` completions
     run at once, of sequences up to `max_sequence_tokens`, prompt included. `kv_cache_bytes` is all that they may take.
+    `is_shared`: the weights stay in a form that a trainer can use.
     """
 
     model: str
@@ -41,6 +43,7 @@ class EngineSettings:
     kv_cache_dtype: Literal["auto", "fp8"]
     is_eager: bool
     is_cuda: bool
+    is_shared: bool = False
 
 
 def import_vllm() -> Any:
@@ -63,7 +66,8 @@ def start_engine(settings: EngineSettings) -> Any:
     torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
     """
     vllm = import_vllm()
-    with _kept_to_itself():
+    sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
+    with _kept_to_itself(), sharing:
         return vllm.LLM(
             settings.model,
             revision=settings.revision,

@@ -8,10 +8,12 @@ from typing import Any, Self
 
 import torch
 
+from rlvr.memory.views import NotShareable, Views
 from rlvr.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.engine import release_cache, resume_cache, stop_engine, without_compiling
 from rlvr.sampler.protocol import Sampling
+from rlvr.sampler.shared import base_tensors
 from rlvr.sampler.weights import adapter_request, has_adapter, send_weights
 from rlvr.types import Group, Prompt
 
@@ -27,6 +29,15 @@ class VllmSampler:
     is_cuda: bool
     eos_ids: tuple[int, ...] = ()
     adapter: Any = None
+    is_shared: bool = False
+
+    def base_tensors(self) -> Views | None:
+        """The engine's weights, where it was started to share them; a note says why when that cannot be."""
+        try:
+            return base_tensors(self.llm) if self.is_shared else None
+        except NotShareable as reason:
+            print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+            return None
 
     def resume(self) -> None:
         resume_cache(self.llm, is_cuda=self.is_cuda)

@@ -16,11 +16,12 @@ from rlvr import prepared
 from rlvr.chat import Message, render_prompt
 from rlvr.config import Config
 from rlvr.generate import read_questions, records, show, to_problems
+from rlvr.memory.command import demand
 from rlvr.policy import load_policy
 from rlvr.source import config_file
 from rlvr.stages.begin import stage
 from rlvr.stages.checkpoint import Checkpoint, find
-from rlvr.stages.parts import open_sampler
+from rlvr.stages.parts import open_sampler, plan_sampling
 from rlvr.tasks.table import Row
 from rlvr.types import Group, Prompt, UserError
 
@@ -57,9 +58,15 @@ def main(asked: Asked) -> None:
             prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
             cfg = _sized(checkpoint, prompts, asked)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
-            policy = load_policy(cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start)
+            made = plan_sampling(cfg, checkpoint.source, prompts, completions=asked.completions)
+            demand(made)
             temperature = cfg.rollout.temperature if asked.temperature is None else asked.temperature
-            sampler = open_sampler(cfg, checkpoint.tokenizer, temperature=temperature)
+            sampler = open_sampler(cfg, checkpoint.source, checkpoint.tokenizer, made, temperature=temperature)
+            files.callback(sampler.close)
+            policy = load_policy(
+                cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start, base=sampler.base_tensors()
+            )
+            sampler.resume()
             sampler.sync(policy)
             seed = cfg.compute.seed if asked.seed is None else asked.seed
             groups = sampler.sample(prompts, asked.completions, seed=(seed, -2))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlvr.memory.planner import Plan
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, read_shape
 from rlvr.memory.states import waits_on_host
+from rlvr.meter import Meter
 from rlvr.policy import (
     Policy,
     device_of,
@@ -35,15 +37,18 @@ from rlvr.stages.quantization import decide, kept_layers
 from rlvr.types import Prompt, UserError
 
 
-def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
-    """The policy, moved on to the weights in `start` if there are any, and the tokenizer of the prepared data."""
-    tokenizer = load_tokenizer(prepared.BASE)
-    policy = load_policy(cfg, Source.read(prepared.BASE), tokenizer, start=start, keep=kept_layers(cfg))
-    return policy, tokenizer
+def open_policy(cfg: Config, tokenizer: Any, sampler: Sampler | None, *, start: Path | None) -> Policy:
+    """The policy, on the weights of the sampler's engine where it shares them, moved on to those in `start`."""
+    base = None if sampler is None else sampler.base_tensors()
+    source = Source.read(prepared.BASE)
+    return load_policy(cfg, source, tokenizer, start=start, keep=kept_layers(cfg), base=base)
 
 
-def open_trainee(cfg: Config, made: Plan, *, start: Path | None) -> tuple[Policy, Any]:
-    """open_policy, made ready for training, once its memory is known to suffice.
+@contextmanager
+def open_trainee(
+    cfg: Config, made: Plan, *, start: Path | None, meter: Meter | None = None
+) -> Iterator[tuple[Policy, Any, Sampler]]:
+    """The policy, ready for training, the tokenizer of the prepared data, and the sampler, which comes first.
 
     Without `start` it is the first to load the model, and so it chooses what nf4-dynamic keeps. Raises UserError, with
     the plan, before any weights are loaded when no way of training it fits.
@@ -51,8 +56,17 @@ def open_trainee(cfg: Config, made: Plan, *, start: Path | None) -> tuple[Policy
     demand(made)
     if start is None:
         decide(cfg)
-    policy, tokenizer = open_policy(cfg, start=start)
-    return for_training(policy, cfg.memory), tokenizer
+    tokenizer = load_tokenizer(prepared.BASE)
+    with ExitStack() as stack:
+        with meter.phase("load") if meter else nullcontext():
+            sampler = open_sampler(
+                cfg, Source.read(prepared.BASE), tokenizer, made, temperature=cfg.rollout.temperature
+            )
+            stack.callback(sampler.close)
+            policy = open_policy(cfg, tokenizer, sampler, start=start)
+            if meter:
+                meter.count(policy.model.parameters())
+        yield for_training(policy, cfg.memory), tokenizer, sampler
 
 
 def plan_training(
@@ -77,9 +91,9 @@ def plan_training(
     return hold(shape, settings, own, card_of(device), all_shapes())
 
 
-def plan_sampling(cfg: Config, prompts: Sequence[Prompt], *, completions: int) -> Plan:
-    """The plan of sampling `completions` of each prompt, without training."""
-    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
+def plan_sampling(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
+    """The plan of sampling `completions` of each prompt from the model `source`, without training."""
+    device, shape = device_of(cfg), read_shape(config_file(source))
     settings = _settings(cfg, device, prompts, completions, completions * len(prompts), has_reference=False)
     return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
 
@@ -122,8 +136,9 @@ def card_of(device: torch.device) -> Card:
     return Card(about.name, about.total_memory, has_bfloat16())
 
 
-def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
-    """The rollout engine of `rollout.sampler`, for the sequences and the memory of the plan; the caller closes it.
+def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
+    """The rollout engine of `rollout.sampler` on the model `source`, for the sequences and the memory of the
+    plan; the caller closes it.
 
     Raises UserError when an option is not possible on the device.
     """
@@ -131,8 +146,9 @@ def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float)
     opening = cfg.model.template.opening
     if cfg.rollout.sampler == "native":
         return NativeSampler(tokenizer, opening, sampling)
-    settings = engine_settings(cfg, Source.read(prepared.BASE), made)
-    sampler = VllmSampler(start_engine(settings), tokenizer, opening, sampling, settings.is_cuda)
+    settings = engine_settings(cfg, source, made)
+    llm = start_engine(settings)
+    sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)
     sampler.release()
     return sampler
 
@@ -163,4 +179,5 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
         kv_cache_dtype=options.kv_cache_dtype,
         is_eager=options.enforce_eager == "on" or (options.enforce_eager == "auto" and device.type != "cuda"),
         is_cuda=device.type == "cuda",
+        is_shared=options.share_weights == "auto" and cfg.model.adapter == "lora",
     )
