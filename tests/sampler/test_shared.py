@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from live_bytes import LiveBytes
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,6 +18,7 @@ from rlvr.attention import PackedLayout
 from rlvr.batch import MicroBatch, pack
 from rlvr.config import Config
 from rlvr.linear import Linear
+from rlvr.memory.ledger import LiveStorages
 from rlvr.memory.quantized import Nf4, is_quantized, weight_bytes, weight_of
 from rlvr.policy import Policy, for_training, load_policy
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
@@ -89,12 +90,12 @@ def make_pair(cfg: Config, source: Source, tokenizer: Any, prompts: list[Prompt]
     sampler.eos_ids = (tokenizer.eos_token_id,)
     before = greedy(sampler, prompts)
     base: Any = sampler.base_tensors()
-    with LiveBytes() as live:
+    with LiveStorages(torch.device("cpu"), reads=False) as live:
         policy = load_policy(cfg, source, tokenizer, start=None, base=base)
         added_bytes = sum(
             tensor.untyped_storage().nbytes()
             for tensor in (*policy.model.parameters(), *policy.model.buffers())
-            if tensor.untyped_storage()._cdata in live.alive
+            if weakref.ref(tensor.untyped_storage()) in live.sizes
         )
     own = load_policy(cfg, source, tokenizer, start=None)
     return Pair(sampler, base, policy, own, added_bytes, before, cfg.compute.dtype == "float32")

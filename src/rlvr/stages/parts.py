@@ -119,7 +119,7 @@ def _settings(
         completion_tokens=cfg.rollout.max_completion_tokens,
         has_reference=has_reference,
         engine=cfg.rollout.sampler,
-        shares_weights=True,
+        shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
@@ -153,6 +153,11 @@ def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, tem
     return sampler
 
 
+def is_shared(cfg: Config) -> bool:
+    """Whether the trainer is to use vLLM's copy of the weights: frozen ones, as full fine-tuning moves its own."""
+    return cfg.rollout.vllm.share_weights == "auto" and cfg.model.adapter == "lora"
+
+
 def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
     """The engine that `rollout` asks for, with the cache that the plan leaves room for. Raises UserError."""
     options, device = cfg.rollout.vllm, device_of(cfg)
@@ -179,5 +184,5 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
         kv_cache_dtype=options.kv_cache_dtype,
         is_eager=options.enforce_eager == "on" or (options.enforce_eager == "auto" and device.type != "cuda"),
         is_cuda=device.type == "cuda",
-        is_shared=options.share_weights == "auto" and cfg.model.adapter == "lora",
+        is_shared=is_shared(cfg),
     )
