@@ -57,10 +57,12 @@ from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
 from rlvr.meter import Meter
 from rlvr.policy import Policy
+from rlvr.prepared import BASE
 from rlvr.prompts import draw
 from rlvr.rewards import FUNCTIONS, score
+from rlvr.source import Source
 from rlvr.stages.begin import quiet_transformers
-from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.parts import open_policy, open_sampler, planned
 from rlvr.state import Run
 from rlvr.types import Completion, Group, Prompt
 from rlvr.verifiers import number
@@ -136,7 +138,9 @@ class Ours:
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.turns = cfg, prompts, turns
         self.policy, self.tokenizer = open_policy(cfg, start=SFT)
-        self.sampler = open_sampler(cfg, self.tokenizer, temperature=cfg.rollout.temperature)
+        source, completions = Source.read(BASE), cfg.grpo.completions_per_prompt
+        made = planned(cfg, source, prompts, completions=completions, has_reference=cfg.grpo.beta > 0)
+        self.sampler = open_sampler(cfg, self.tokenizer, made, temperature=cfg.rollout.temperature)
         self.meter = Meter(self.policy.device)
         self.run = Run(folder)
         self.seen = Side()
