@@ -63,8 +63,11 @@ def import_vllm() -> Any:
 def start_engine(settings: EngineSettings) -> Any:
     """A vllm.LLM in this process, its weights loaded; it takes and gives token ids, and no text.
 
-    torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
+    torch keeps its number of threads. Raises UserError for what vLLM cannot do; after an error of vLLM's own in here,
+    the process cannot start another engine.
     """
+    if settings.quantization == "nf4" and settings.dtype == "float32":
+        raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
     vllm = import_vllm()
     sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
     with _kept_to_itself(), sharing:
