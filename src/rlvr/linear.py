@@ -42,7 +42,8 @@ class Linear(nn.Linear):
         return _product(x, self._packed(), self.bias)
 
     def _can_pack(self, x: Tensor) -> bool:
-        return HAS_ONEDNN and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        is_known = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        return HAS_ONEDNN and x.device.type == "cpu" and is_known
 
     def _packed(self) -> Tensor:
         version = self.weight._version  # counts changes in place
