@@ -90,6 +90,13 @@ def test_the_packed_weight_follows_every_update() -> None:
         assert not layer(x).any()
 
 
+def test_a_layer_that_has_left_the_cpu_is_torchs() -> None:
+    layer = through_onednn(nn.Linear(16, 8)).to("meta")
+    with torch.no_grad():
+        assert layer(torch.empty(3, 16, device="meta")).shape == (3, 8)
+    assert layer.packed is None
+
+
 @needs_onednn
 def test_a_copy_has_its_own_weight() -> None:
     layer = through_onednn(nn.Linear(16, 8, bias=False))
