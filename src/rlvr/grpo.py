@@ -49,8 +49,10 @@ def train(
     for step in range(start, steps):
         meter.begin_step()
         with meter.phase("rollout"):
+            sampler.resume()
             sampler.sync(policy)
         rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
+        sampler.release()
         for message in rollout.scores.messages[:MESSAGES]:
             print(f"warning: step {step + 1}: {message}", flush=True)
         if rollout.unscorable > cfg.grpo.max_unscorable:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from rlvr.config import Config
 from rlvr.meter import Meter
 from rlvr.prompts import draw, spare
 from rlvr.rewards import Scorer, Scores
-from rlvr.sampler import Sampler
+from rlvr.sampler import Sampler, places
 from rlvr.types import Group, Prompt
 
 T = TypeVar("T")
@@ -83,7 +83,10 @@ def _sample(cfg: Config, sampler: Sampler, scorer: Scorer, batch: Sequence[Promp
             scorer.submit(group.prompt.problem, [completion.answered() for completion in group.completions])
             groups.append(group)
     with meter.phase("score"):
-        return _worth(cfg, groups, scorer.finish(), num_resampled=0)
+        order, scores = places(groups, batch), scorer.finish()
+        points, verdicts = [scores.points[g] for g in order], [scores.verdicts[g] for g in order]
+        scores = replace(scores, points=points, verdicts=verdicts)
+        return _worth(cfg, [groups[g] for g in order], scores, num_resampled=0)
 
 
 def _worth(cfg: Config, groups: list[Group], scores: Scores, *, num_resampled: int) -> Rollout:

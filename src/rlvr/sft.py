@@ -57,8 +57,7 @@ def train(
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})
     if start == 0:
-        sampler.sync(policy)
-        measured = {"steps": 0, **rates(sampler.sample(dev, 1, seed=(seed, 0)), tags, judge)}
+        measured = {"steps": 0, **look(policy, sampler, dev, tags, judge, seed=(seed, 0))}
         run.append_log({"step": -1, "loss": None, **measured})
     for step in range(start, cfg.sft.max_steps):
         if _reached(cfg, measured):
@@ -68,8 +67,7 @@ def train(
         done = step + 1
         measured |= {"steps": done, "loss": loss}
         if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
-            sampler.sync(policy)
-            answers = rates(sampler.sample(dev, 1, seed=(seed, done)), tags, judge)
+            answers = look(policy, sampler, dev, tags, judge, seed=(seed, done))
             measured |= answers
             run.append_log({"step": step, **measured})
             run.save(done, policy, optimizer, {"measured": measured})
@@ -94,6 +92,17 @@ def supervised_step(
         total += loss.item()
     optimizer.step_clipped(max_grad_norm)
     return total
+
+
+def look(
+    policy: Policy, sampler: Sampler, dev: Sequence[Prompt], tags: Tags, judge: Verdicts, *, seed: tuple[int, ...]
+) -> dict[str, float]:
+    """How `policy` as it is now answers the dev questions, sampled."""
+    sampler.resume()
+    sampler.sync(policy)
+    answers = rates(sampler.sample(dev, 1, seed=seed), tags, judge)
+    sampler.release()
+    return answers
 
 
 def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, float]:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
 from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
 
+VLLM_TEMPERATURES = (0.01, 2.0)  # a lower one it raises by itself, a higher one it refuses
+
 
 class Sft(Section):
     enabled: bool
@@ -24,10 +26,19 @@ class Sft(Section):
     stop_format_rate: Share | None
 
 
+class Vllm(Section):
+    share_weights: Literal["auto", "off"]
+    kv_cache_gib: Rate | None
+    kv_cache_dtype: Literal["auto", "fp8"]
+    enforce_eager: Literal["auto", "on", "off"]
+
+
 class Rollout(Section):
+    sampler: Literal["native", "vllm"]
     temperature: Rate
     max_completion_tokens: Positive
     max_rows: Positive
+    vllm: Vllm
 
 
 class Grpo(Section):

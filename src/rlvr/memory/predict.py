@@ -119,17 +119,23 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
     return states, Row("gradients", count * gradient_bytes)
 
 
+def kv_cache_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Keys and values of what is generated at once, each prompt's once for its completions."""
+    return input_tokens(settings, choice.kv_sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
+
+
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
     answer_tokens = choice.kv_sequences * settings.completion_tokens
     per_token = shape.kv_bytes_per_token(settings.weight_bytes)
+    cache = kv_cache_bytes(shape, settings, choice)
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
     prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
     step = max(drawing, scores, prefill - answer_tokens * per_token)  # prompts come before the answers' cache
     engine = ENGINE_BYTES[settings.engine]
     return [
-        Row(f"KV cache, {choice.kv_sequences} at once", (prompt_tokens + answer_tokens) * per_token),
+        Row(f"KV cache, {choice.kv_sequences} at once", cache),
         Row("one step of generation", step, is_transient=True),
         *([Row(f"engine ({settings.engine})", engine)] if engine else []),
     ]

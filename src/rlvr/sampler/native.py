@@ -9,18 +9,18 @@ other rows are computed beside it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from rlvr.attention import PackedLayout, Ragged
 from rlvr.policy import Policy
+from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.protocol import Sampling
-from rlvr.types import Completion, Group, Prompt
+from rlvr.types import Group, Prompt
 
 COMPACT_BELOW = 0.85  # share of unfinished rows under which the finished ones are dropped from the cache
 
@@ -34,8 +34,20 @@ class NativeSampler:
     sampling: Sampling
     policy: Policy | None = None
 
+    def resume(self) -> None:
+        pass
+
     def sync(self, policy: Policy) -> None:
         self.policy = policy
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, sampling=replace(self.sampling, temperature=temperature))
+
+    def release(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.policy = None
 
     def sample(
         self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
@@ -104,15 +116,7 @@ class NativeSampler:
         ended = torch.isin(last_B, eos).tolist()
         is_sampled_BL = torch.arange(token_BL.shape[1]) < length_B[:, None]
         token_ids, logps = (torch.split(x[is_sampled_BL], lengths) for x in (token_BL, logp_BL))
-        texts = self.tokenizer.batch_decode(
-            [ids.tolist()[: len(ids) - end] for ids, end in zip(token_ids, ended, strict=True)],
-            skip_special_tokens=False,
-            clean_up_tokenization_spaces=False,
-        )
-        completions = [
-            Completion(ids, logp, self.opening + text, not end)
-            for ids, logp, text, end in zip(token_ids, logps, texts, ended, strict=True)
-        ]
+        completions = make_completions(self.tokenizer, self.opening, token_ids, logps, ended)
         return [
             Group(prompt, tuple(completions[p * per_prompt : (p + 1) * per_prompt])) for p, prompt in enumerate(prompts)
         ]
@@ -213,8 +217,7 @@ class GroupCache:
 
 def _uniform(seed: tuple[int | str, ...], rows: int, limit: int) -> Tensor:
     """Uniform random numbers [rows, limit] that depend on `seed` alone."""
-    digest = hashlib.sha256(repr(seed).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    generator = torch.Generator().manual_seed(stable_seed(seed))
     return torch.rand(rows, limit, generator=generator)
 
 

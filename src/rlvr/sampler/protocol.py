@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from rlvr.policy import Policy
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample: temperature 0 takes the likeliest token. `max_rows` completions are generated at once."""
+    """How to sample: temperature 0 takes the likeliest token. `max_rows` completions are generated at once.
+
+    There is no top_p, top_k or min_p: the trainer's log-probabilities are those of the whole vocabulary.
+    """
 
     temperature: float
     max_completion_tokens: int
@@ -21,11 +24,26 @@ class Sampling:
 
 
 class Sampler(Protocol):
+    """resume → sync → sample, as often as wanted → release; and close at the end."""
+
+    def resume(self) -> None:
+        """Take the memory that sampling needs."""
+
     def sync(self, policy: Policy) -> None:
-        """Sample from the weights of `policy` from now on."""
+        """Sample from the weights of `policy`, as they are now, from now on."""
+
+    def at(self, temperature: float) -> Self:
+        """The same engine with the same weights, at another temperature."""
+        ...
 
     def sample(
         self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
     ) -> Iterator[Group]:
-        """One group per prompt, in order, as they are finished. The same seed, weights and prompts, the same tokens."""
+        """One group per prompt, each as soon as it is finished. The same seed, weights and prompts, the same tokens."""
         ...
+
+    def release(self) -> None:
+        """Give back, until the next resume, what the update can use."""
+
+    def close(self) -> None:
+        """Free everything; the sampler cannot be used again."""

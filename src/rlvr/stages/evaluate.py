@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pandas as pd
 from rlvr import prepared, verifiers
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
-from rlvr.policy import device_name, device_of, has_weights
+from rlvr.policy import device_name, device_of, has_weights, load_tokenizer
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.sampler import Sampler, places
+from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler
-from rlvr.types import Group
+from rlvr.stages.parts import open_policy, open_sampler, planned
+from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge
 
 SECTIONS = ("compute", "model", "rollout", "verifiers", "evaluate")
@@ -28,12 +32,12 @@ def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
-        metrics: dict[str, Any] = {}
-        for name, start in MODELS.items():
-            if start is not None and not has_weights(start):
-                metrics[name] = None
-                continue
-            table = _rows(cfg, name, start)
+        kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
+        if missing := [name for name, file in kept.items() if not file.exists()]:
+            _judge(cfg, {name: kept[name] for name in missing})
+        metrics: dict[str, Any] = dict.fromkeys(MODELS)
+        for name, file in kept.items():
+            table = pd.read_parquet(file)
             table.to_parquet(FOLDER / f"{name}.parquet")
             metrics[name] = summary(table, resamples=cfg.evaluate.bootstrap_resamples, seed=cfg.compute.seed)
             print(
@@ -43,8 +47,8 @@ def main() -> None:
         write_json(FOLDER / "card.json", provenance(cfg, device=device_name(device_of(cfg))))
 
 
-def _rows(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
-    """The table of one model, computed unless these weights were already judged on these problems and settings."""
+def _kept(cfg: Config, start: Path | None) -> Path:
+    """Where the table of these weights on these problems and settings is kept, once they were judged."""
     weights = hash_files(*sorted((start or prepared.BASE).glob("*.safetensors")))
     settings = [
         cfg.digest("compute", "model", "rollout", "verifiers"),
@@ -54,28 +58,35 @@ def _rows(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
     problems = hash_files(prepared.FOLDER / "evaluation.parquet", prepared.BASE)
     judges = hash_files(*sorted(VERIFIERS.glob("*.py")))
     key = hashlib.sha256(json.dumps([weights, problems, judges, settings]).encode()).hexdigest()
-    kept = KEPT / f"{key}.parquet"
-    if not kept.exists():
-        writing = kept.with_suffix(".writing")
-        _judge(cfg, name, start).to_parquet(writing)
-        writing.rename(kept)
-    return pd.read_parquet(kept)
+    return KEPT / f"{key}.parquet"
 
 
-def _judge(cfg: Config, name: str, start: Path | None) -> pd.DataFrame:
-    policy, tokenizer = open_policy(cfg, start=start)
-    prompts = prepared.read_prompts("evaluation")
-    greedy: list[Group] = []
-    sampled: list[Group] = []
+def _judge(cfg: Config, files: dict[str, Path]) -> None:
+    """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
+    prompts, tokenizer = prepared.read_prompts("evaluation"), load_tokenizer(prepared.BASE)
     k = cfg.evaluate.samples_per_problem
-    with progress(f"evaluate {name}", 2 * len(prompts)) as show:
-        for groups, count, temperature in ((greedy, 1, 0.0), (sampled, k, cfg.evaluate.temperature)):
-            sampler = open_sampler(cfg, tokenizer, temperature=temperature)
+    made = planned(cfg, Source.read(prepared.BASE), prompts, completions=k, has_reference=False)
+    with (
+        closing(open_sampler(cfg, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,
+        open_judge(cfg.verifiers) as judge,
+    ):
+        sampler.resume()
+        for name, file in files.items():
+            policy, _ = open_policy(cfg, start=MODELS[name])
             sampler.sync(policy)
-            at_once = max(1, cfg.rollout.max_rows // count)
-            for first in range(0, len(prompts), at_once):
-                batch = prompts[first : first + at_once]
-                groups.extend(sampler.sample(batch, count, seed=(cfg.compute.seed, -1)))
-                show(len(greedy) + len(sampled))
-    with open_judge(cfg.verifiers) as judge:
-        return evaluation_table(greedy, sampled, cfg.model.template.resolve(), judge)
+            with progress(f"evaluate {name}", 2 * len(prompts)) as show:
+                greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)
+                sampled = _answers(sampler, prompts, k, cfg.compute.seed, lambda done: show(len(prompts) + done))
+            writing = file.with_suffix(".writing")
+            evaluation_table(greedy, sampled, cfg.model.template.resolve(), judge).to_parquet(writing)
+            writing.rename(file)
+
+
+def _answers(
+    sampler: Sampler, prompts: Sequence[Prompt], count: int, seed: int, show: Callable[[int], None]
+) -> list[Group]:
+    groups: list[Group] = []
+    for group in sampler.sample(prompts, count, seed=(seed, -1)):
+        groups.append(group)
+        show(len(groups))
+    return [groups[g] for g in places(groups, prompts)]

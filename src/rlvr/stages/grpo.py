@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from rlvr import grpo, prepared
@@ -13,8 +14,9 @@ from rlvr.policy import device_name, has_weights
 from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
+from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee
+from rlvr.stages.parts import open_sampler, open_trainee, planned
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
@@ -42,7 +44,10 @@ def main() -> None:
         policy, tokenizer = open_trainee(
             cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
         )
-        sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
+        made = planned(
+            cfg, Source.read(prepared.BASE), prompts,
+            completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0,
+        )  # fmt: skip
         for note in advice(
             cfg,
             len(prompts),
@@ -53,6 +58,7 @@ def main() -> None:
             print(f"note: {note}", flush=True)
         meter = Meter(policy.device)
         with (
+            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
             open_run("grpo", fingerprint) as run,
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,

@@ -10,15 +10,16 @@ import torch
 
 from rlvr import prepared
 from rlvr.config import Config
-from rlvr.memory.cards import Card, this_host
+from rlvr.memory.cards import GIB, Card, this_host
 from rlvr.memory.command import demand
+from rlvr.memory.kv_cache import engine_cache_bytes
 from rlvr.memory.planner import Plan, plan
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, read_shape
 from rlvr.policy import Policy, device_of, for_training, load_policy, load_tokenizer
-from rlvr.sampler import NativeSampler, Sampling
+from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
-from rlvr.types import Prompt
+from rlvr.types import Prompt, UserError
 
 
 def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
@@ -55,7 +56,7 @@ def planned(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completio
         prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
         completion_tokens=cfg.rollout.max_completion_tokens,
         has_reference=has_reference,
-        engine="native",
+        engine=cfg.rollout.sampler,
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
@@ -71,6 +72,40 @@ def card_of(device: torch.device) -> Card:
     return Card(about.name, about.total_memory, torch.cuda.is_bf16_supported())
 
 
-def open_sampler(cfg: Config, tokenizer: Any, *, temperature: float) -> NativeSampler:
+def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
+    """The rollout engine of `rollout.sampler`, for the sequences and the memory of the plan; the caller closes it.
+
+    Raises UserError when an option is not possible on the device.
+    """
     sampling = Sampling(temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
-    return NativeSampler(tokenizer, cfg.model.template.opening, sampling)
+    opening = cfg.model.template.opening
+    if cfg.rollout.sampler == "native":
+        return NativeSampler(tokenizer, opening, sampling)
+    settings = engine_settings(cfg, Source.read(prepared.BASE), made)
+    sampler = VllmSampler(start_engine(settings), tokenizer, opening, sampling, settings.is_cuda)
+    sampler.release()
+    return sampler
+
+
+def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
+    """The engine that `rollout` asks for, with the cache that the plan leaves room for. Raises UserError."""
+    options, device = cfg.rollout.vllm, device_of(cfg)
+    if device.type == "mps":
+        raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
+    if options.kv_cache_dtype == "fp8" and device.type != "cuda":
+        raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {device}: take auto")
+    value_bytes = 1 if options.kv_cache_dtype == "fp8" else made.settings.weight_bytes
+    planned_bytes = engine_cache_bytes(made, rows=cfg.rollout.max_rows, value_bytes=value_bytes)
+    return EngineSettings(
+        model=source.name,
+        revision=source.revision,
+        dtype=cfg.compute.dtype,
+        quantization=cfg.model.quantization,
+        lora_rank=cfg.model.lora.rank if cfg.model.adapter == "lora" else None,
+        max_sequence_tokens=made.settings.context,
+        max_rows=cfg.rollout.max_rows,
+        kv_cache_bytes=planned_bytes if options.kv_cache_gib is None else round(options.kv_cache_gib * GIB),
+        kv_cache_dtype=options.kv_cache_dtype,
+        is_eager=options.enforce_eager == "on" or (options.enforce_eager == "auto" and device.type != "cuda"),
+        is_cuda=device.type == "cuda",
+    )

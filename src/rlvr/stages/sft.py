@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 from rlvr import prepared, sft
@@ -9,8 +10,9 @@ from rlvr.interrupt import stop_requested
 from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee
+from rlvr.stages.parts import open_sampler, open_trainee, planned
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
@@ -31,8 +33,9 @@ def main() -> None:
         examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
         policy, tokenizer = open_trainee(cfg, dev, completions=1, has_reference=False, start=None)
-        sampler = open_sampler(cfg, tokenizer, temperature=cfg.rollout.temperature)
+        made = planned(cfg, Source.read(prepared.BASE), dev, completions=1, has_reference=False)
         with (
+            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
             open_run("sft", fingerprint) as run,
             open_judge(cfg.verifiers) as judge,
             stop_requested() as stop,

