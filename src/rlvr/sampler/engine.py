@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.sampler.failures import explained
 from rlvr.types import UserError
+from rlvr.versions import LORA_RANKS
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's tensors are this process's
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 BATCHED_TOKENS = 2048  # in one forward pass, at least
 
 
@@ -63,7 +64,7 @@ def start_engine(settings: EngineSettings) -> Any:
     torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
     """
     vllm = import_vllm()
-    with _kept_to_itself():
+    with _kept_to_itself(), explained():
         return vllm.LLM(
             settings.model,
             revision=settings.revision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlvr.policy import Policy, device_of, for_training, load_policy, load_token
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
 from rlvr.types import Prompt, UserError
+from rlvr.versions import Wanted, check_engine, installed
 
 
 def open_policy(cfg: Config, *, start: Path | None) -> tuple[Policy, Any]:
@@ -35,6 +37,7 @@ def open_trainee(
 
     Raises UserError, with the plan, before any weights are loaded when no way of training it fits.
     """
+    check_sampler(cfg, Source.read(prepared.BASE))
     demand(planned(cfg, Source.read(prepared.BASE), prompts, completions=completions, has_reference=has_reference))
     policy, tokenizer = open_policy(cfg, start=start)
     return for_training(policy, cfg.memory), tokenizer
@@ -73,18 +76,37 @@ def card_of(device: torch.device) -> Card:
 
 
 def open_sampler(cfg: Config, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
+    """The rollout engine of `rollout.sampler` for the prepared model; see sampler_for."""
+    return sampler_for(cfg, Source.read(prepared.BASE), tokenizer, made, temperature=temperature)
+
+
+def sampler_for(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
     """The rollout engine of `rollout.sampler`, for the sequences and the memory of the plan; the caller closes it.
 
-    Raises UserError when an option is not possible on the device.
+    Raises UserError when an option is not possible on the device, or the engine with what is installed.
     """
     sampling = Sampling(temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
     opening = cfg.model.template.opening
     if cfg.rollout.sampler == "native":
         return NativeSampler(tokenizer, opening, sampling)
-    settings = engine_settings(cfg, Source.read(prepared.BASE), made)
+    for note in check_sampler(cfg, source):
+        print(f"note: {note}", flush=True)
+    settings = engine_settings(cfg, source, made)
     sampler = VllmSampler(start_engine(settings), tokenizer, opening, sampling, settings.is_cuda)
     sampler.release()
     return sampler
+
+
+def check_sampler(cfg: Config, source: Source) -> list[str]:
+    """What to tell of the versions that `rollout.sampler` needs. Raises UserError where they cannot work."""
+    if cfg.rollout.sampler == "native":
+        return []
+    wanted = Wanted(
+        is_cuda=device_of(cfg).type == "cuda",
+        is_nf4=cfg.model.quantization == "nf4",
+        head_size=read_shape(config_file(source)).head_dim,
+    )
+    return check_engine(wanted, installed(), sys.platform)
 
 
 def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
