@@ -57,7 +57,8 @@ from rlvr.prompts import draw
 from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
 from rlvr.stages.begin import quiet_transformers
-from rlvr.stages.parts import open_trainee, plan_training
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.state import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns

@@ -27,8 +27,8 @@ from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
 SMOKE = Path(__file__).parent / "smoke" / "params.yaml"
 ASKED = Asked(
-    question=None, file=None, column="question", model=None, completions=1, temperature=None, max_tokens=None,
-    seed=None, is_plain=False, out=None,
+    question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
+    max_tokens=None, seed=None, is_plain=False, out=None,
 )  # fmt: skip
 
 
@@ -155,3 +155,12 @@ def test_a_person_sees_reasoning_and_answer_apart(
     out = "\n".join(" ".join(line) for line in lines)
     for expected in ("gold 8", "reasoning one\\x1b[31m", "two", "answer 7", "no answer tag only [bold]words"):
         assert expected in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_vllm_gives_the_answers_of_the_native_sampler(ask: Callable[..., list[dict[str, Any]]]) -> None:
+    """With an adapter, over several questions, in their order; greedy, so that both give the same tokens."""
+    pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
+    asked = {"model": "models/grpo", "temperature": 0.0, "max_tokens": 8}
+    native = ask(sampler="native", **asked)
+    assert ask(sampler="vllm", **asked) == native

@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with torch.no_grad():
             for name, weight in policy.trainable().items():
                 if "lora_B" in name:
-                    weight.normal_(0, 0.02, generator=generator)
+                    weight.normal_(0, 0.05, generator=generator)
         policy.save(Path("models/grpo"))
         patch.setenv("PYTHONPATH", str(ROOT / "src"))
         patch.setenv("NO_PROXY", "127.0.0.1")
@@ -113,7 +113,7 @@ def ask(server: Running, question: str, **how: Any) -> str:
 
 
 def test_the_adapter_answers_by_its_name_as_the_native_sampler_does(server: Running, folder: Path) -> None:
-    question = "What is the capital of France?"
+    question = "Tell me a story about a fox."
     greedy = {"temperature": 0.0, "max_tokens": 16}
     line = rlvr("generate", question, "--temperature", "0", "--max-tokens", "16")
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=SECONDS)

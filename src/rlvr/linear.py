@@ -70,7 +70,8 @@ def through_onednn(model: nn.Module, *, keeps_packed: bool = True) -> nn.Module:
 
 
 def _suits(x: Tensor, weight_OD: Tensor) -> bool:
-    return HAS_ONEDNN and x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
+    is_known = x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_ONEDNN and x.device.type == "cpu" and is_known
 
 
 class _Product(torch.autograd.Function):

@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.sampler.failures import explained
 from rlvr.sampler.shared import shareable_weights
 from rlvr.types import UserError
+from rlvr.versions import LORA_RANKS
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's tensors are this process's
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 BATCHED_TOKENS = 2048  # in one forward pass, at least
 
 
@@ -70,7 +71,7 @@ def start_engine(settings: EngineSettings) -> Any:
         raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
     vllm = import_vllm()
     sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
-    with _kept_to_itself(), sharing:
+    with _kept_to_itself(), sharing, explained():
         return vllm.LLM(
             settings.model,
             revision=settings.revision,

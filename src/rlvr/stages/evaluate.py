@@ -19,7 +19,8 @@ from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.sampler import Sampler, places
 from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler, plan_sampling
+from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.planning import plan_sampling
 from rlvr.stages.quantization import kept_layers, precision
 from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge

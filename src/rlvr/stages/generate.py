@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rlvr import prepared
 from rlvr.chat import Message, render_prompt
@@ -21,7 +21,8 @@ from rlvr.policy import load_policy
 from rlvr.source import config_file
 from rlvr.stages.begin import stage
 from rlvr.stages.checkpoint import Checkpoint, find
-from rlvr.stages.parts import open_sampler, plan_sampling
+from rlvr.stages.parts import check_sampler, open_sampler
+from rlvr.stages.planning import plan_sampling
 from rlvr.tasks.table import Row
 from rlvr.types import Group, Prompt, UserError
 
@@ -38,6 +39,7 @@ class Asked:
     column: str
     model: str | None
     completions: int
+    sampler: Literal["native", "vllm"] | None
     temperature: float | None
     max_tokens: int | None
     seed: int | None
@@ -57,6 +59,7 @@ def main(asked: Asked) -> None:
             checkpoint = find(params, asked.model, Path(folder))
             prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
             cfg = _sized(checkpoint, prompts, asked)
+            check_sampler(cfg, checkpoint.source)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
             made = plan_sampling(cfg, checkpoint.source, prompts, completions=asked.completions)
             demand(made)
@@ -127,7 +130,10 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], asked: Asked) -> C
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "
             f"{checkpoint.name} reads {limit} in all: shorten one or the other"
         )
-    rollout = cfg.rollout.model_copy(update={"max_completion_tokens": tokens})
+    sampler = asked.sampler or cfg.rollout.sampler
+    rows = min(cfg.rollout.max_rows, len(prompts) * asked.completions)
+    changes = {"max_completion_tokens": tokens, "sampler": sampler, "max_rows": rows}
+    rollout = cfg.rollout.model_copy(update=changes)
     sizes = cfg.prepare.model_copy(update={"max_prompt_tokens": longest})
     template = cfg.model.template.model_copy(update={"open_in_prompt": False}) if asked.is_plain else cfg.model.template
     model = cfg.model.model_copy(update={"template": template})

@@ -15,7 +15,8 @@ from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_trainee, plan_training
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.stages.quantization import precision
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlvr import prepared
 from rlvr.config import Config
-from rlvr.logprob.fused import rows_within
-from rlvr.memory.cards import GIB, Card, this_host
+from rlvr.memory.cards import GIB
 from rlvr.memory.command import demand
 from rlvr.memory.kv_cache import engine_cache_bytes
-from rlvr.memory.own import Own, hold, hold_sampling
 from rlvr.memory.planner import Plan
-from rlvr.memory.settings import Settings
-from rlvr.memory.shapes import all_shapes, read_shape
-from rlvr.memory.states import waits_on_host
+from rlvr.memory.shapes import read_shape
 from rlvr.meter import Meter
 from rlvr.policy import (
     Policy,
     device_of,
     dtype_of,
     for_training,
-    has_bfloat16,
     load_policy,
     load_tokenizer,
-    offloads,
 )
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, config_file
+from rlvr.stages.planning import is_shared
 from rlvr.stages.quantization import decide, kept_layers
-from rlvr.types import Prompt, UserError
+from rlvr.types import UserError
+from rlvr.versions import Wanted, check_engine, installed
 
 
 def open_policy(cfg: Config, tokenizer: Any, sampler: Sampler | None, *, start: Path | None) -> Policy:
@@ -53,6 +48,7 @@ def open_trainee(
     Without `start` it is the first to load the model, and so it chooses what nf4-dynamic keeps. Raises UserError, with
     the plan, before any weights are loaded when no way of training it fits.
     """
+    check_sampler(cfg, Source.read(prepared.BASE))
     demand(made)
     if start is None:
         decide(cfg)
@@ -69,83 +65,19 @@ def open_trainee(
         yield for_training(policy, cfg.memory), tokenizer, sampler
 
 
-def plan_training(
-    cfg: Config, prompts: Sequence[Prompt], *, completions: int, at_once: int, minibatch: int, has_reference: bool
-) -> Plan:
-    """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
-
-    `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
-    copy of what is trained is kept beside it. Raises UserError where only other settings than those of the run fit.
-    """
-    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
-    settings = _settings(cfg, device, prompts, completions, at_once, has_reference=has_reference)
-    own = Own(
-        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
-        share_prompts=cfg.memory.share_prompts != "off",
-        tile_rows=cfg.memory.tile_rows,
-        offload=cfg.memory.tile_rows is not None and offloads(cfg.memory, device),
-        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, device),
-        max_rows=cfg.rollout.max_rows,
-        minibatch=minibatch,
-    )
-    return hold(shape, settings, own, card_of(device), all_shapes())
-
-
-def plan_sampling(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
-    """The plan of sampling `completions` of each prompt from the model `source`, without training."""
-    device, shape = device_of(cfg), read_shape(config_file(source))
-    settings = _settings(cfg, device, prompts, completions, completions * len(prompts), has_reference=False)
-    return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
-
-
-def _settings(
-    cfg: Config,
-    device: torch.device,
-    prompts: Sequence[Prompt],
-    completions: int,
-    at_once: int,
-    *,
-    has_reference: bool,
-) -> Settings:
-    return Settings(
-        method="lora" if cfg.model.adapter == "lora" else "full",
-        quantization="none" if cfg.model.quantization == "none" else "nf4",
-        rank=cfg.model.lora.rank,
-        weight_bytes=dtype_of(cfg).itemsize,
-        optimizer=cfg.memory.optimizer,
-        completions=completions,
-        completions_per_step=at_once,
-        prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
-        completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=has_reference,
-        engine=cfg.rollout.sampler,
-        shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
-        recompute="tiles",
-        is_cuda=device.type == "cuda",
-        host_bytes=this_host().memory_bytes,
-        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
-        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
-    )
-
-
-def card_of(device: torch.device) -> Card:
-    """The memory that a run on `device` has."""
-    if device.type != "cuda":
-        return this_host()
-    about = torch.cuda.get_device_properties(device)
-    return Card(about.name, about.total_memory, has_bfloat16())
-
-
 def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, temperature: float) -> Sampler:
-    """The rollout engine of `rollout.sampler` on the model `source`, for the sequences and the memory of the
-    plan; the caller closes it.
+    """The rollout engine of `rollout.sampler` on the model `source`, for the sequences and the memory of the plan.
 
-    Raises UserError when an option is not possible on the device.
+    The caller closes it.
+
+    Raises UserError when an option is not possible on the device, or the engine with what is installed.
     """
     sampling = Sampling(temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
     opening = cfg.model.template.opening
     if cfg.rollout.sampler == "native":
         return NativeSampler(tokenizer, opening, sampling)
+    for note in check_sampler(cfg, source):
+        print(f"note: {note}", flush=True)
     settings = engine_settings(cfg, source, made)
     llm = start_engine(settings)
     sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)
@@ -153,9 +85,16 @@ def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, tem
     return sampler
 
 
-def is_shared(cfg: Config) -> bool:
-    """Whether the trainer is to use vLLM's copy of the weights: frozen ones, as full fine-tuning moves its own."""
-    return cfg.rollout.vllm.share_weights == "auto" and cfg.model.adapter == "lora"
+def check_sampler(cfg: Config, source: Source) -> list[str]:
+    """What to tell of the versions that `rollout.sampler` needs. Raises UserError where they cannot work."""
+    if cfg.rollout.sampler == "native":
+        return []
+    wanted = Wanted(
+        is_cuda=device_of(cfg).type == "cuda",
+        is_nf4=cfg.model.quantization == "nf4",
+        head_size=read_shape(config_file(source)).head_dim,
+    )
+    return check_engine(wanted, installed(), sys.platform)
 
 
 def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:

@@ -10,7 +10,8 @@ from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_trainee, plan_training
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.stages.quantization import decide, precision
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
