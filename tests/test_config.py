@@ -75,6 +75,20 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "null where a value is needed": ({"rollout.temperature": None}, ["rollout.temperature: None (NoneType)"]),
     "temperature zero": ({"rollout.temperature": 0.0}, ["rollout.temperature: 0.0 (float)", "greater than 0"]),
     "below the least": ({"rollout.max_rows": 0}, ["rollout.max_rows: 0 (int)", "greater than or equal to 1"]),
+    "colder than the engine samples": (
+        {"rollout.sampler": "vllm", "rollout.temperature": 0.005},
+        ["rollout.temperature 0.005 is not between 0.01 and 2.0, where vllm samples", "rollout.sampler native"],
+    ),
+    "hotter than the engine samples": (
+        {"rollout.sampler": "vllm", "evaluate.temperature": 2.5},
+        ["evaluate.temperature 2.5 is not between 0.01 and 2.0, where vllm samples"],
+    ),
+    "a share of the weights": (
+        {"rollout.vllm.share_weights": "on"},
+        ["rollout.vllm.share_weights: 'on' (str)", "'auto' or 'off'"],
+    ),
+    "no cache": ({"rollout.vllm.kv_cache_gib": 0.0}, ["rollout.vllm.kv_cache_gib: 0.0 (float)", "greater than 0"]),
+    "top_p": ({"rollout.top_p": 0.9}, ["rollout.top_p: unknown key; allowed here: sampler, temperature"]),
     "no such choice": (
         {"grpo.loss_type": "dr_grop"},
         ["grpo.loss_type: 'dr_grop' (str)", "'dapo', 'cispo', 'gspo' or 'sapo'", "did you mean dr_grpo?"],

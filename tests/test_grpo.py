@@ -38,6 +38,7 @@ class KilledIn:
 
     def __init__(self, sampler: Any, *, step: int) -> None:
         self.sampler, self.step = sampler, step
+        self.resume, self.release = sampler.resume, sampler.release
 
     def sync(self, policy: Policy) -> None:
         self.sampler.sync(policy)

@@ -18,6 +18,7 @@ from rlvr.chat import messages
 from rlvr.config import Config
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, places, start_engine
+from rlvr.sampler.engine import BATCHED_TOKENS
 from rlvr.source import open_source
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
@@ -59,7 +60,7 @@ def chat_prompts(tokenizer: Any, questions: Sequence[str]) -> list[Prompt]:
 def settings(folder: Path, *, rank: int | None, kv_mib: int) -> EngineSettings:
     return EngineSettings(
         model=str(folder), revision=None, dtype="float32", quantization="none", lora_rank=rank,
-        max_sequence_tokens=112, max_rows=64, kv_cache_bytes=kv_mib * MIB, kv_cache_dtype="auto",
+        max_sequence_tokens=112, max_rows=100, kv_cache_bytes=kv_mib * MIB, kv_cache_dtype="auto",
         is_eager=True, is_cuda=False,
     )  # fmt: skip
 
@@ -203,7 +204,7 @@ class TestEnds:
     def test_the_engines_own_idea_of_an_end_does_not_count(self, side: Side) -> None:
         """An end that the model's files declare and the policy does not is a token like others."""
         (end, *_) = side.policy.eos_ids
-        sampler = replace(side.sampler.at(3.0), eos_ids=(end + 1,))
+        sampler = replace(side.sampler.at(2.0), eos_ids=(end + 1,))
         drawn = [row for group in sampler.sample(side.prompts, 16, seed=(7,)) for row in rows(group)]
         assert any(end in row[:-1] for row in drawn)
 
@@ -223,6 +224,15 @@ def test_groups_come_as_they_are_finished(side: Side) -> None:
     steps = [max(len(row) for row in rows(group)) for group in groups]
     assert steps == sorted(steps) and steps[0] < steps[-1]
     assert [groups[g].prompt for g in places(groups, prompts)] == prompts
+
+
+@ON_TINY
+def test_more_prompt_tokens_than_go_through_at_once(side: Side) -> None:
+    """A step's prompts go through in several passes, each prompt as a whole, and draw what they draw alone."""
+    prompts = [side.prompts[3]] * (BATCHED_TOKENS // len(side.prompts[3].tokens) + 5)
+    prompts = [replace(p, problem=replace(p.problem, id=f"q{i}")) for i, p in enumerate(prompts)]
+    together = by_id(list(side.sampler.sample(prompts, 1, seed=(2,))))
+    assert by_id(list(side.sampler.sample(prompts[-2:], 1, seed=(2,)))) == {k: together[k] for k in ("q35", "q36")}
 
 
 @ON_TINY
@@ -252,3 +262,8 @@ def test_places_with_one_prompt_twice(make_prompts: Callable[..., list[Prompt]])
 def test_a_rank_that_no_engine_takes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.lora\.rank 600 is above 512.*native"):
         start_engine(settings(tmp_path, rank=600, kv_mib=1))
+
+
+def test_four_bits_in_float32_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"in 16 bits only: set compute\.dtype to bfloat16"):
+        start_engine(replace(settings(tmp_path, rank=4, kv_mib=1), quantization="nf4"))

@@ -16,7 +16,7 @@ from rlvr.config.base import Section
 from rlvr.config.data import Prepare
 from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
-from rlvr.config.training import Evaluate, Grpo, Memory, Report, Rollout, Sft
+from rlvr.config.training import VLLM_TEMPERATURES, Evaluate, Grpo, Memory, Report, Rollout, Sft
 from rlvr.types import LossSpec, UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
@@ -56,6 +56,13 @@ class Config(Section):
                 f"rollout.max_rows {self.rollout.max_rows} cannot hold the completions of one prompt "
                 f"(grpo.completions_per_prompt, evaluate.samples_per_problem: {largest}); raise it to at least that"
             )
+        coldest, hottest = VLLM_TEMPERATURES
+        for section, temperature in (("rollout", self.rollout.temperature), ("evaluate", self.evaluate.temperature)):
+            if self.rollout.sampler == "vllm" and not coldest <= temperature <= hottest:
+                raise ValueError(
+                    f"{section}.temperature {temperature} is not between {coldest} and {hottest}, where vllm samples: "
+                    "change it, or take rollout.sampler native"
+                )
         check_rubric(self.rewards, max_completion_tokens=self.rollout.max_completion_tokens)
         return self
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
 from rlvr.types import AdvantageMethod, Correction, LossType, Schedule
 
-VLLM_LEAST_TEMPERATURE = 0.01
+VLLM_TEMPERATURES = (0.01, 2.0)  # a lower one it raises by itself, a higher one it refuses
 
 
 class Sft(Section):
@@ -39,15 +39,6 @@ class Rollout(Section):
     max_completion_tokens: Positive
     max_rows: Positive
     vllm: Vllm
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.sampler == "vllm" and self.temperature < VLLM_LEAST_TEMPERATURE:
-            raise ValueError(
-                f"vllm samples no colder than temperature {VLLM_LEAST_TEMPERATURE}, and {self.temperature} is below: "
-                "the trainer would take another one than the engine; raise it, or take sampler native"
-            )
-        return self
 
 
 class Grpo(Section):

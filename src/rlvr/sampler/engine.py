@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
-BATCHED_TOKENS = 2048  # in one forward pass; longer prompts go in pieces
+BATCHED_TOKENS = 2048  # in one forward pass, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class EngineSettings:
 def import_vllm() -> Any:
     """The package vllm, its environment set first. Raises UserError when it is not installed."""
     os.environ |= ENVIRONMENT
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")  # errors are raised; logged, they come with all prompts
     try:
         import vllm  # noqa: PLC0415
     except ImportError as error:
@@ -63,8 +63,11 @@ def import_vllm() -> Any:
 def start_engine(settings: EngineSettings) -> Any:
     """A vllm.LLM in this process, its weights loaded; it takes and gives token ids, and no text.
 
-    torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
+    torch keeps its number of threads. Raises UserError for what vLLM cannot do; after an error of vLLM's own in here,
+    the process cannot start another engine.
     """
+    if settings.quantization == "nf4" and settings.dtype == "float32":
+        raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
     vllm = import_vllm()
     sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
     with _kept_to_itself(), sharing:
@@ -74,7 +77,8 @@ def start_engine(settings: EngineSettings) -> Any:
             dtype=settings.dtype,
             max_model_len=settings.max_sequence_tokens,
             max_num_seqs=settings.max_rows,
-            max_num_batched_tokens=max(settings.max_rows, BATCHED_TOKENS),
+            max_num_batched_tokens=max(settings.max_rows, settings.max_sequence_tokens, BATCHED_TOKENS),
+            enable_chunked_prefill=settings.is_cuda,  # on a CPU it cannot rewind the seed of a prompt in pieces
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             kv_cache_dtype=settings.kv_cache_dtype,
             gpu_memory_utilization=0.01,  # only a check at the start once the cache has a size: the planner has done it

@@ -1,0 +1,136 @@
+"""Training with a vLLM engine in the process: bits, resumed runs, and the stages from the data to the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlvr import grpo
+from rlvr.config import Config
+from rlvr.memory.cards import GIB, card_of_size
+from rlvr.memory.planner import Plan, plan
+from rlvr.memory.settings import Settings
+from rlvr.memory.shapes import all_shapes, find_shape
+from rlvr.meter import Meter
+from rlvr.rewards import open_scorer
+from rlvr.sampler import EngineSettings, Sampler, Sampling, VllmSampler, start_engine
+from rlvr.source import Source
+from rlvr.stages.parts import engine_settings
+from rlvr.state import Run
+from rlvr.types import Interrupted, Prompt, UserError
+
+CPU = torch.device("cpu")
+CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
+EXACT = 5e-5  # nats a token, in float32
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def toy_sampler(make_toy: Callable[..., Any], tokenizer: Any) -> Iterator[VllmSampler]:
+    pytest.importorskip("vllm", reason="vLLM is not installed here")
+    toy = make_toy()
+    settings = EngineSettings(
+        model=str(toy.base), revision=None, dtype="float32", quantization="none", lora_rank=None,
+        max_sequence_tokens=20, max_rows=16, kv_cache_bytes=16 * 2**20, kv_cache_dtype="auto",
+        is_eager=True, is_cuda=False,
+    )  # fmt: skip
+    sampling = Sampling(toy.cfg.rollout.temperature, toy.cfg.rollout.max_completion_tokens, 16)
+    with closing(VllmSampler(start_engine(settings), tokenizer, "", sampling, False)) as sampler:
+        yield sampler
+
+
+def run(toy: Any, sampler: Sampler, prompts: Sequence[Prompt], folder: Path, *, stop_after: int = 1000) -> Any:
+    """Run or go on with a run in `folder`, up to `stop_after` more steps; its trained weights."""
+    folder.mkdir(exist_ok=True)
+    left = iter(range(stop_after - 1))
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+        grpo.train(
+            toy.cfg, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
+            show=lambda done, **values: None, stop=lambda: next(left, None) is None,
+        )  # fmt: skip
+    return toy.policy.trainable_state()
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
+
+
+def test_a_run_that_was_stopped_has_the_same_bits_and_samples_from_what_it_had_learned(
+    toy_sampler: VllmSampler, make_toy: Callable[..., Any], make_prompts: Callable[..., list[Prompt]], tmp_path: Path
+) -> None:
+    prompts, changes = make_prompts(*(3 + i % 4 for i in range(10))), {"grpo.steps": STEPS}
+    whole = run(make_toy(changes), toy_sampler, prompts, tmp_path / "whole")
+    toy_sampler.sync(make_toy(changes).policy)  # an engine that starts anew has the weights from before any step
+    with pytest.raises(Interrupted):
+        run(make_toy(changes), toy_sampler, prompts, tmp_path / "parts", stop_after=2)
+    toy_sampler.sync(make_toy(changes).policy)
+    parts = run(make_toy(changes), toy_sampler, prompts, tmp_path / "parts")
+    assert records(tmp_path / "whole") == records(tmp_path / "parts") and len(records(tmp_path / "whole")) == STEPS
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert max(record["sampler/logp_gap_max"] for record in records(tmp_path / "parts")) <= EXACT
+
+
+def test_an_engine_beside_it_does_not_change_the_bits_of_training(
+    toy_sampler: VllmSampler, make_toy: Callable[..., Any], make_prompts: Callable[..., list[Prompt]], tmp_path: Path
+) -> None:
+    """The engine draws from torch's global random numbers, and seeds them: nothing here may."""
+    prompts, toys = make_prompts(*(3 + i % 4 for i in range(10))), [make_toy({"grpo.steps": 2}) for _ in range(2)]
+    torch.manual_seed(1)
+    alone = run(toys[0], toys[0].sampler, prompts, tmp_path / "alone")
+    toy_sampler.sync(toys[1].policy)
+    list(toy_sampler.sample(prompts, 4, seed=(0,)))
+    beside = run(toys[1], toys[1].sampler, prompts, tmp_path / "beside")
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+class TestEngineSettings:
+    @staticmethod
+    def made(vram_gib: float = 80.0) -> Plan:
+        settings = Settings(
+            method="lora", quantization="none", rank=16, weight_bytes=4, optimizer="adamw", completions=8,
+            prompt_tokens=64, completion_tokens=48, has_reference=False, engine="vllm", recompute="tiles",
+            is_cuda=False, host_bytes=None,
+        )  # fmt: skip
+        return plan(find_shape("SmolLM2-135M"), settings, card_of_size(vram_gib), all_shapes())
+
+    def test_the_cache_is_the_plans_or_the_users(self, make_config: Callable[..., Config]) -> None:
+        source, changes = Source("somewhere", None, None), {"rollout.sampler": "vllm", "rollout.max_rows": 64}
+        by_plan = engine_settings(make_config(changes), source, self.made())
+        by_user = engine_settings(make_config(changes | {"rollout.vllm.kv_cache_gib": 0.5}), source, self.made())
+        assert by_plan.kv_cache_bytes == 64 * 128 * find_shape("SmolLM2-135M").kv_bytes_per_token(4)
+        assert by_user.kv_cache_bytes == GIB // 2
+        assert by_plan.max_sequence_tokens == 112 and by_plan.is_eager and not by_plan.is_cuda
+        assert by_plan.lora_rank is None
+        adapter = engine_settings(make_config(changes | {"model.adapter": "lora"}), source, self.made())
+        assert adapter.lora_rank == make_config().model.lora.rank
+
+    def test_a_small_cache_needs_a_gpu(self, make_config: Callable[..., Config]) -> None:
+        cfg = make_config({"rollout.sampler": "vllm", "rollout.vllm.kv_cache_dtype": "fp8"})
+        with pytest.raises(UserError, match=r"kv_cache_dtype fp8 needs a GPU, and this run is on cpu: take auto"):
+            engine_settings(cfg, Source("somewhere", None, None), self.made())
+
+
+@pytest.mark.slow
+def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed here")
+    from rlvr.stages import evaluate, prepare, sft  # noqa: PLC0415
+    from rlvr.stages import grpo as grpo_stage  # noqa: PLC0415
+
+    root = Path(__file__).parents[2]
+    params = (root / "tests/smoke/params.yaml").read_text().replace("sampler: native", "sampler: vllm")
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "presets").symlink_to(root / "presets")
+    monkeypatch.chdir(tmp_path)
+    for stage in (prepare, sft, grpo_stage, evaluate):
+        stage.main()
+    log = [json.loads(line) for line in Path("logs/train.jsonl").read_text().splitlines()]
+    assert log and max(record["sampler/logp_gap_max"] for record in log) <= EXACT
+    found = json.loads(Path("metrics/evaluate.json").read_text())
+    assert all(found[name]["count"] == 16 for name in ("base", "sft", "grpo"))
