@@ -20,7 +20,7 @@ from rlvr.config import Config
 from rlvr.linear import Linear
 from rlvr.memory.quantized import Nf4, is_quantized, weight_bytes, weight_of
 from rlvr.policy import Policy, for_training, load_policy
-from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
+from rlvr.sampler import EngineSettings, Sampling, VllmSampler, shared, start_engine
 from rlvr.source import Source, open_source
 from rlvr.types import Group, Prompt, UserError
 
@@ -164,6 +164,22 @@ def test_the_trainer_adds_its_adapter_and_nothing_else(pair: Pair) -> None:
     weights_bytes = sum(weight_bytes(layer) for layer in layers) - adapter_bytes
     assert adapter_bytes <= pair.added_bytes <= adapter_bytes + 4096  # the rotary tables
     assert pair.added_bytes < 0.05 * weights_bytes
+
+
+def test_a_layout_that_nobody_compared_is_not_shared(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shared, "KNOWN", set())
+    assert pair.sampler.base_tensors() is None
+    assert "a copy of the weights each: how vLLM keeps the weights of a" in capsys.readouterr().out
+
+
+def test_vllm_is_as_it_was_once_the_engine_runs(pair: Pair) -> None:
+    from vllm.model_executor.layers import utils  # noqa: PLC0415
+
+    with shared.shareable_weights(quantization="none"):
+        assert utils.dispatch_cpu_unquantized_gemm.__module__ == shared.__name__
+    assert utils.dispatch_cpu_unquantized_gemm.__module__ == utils.__name__
 
 
 def test_no_product_makes_another_copy(pair: Pair) -> None:
