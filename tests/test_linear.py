@@ -29,9 +29,9 @@ def error(found: Tensor, truth: Tensor) -> float:
 def test_value_and_gradients_are_no_worse_than_torchs(rows: tuple[int, ...], inner: int, outer: int) -> None:
     x, weight, upstream = tensors((*rows, inner), (outer, inner), (*rows, outer))
     results = []
-    for multiply, dtype in ((linear, torch.float32), (F.linear, torch.float32), (F.linear, torch.float64)):
+    for way, dtype in ((linear, torch.float32), (F.linear, torch.float32), (F.linear, torch.float64)):
         leaves = [value.to(dtype).requires_grad_() for value in (x, weight)]
-        y = multiply(*leaves)
+        y = way(*leaves)
         results.append([y.detach(), *torch.autograd.grad(y, leaves, upstream.to(dtype))])
     for found, plain, truth in zip(*results, strict=True):
         assert found.shape == plain.shape and found.dtype == torch.float32

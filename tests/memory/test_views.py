@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.config import Config
 from rlvr.memory.quantized import Nf4, decoder_linears, quantize
@@ -33,8 +33,10 @@ def build(views: Views, config: Any, dtype: torch.dtype = torch.float32) -> Any:
     return model_on(views, config, dtype=dtype, attention="rlvr")
 
 
+@torch.no_grad()
 def hidden(model: Any) -> Tensor:
     token_S, position_S, layout = stream()
+    token_S %= model.config.vocab_size
     output = model.get_decoder()(token_S[None], position_ids=position_S[None], use_cache=False, layout=layout)
     states: Tensor = output.last_hidden_state
     return states
@@ -51,7 +53,10 @@ def test_a_model_of_each_family_is_built_on_tensors(family: str) -> None:
 
 
 def test_weights_in_4_bits_keep_their_bytes_and_biases() -> None:
-    model = make_model("qwen2", adapter=False, dtype=torch.bfloat16).model
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_of("qwen2"), dtype=torch.bfloat16, attn_implementation="rlvr")
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.self_attn.q_proj.bias").normal_()
     quantize(model, device=torch.device("cpu"))
     views: dict[str, Tensor | Nf4] = {}
     for name, weight in model.named_parameters():
@@ -90,9 +95,8 @@ WRONG: list[tuple[Callable[[dict[str, Any]], None], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=lambda value: getattr(value, "__name__", ""))
 def test_tensors_that_are_not_the_models_are_refused(change: Callable[[dict[str, Any]], None], message: str) -> None:
-    views: dict[str, Any] = weights_of(
-        make_model("llama", adapter=False, dtype=torch.float32, **CHANGES["llama"]).model
-    )
+    policy = make_model("llama", adapter=False, dtype=torch.float32, **CHANGES["llama"])
+    views: dict[str, Any] = weights_of(policy.model)
     change(views)
     with pytest.raises(NotShareable, match=message):
         build(views, config_of("llama"))
