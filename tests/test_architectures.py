@@ -16,6 +16,7 @@ from rlvr import grpo
 from rlvr.batch import MiniBatch, pack
 from rlvr.config import Config, parse_yaml
 from rlvr.memory.shapes import find_shape
+from rlvr.meter import Meter
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy, for_training, load_policy, load_tokenizer
 from rlvr.source import Source
@@ -51,6 +52,7 @@ TOLERANCE = {"none": 1e-5, "nf4": 2e-5}
 RECIPE = {
     "model.adapter": "lora", "model.lora.rank": 4, "model.lora.alpha": 6, "grpo.passes_per_rollout": 1,
     "grpo.learning_rate": 1.0e-2, "prepare.max_prompt_tokens": 8, "rollout.max_completion_tokens": 12,
+    "rollout.max_logp_gap": None,  # these completions were not sampled from the policy
     "memory.tokens_per_micro_batch": 22,
     "memory.tile_rows": 6, "memory.logit_chunk_rows": 5,
 }  # fmt: skip
@@ -61,7 +63,7 @@ class Recorded(Optimizer):
 
     gradients: list[Tensor]
 
-    def step_clipped(self, max_norm: float) -> float:
+    def step_clipped(self, max_norm: float) -> float | None:
         self.gradients = [weight.grad.clone() for weight in self.parameters if weight.grad is not None]
         return super().step_clipped(max_norm)
 
@@ -115,8 +117,9 @@ def minibatch_of(groups: Sequence[Group]) -> MiniBatch:
 def step(cfg: Config, policy: Policy, minibatch: MiniBatch) -> tuple[float, Tensor, dict[str, Tensor]]:
     """One step of GRPO: its loss, the log-probabilities before it, the gradients by name."""
     optimizer = Recorded(policy.trainable(), learning_rate=cfg.grpo.learning_rate, warmup_steps=0, betas=(0.9, 0.999),
-                         weight_decay=0.0, schedule="constant", total_steps=1)  # fmt: skip
-    (loss,), statistics, _ = grpo.update(cfg, policy, None, optimizer, [minibatch])
+                         weight_decay=0.0, schedule="constant", total_steps=1, kind="adamw", on_host=False,
+                         scales_loss=False)  # fmt: skip
+    (loss,), statistics, _ = grpo.update(cfg, policy, None, optimizer, [minibatch], Meter(torch.device("cpu")))
     logp_T = torch.cat([stats.logp_T for stats in statistics])
     return loss, logp_T, dict(zip(policy.trainable(), optimizer.gradients, strict=True))
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from live_bytes import LiveBytes
 from rlvr.attention import PackedLayout, Ragged
+from rlvr.memory.ledger import LiveStorages
 from rlvr.unpadded import unpadded
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_no_tensor_of_tokens_by_tokens(window: int | None) -> None:
     """A row of 4,096 tokens behind a prompt: forward and backward hold less than its scores of one head."""
     lengths = ([512], [4096], [0])
     *inputs, upstream = random_heads(512 + 4096, 2, torch.float32)
-    with LiveBytes() as measured:
+    with LiveStorages(CPU, reads=False) as measured:
         PackedLayout(*lengths, CPU).attend(0, *inputs, 0.3, window).backward(upstream)
     assert measured.peak_bytes < 4 * 4096 * 4096
 

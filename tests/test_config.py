@@ -93,7 +93,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["rollout.vllm.share_weights: 'on' (str)", "'auto' or 'off'"],
     ),
     "no cache": ({"rollout.vllm.kv_cache_gib": 0.0}, ["rollout.vllm.kv_cache_gib: 0.0 (float)", "greater than 0"]),
-    "top_p": ({"rollout.top_p": 0.9}, ["rollout.top_p: unknown key; allowed here: sampler, temperature"]),
     "no such choice": (
         {"grpo.loss_type": "dr_grop"},
         ["grpo.loss_type: 'dr_grop' (str)", "'dapo', 'cispo', 'gspo' or 'sapo'", "did you mean dr_grpo?"],

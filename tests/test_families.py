@@ -15,6 +15,7 @@ from rlvr.config import Config
 from rlvr.grpo import make_optimizer, update
 from rlvr.head import check_head
 from rlvr.logprob import LogitMap
+from rlvr.meter import Meter
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.source import Source
@@ -145,11 +146,14 @@ def test_the_loss_sees_what_the_model_does_to_its_logits(
 ) -> None:
     """One step on advantages of 1 from a policy that has not moved: its gradient is that of the mean of -logp."""
     folder = make_model(family)
-    cfg = make_config({"grpo.passes_per_rollout": 1, "grpo.loss_type": "bnpo", "grpo.warmup_steps": 0})
+    changes = {"rollout.max_logp_gap": None, "grpo.passes_per_rollout": 1, "grpo.loss_type": "bnpo"}
+    cfg = make_config(changes | {"grpo.warmup_steps": 0})
     policy, plain = load(cfg, folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     assert policy.logit_map == MAPS[family]
     minibatch = MiniBatch(supervised(EXAMPLES), Totals(3, 7))
-    _, (stats,), norm = update(cfg, policy, None, make_optimizer(cfg, policy, 1), [minibatch])
+    _, (stats,), norm = update(
+        cfg, policy, None, make_optimizer(cfg, policy, 1), [minibatch], Meter(torch.device("cpu"))
+    )
     expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
     torch.testing.assert_close(stats.logp_T, expected_T.detach(), rtol=0, atol=1e-5)
     expected_T.mean().backward()

@@ -669,6 +669,10 @@ class WithoutSync:
 
     def sync(self, policy: Policy) -> None: ...
 
+    def resume(self) -> None: ...
+
+    def release(self) -> None: ...
+
     def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
         yield from self.sampler.sample(prompts, count, seed=seed)
 

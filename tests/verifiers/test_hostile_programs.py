@@ -22,6 +22,9 @@ REPOSITORY = str(Path(__file__).parents[2])
 USERS = ("this user", "nobody")
 
 
+LATE_SECONDS = 2.0  # 1 on a machine that does nothing else
+
+
 @pytest.fixture(scope="module", params=USERS)
 def judged(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Any]]:
     """All results of hostile.py, by group and name, from a process of the user."""
@@ -78,7 +81,7 @@ def test_a_hostile_program_is_wrong_by_its_cause_and_in_time(judged: dict[tuple[
     verdict = result["verdict"]
     assert verdict["outcome"] == "wrong"
     assert (verdict["cause"] or "plain") in PROGRAMS[name][0].split("|"), verdict
-    assert result["seconds"] < LIMITS["wall_seconds"] + 1.0
+    assert result["seconds"] < LIMITS["wall_seconds"] + LATE_SECONDS
 
 
 @pytest.mark.parametrize("name", FORGERIES)

@@ -64,7 +64,7 @@ def test_every_kind_keeps_time_memory_and_output(kind: sandbox.Kind, source: str
     started = time.monotonic()
     report = execute(source, [Run()], limits=LIMITS, kind=kind)
     assert report.endings[0].cause == cause
-    assert time.monotonic() - started < LIMITS.wall_seconds + 1.0
+    assert time.monotonic() - started < LIMITS.wall_seconds + 2.0  # 1 on a machine that does nothing else
 
 
 def test_a_run_that_hangs_spoils_no_other(kind: sandbox.Kind) -> None:

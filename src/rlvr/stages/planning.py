@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -29,7 +30,12 @@ def plan_training(
     copy of what is trained is kept beside it. Raises UserError where only other settings than those of the run fit.
     """
     device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
-    settings = _settings(cfg, device, prompts, completions, at_once, has_reference=has_reference)
+    settings = replace(
+        _settings(cfg, device, prompts, completions, at_once),
+        has_reference=has_reference,
+        optimizer=cfg.memory.optimizer,
+        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
+    )
     own = Own(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
         share_prompts=cfg.memory.share_prompts != "off",
@@ -45,37 +51,30 @@ def plan_training(
 def plan_sampling(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
     """The plan of sampling `completions` of each prompt from the model `source`, without training."""
     device, shape = device_of(cfg), read_shape(config_file(source))
-    settings = _settings(cfg, device, prompts, completions, completions * len(prompts), has_reference=False)
+    settings = _settings(cfg, device, prompts, completions, completions * len(prompts))
     return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
 
 
-def _settings(
-    cfg: Config,
-    device: torch.device,
-    prompts: Sequence[Prompt],
-    completions: int,
-    at_once: int,
-    *,
-    has_reference: bool,
-) -> Settings:
+def _settings(cfg: Config, device: torch.device, prompts: Sequence[Prompt], completions: int, at_once: int) -> Settings:
+    """What sampling and training have in common; of what only training has, there is nothing here."""
     return Settings(
         method="lora" if cfg.model.adapter == "lora" else "full",
         quantization="none" if cfg.model.quantization == "none" else "nf4",
         rank=cfg.model.lora.rank,
         weight_bytes=dtype_of(cfg).itemsize,
-        optimizer=cfg.memory.optimizer,
+        optimizer="adamw",
         completions=completions,
         completions_per_step=at_once,
         prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
         completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=has_reference,
+        has_reference=False,
         engine=cfg.rollout.sampler,
         shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
         kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
-        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
+        states_on_host=None,
     )
 
 
