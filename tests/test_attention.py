@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from live_bytes import LiveBytes
 from rlvr.attention import PackedLayout, Ragged
+from rlvr.memory.ledger import LiveStorages
 from rlvr.unpadded import unpadded
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_no_tensor_of_tokens_by_tokens(window: int | None) -> None:
     """A row of 4,096 tokens behind a prompt: forward and backward hold less than its scores of one head."""
     lengths = ([512], [4096], [0])
     *inputs, upstream = random_heads(512 + 4096, 2, torch.float32)
-    with LiveBytes() as measured:
+    with LiveStorages(CPU, reads=False) as measured:
         PackedLayout(*lengths, CPU).attend(0, *inputs, 0.3, window).backward(upstream)
     assert measured.peak_bytes < 4 * 4096 * 4096
 
@@ -123,7 +123,7 @@ def test_bfloat16_on_a_cpu_is_computed_in_float32() -> None:
     lengths = LAYOUTS["ragged"]
     q, k, v, _ = (x.detach().bfloat16() for x in random_heads(sum(lengths[0]) + sum(lengths[1]), 2, torch.float32))
     layout = PackedLayout(*lengths, CPU)
-    for attend in (lambda *x: layout.attend(0, *x, 0.3), lambda *x: unpadded(*x, layout.pieces(None), scale=0.3)):
-        found, expected = attend(q, k, v), attend(q.float(), k.float(), v.float())
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
+    found = layout.attend(0, q, k, v, 0.3)
+    expected = unpadded(q.float(), k.float(), v.float(), layout.pieces(None), scale=0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)

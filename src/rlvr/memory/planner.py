@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from rlvr.memory.cards import GIB, Card
-from rlvr.memory.predict import Prediction, kv_cache_bytes, predict
+from rlvr.memory.predict import Prediction, predict
 from rlvr.memory.settings import Choice, Settings, check, input_tokens
 from rlvr.memory.shapes import Shape
 
@@ -29,6 +29,68 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        return fits(self.prediction, self.settings, self.card, tuple(self.prediction.phases))
+
+    @property
+    def tokens_per_micro_batch(self) -> int:
+        return input_tokens(self.settings, self.choice)
+
+
+def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Plan:
+    """The best choice for `card`; where none fits, remedies with numbers, among them a smaller one of `others`.
+
+    Raises UserError for settings that contradict each other.
+    """
+    check(settings)
+    choice = choose(shape, settings, card)
+    if choice is not None:
+        return Plan(shape, settings, card, choice, predict(shape, settings, choice), ())
+    thriftiest = _thriftiest(shape, settings)
+    return Plan(
+        shape, settings, card, thriftiest, predict(shape, settings, thriftiest),
+        tuple(remedies(shape, settings, card, others)),
+    )  # fmt: skip
+
+
+def choose(shape: Shape, settings: Settings, card: Card) -> Choice | None:
+    """The first choice that fits, in the order of what it costs in time; None where none does.
+
+    For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
+    1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
+    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed anew in
+    each micro-batch. For the rollout: all completions of a group at once, then half of them, and so on; before half,
+    the optimizer's states wait on the host.
+    """
+    update = _first(_update_choices(settings), ("head", "backward", "optimizer"), shape, settings, card)
+    if update is None:
+        return None
+    return _first(_rollout_choices(settings, update), ("load", "rollout"), shape, settings, card)
+
+
+def longest_context(shape: Shape, settings: Settings, card: Card) -> int:
+    """The longest sequence, prompt included, for which something fits; in steps of 256 tokens, 0 where nothing does.
+
+    It ends at what the model was made for.
+    """
+
+    def has_choice(steps: int) -> bool:
+        return choose(shape, with_context(settings, steps * CONTEXT_STEP), card) is not None
+
+    return CONTEXT_STEP * _largest(has_choice, shape.max_position_embeddings // CONTEXT_STEP)
+
+
+def least_bytes(shape: Shape, settings: Settings) -> int:
+    """The smallest memory of a card on which the run fits: its peak with the thriftiest choice."""
+    return predict(shape, settings, _thriftiest(shape, settings)).peak_bytes
+
+
+def with_context(settings: Settings, tokens: int) -> Settings:
+    """The same run with sequences of `tokens`; the prompt keeps its length, up to half of them."""
+    prompt = min(settings.prompt_tokens, tokens // 2)
+    return replace(settings, prompt_tokens=prompt, completion_tokens=max(1, tokens - prompt))
+
+
+def fits(self) -> bool:
         return fits(self.prediction, self.settings, self.card, tuple(self.prediction.phases))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlvr.memory.settings import (
     DRIVER_BYTES,
@@ -17,7 +17,7 @@ from rlvr.memory.settings import (
     shares_prompt,
 )
 from rlvr.memory.shapes import Shape
-from rlvr.memory.working_set import kept_bytes, layer_bytes
+from rlvr.memory.working_set import feed_forward_kept_bytes, kept_bytes, layer_bytes
 
 LOGITS = "logits of one chunk"
 ENGINE_COPY = "the engine's copy of the weights"
@@ -182,8 +182,9 @@ def _head_gradient(shape: Shape, settings: Settings) -> list[Row]:
 
 def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     work = layer_bytes(shape, settings, choice)
+    last = feed_forward_kept_bytes(shape, settings, choice) if settings.recompute == "none" else 0
     return [
-        *_kept_inputs(shape, settings, choice),
+        *(replace(row, amount_bytes=row.amount_bytes - last) for row in _kept_inputs(shape, settings, choice)),
         *_shared_prompt(shape, settings, choice),
         _token_vectors(shape, settings, choice),
         *(Row(name, amount, is_transient=True) for name, amount in work.items()),
