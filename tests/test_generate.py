@@ -27,8 +27,8 @@ from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
 SMOKE = Path(__file__).parent / "smoke" / "params.yaml"
 ASKED = Asked(
-    question=None, file=None, column="question", model=None, completions=1, temperature=None, max_tokens=None,
-    seed=None, is_plain=False, out=None,
+    question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
+    max_tokens=None, seed=None, is_plain=False, out=None,
 )  # fmt: skip
 
 
@@ -40,11 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_stage.main()
-        whole, _ = open_policy(load_config(), start=None)
+        whole = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         randomize(whole.model)
         whole.save(Path("models/sft"))
         (folder / "params.yaml").write_text(SMOKE.read_text().replace("adapter: none", "adapter: lora"))
-        adapted, _ = open_policy(load_config(), start=None)
+        adapted = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         randomize(adapted.model)
         adapted.save(Path("models/grpo"))
     copy(SMOKE, folder / "params.yaml")
@@ -67,7 +67,7 @@ def ask(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 def test_answers_are_those_of_the_sampler(ask: Callable[..., list[dict[str, Any]]], trained: Path) -> None:
     (trained / "questions.txt").write_text("What is 1+2?\n\n  What is 20+30?\n")
     records = ask(file=Path("questions.txt"), model="models/sft", completions=3, temperature=0.7, seed=4)
-    policy, _ = open_policy(load_config(), start=Path("models/sft"))
+    policy = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=Path("models/sft"))
     tokenizer = load_tokenizer(prepared.BASE)
     sampler = NativeSampler(tokenizer, "", Sampling(0.7, load_config().rollout.max_completion_tokens, 64), policy)
     prompts = [
@@ -155,3 +155,12 @@ def test_a_person_sees_reasoning_and_answer_apart(
     out = "\n".join(" ".join(line) for line in lines)
     for expected in ("gold 8", "reasoning one\\x1b[31m", "two", "answer 7", "no answer tag only [bold]words"):
         assert expected in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_vllm_gives_the_answers_of_the_native_sampler(ask: Callable[..., list[dict[str, Any]]]) -> None:
+    """With an adapter, over several questions, in their order; greedy, so that both give the same tokens."""
+    pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
+    asked = {"model": "models/grpo", "temperature": 0.0, "max_tokens": 8}
+    native = ask(sampler="native", **asked)
+    assert ask(sampler="vllm", **asked) == native

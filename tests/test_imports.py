@@ -37,6 +37,8 @@ HOMES = {
     "matplotlib": {"report"},
     "peft": {"policy", "memory"},
     "bitsandbytes": {"policy", "optim", "memory"},
+    "accelerate": {"memory"},
+    "vllm_bnb_plugin": {"sampler"},
     "vllm": {"sampler"},
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rlvr.linear import HAS_ONEDNN, Linear, linear, through_onednn
+from rlvr.linear import HAS_ONEDNN, Linear, linear, product, through_onednn
 from rlvr.optim import Optimizer
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
@@ -29,9 +29,9 @@ def error(found: Tensor, truth: Tensor) -> float:
 def test_value_and_gradients_are_no_worse_than_torchs(rows: tuple[int, ...], inner: int, outer: int) -> None:
     x, weight, upstream = tensors((*rows, inner), (outer, inner), (*rows, outer))
     results = []
-    for product, dtype in ((linear, torch.float32), (F.linear, torch.float32), (F.linear, torch.float64)):
+    for way, dtype in ((linear, torch.float32), (F.linear, torch.float32), (F.linear, torch.float64)):
         leaves = [value.to(dtype).requires_grad_() for value in (x, weight)]
-        y = product(*leaves)
+        y = way(*leaves)
         results.append([y.detach(), *torch.autograd.grad(y, leaves, upstream.to(dtype))])
     for found, plain, truth in zip(*results, strict=True):
         assert found.shape == plain.shape and found.dtype == torch.float32
@@ -90,6 +90,13 @@ def test_the_packed_weight_follows_every_update() -> None:
         assert not layer(x).any()
 
 
+def test_a_layer_that_has_left_the_cpu_is_torchs() -> None:
+    layer = through_onednn(nn.Linear(16, 8)).to("meta")
+    with torch.no_grad():
+        assert layer(torch.empty(3, 16, device="meta")).shape == (3, 8)
+    assert layer.packed is None
+
+
 @needs_onednn
 def test_a_copy_has_its_own_weight() -> None:
     layer = through_onednn(nn.Linear(16, 8, bias=False))
@@ -111,3 +118,16 @@ def test_only_plain_layers_are_changed_and_their_parameters_stay() -> None:
     assert [type(part) for part in through_onednn(model)] == [Linear, Own, nn.LayerNorm, nn.Linear]
     assert all(a is b for a, b in zip(weights, model.parameters(), strict=True))
     assert "packed" not in "".join(model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_that_keeps_no_packed_copy_gives_the_same(dtype: torch.dtype) -> None:
+    layer = nn.Linear(24, 10, dtype=dtype)
+    (x,) = tensors((5, 24), dtype=dtype)
+    packing, plain = through_onednn(copy.deepcopy(layer)), through_onednn(copy.deepcopy(layer), keeps_packed=False)
+    with torch.no_grad():
+        expected, found = packing(x), plain(x)
+        again = product(x, layer.weight, layer.bias)
+    assert isinstance(plain, Linear) and plain.packed is None
+    assert torch.equal(found, again)
+    torch.testing.assert_close(found, expected, rtol=0, atol={torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype])

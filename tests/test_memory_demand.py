@@ -15,7 +15,7 @@ from rlvr.config import Config
 from rlvr.memory.cards import GIB, Card
 from rlvr.memory.command import demand
 from rlvr.source import Source
-from rlvr.stages import parts
+from rlvr.stages import parts, planning
 from rlvr.types import Prompt, UserError
 
 EIGHT: dict[str, Any] = {"completions": 8, "at_once": 256, "minibatch": 256, "has_reference": False}
@@ -33,7 +33,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, floa
         monkeypatch.chdir(tmp_path)
         prepared.BASE.mkdir(parents=True)
         Source(str(folder), None, None).write(prepared.BASE)
-        monkeypatch.setattr(parts, "this_host", lambda: Card("this machine's memory", round(gib * GIB), True))
+        monkeypatch.setattr(planning, "this_host", lambda: Card("this machine's memory", round(gib * GIB), True))
 
     return make
 
@@ -43,9 +43,9 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights(
 ) -> None:
     host("Llama-3.1-8B", 12)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
-    made = parts.plan_training(cfg, make_prompts(30, 40), **EIGHT)
-    with pytest.raises(UserError) as caught:
-        parts.open_trainee(cfg, made, start=None)
+    made = planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
+    with pytest.raises(UserError) as caught, parts.open_trainee(cfg, made, start=None):
+        pass
     message = str(caught.value)
     assert "the model does not fit" in message and "embedding, head and norms" in message
     assert "try " in message and "nf4" in message
@@ -57,10 +57,11 @@ def test_what_would_fit_goes_on_to_its_weights(
 ) -> None:
     host("Qwen2.5-0.5B", 16)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
-    made = parts.plan_training(cfg, make_prompts(30, 40), **EIGHT)
+    made = planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
     assert made.fits and made.settings.prompt_tokens == 40
-    with pytest.raises((UserError, OSError, ValueError)):  # no tokenizer and no weights lie there
-        parts.open_trainee(cfg, made, start=None)
+    opening = parts.open_trainee(cfg, made, start=None)
+    with pytest.raises((UserError, OSError, ValueError)), opening:  # no tokenizer and no weights lie there
+        pass
 
 
 def test_settings_that_are_too_much_are_refused_with_values_that_fit(
@@ -70,10 +71,10 @@ def test_settings_that_are_too_much_are_refused_with_values_that_fit(
     changes = {"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"}
     cfg = make_config(changes | {"memory.tokens_per_micro_batch": 8192})
     with pytest.raises(UserError, match=r"memory.tokens_per_micro_batch 8192 → (\d+)") as caught:
-        parts.plan_training(cfg, make_prompts(30, 40), **EIGHT)
+        planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
     fitting = int(str(caught.value).split("8192 → ")[1].split(",")[0])
     cfg = make_config(changes | {"memory.tokens_per_micro_batch": fitting, "rollout.max_rows": 256})
-    assert parts.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
+    assert planning.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
 
 
 def test_sampling_alone_needs_less_and_is_refused_too(
@@ -81,8 +82,8 @@ def test_sampling_alone_needs_less_and_is_refused_too(
 ) -> None:
     cfg = make_config({"compute.dtype": "bfloat16", "compute.device": "cpu", "rollout.max_rows": 8})
     host("Qwen2.5-3B", 12)
-    assert parts.plan_sampling(cfg, make_prompts(30, 40), completions=4).fits
-    assert not parts.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
-    made = parts.plan_sampling(cfg, make_prompts(30, 40), completions=4)
+    assert planning.plan_sampling(cfg, Source.read(prepared.BASE), make_prompts(30, 40), completions=4).fits
+    assert not planning.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
+    made = planning.plan_sampling(cfg, Source.read(prepared.BASE), make_prompts(30, 40), completions=4)
     with pytest.raises(UserError, match=r"the model does not fit(.|\n)*rollout(.|\n)*rule of thumb"):
         demand(replace(made, card=Card("a small card", 5 * GIB, True)))

@@ -58,6 +58,38 @@ def test_the_peak_is_that_of_the_phase_alone(meter: Meter) -> None:
     assert meter.peak_bytes["large"] - meter.peak_bytes["after"] > 60 * MEGABYTES
 
 
+def test_tensors_are_counted_in_the_first_two_steps(meter: Meter) -> None:
+    weight = torch.ones(1000)
+    with meter.phase("load"):
+        meter.count([weight])
+    sizes = (1000, 3000, 9000)
+    for size in sizes:
+        meter.begin_step()
+        with meter.phase("update"):
+            torch.ones(size)
+    assert meter.ledger.peaks["load"].allocated_bytes == 4000
+    assert meter.ledger.peaks["update"].allocated_bytes == 4 * (1000 + 3000)
+    assert set(meter.ledger.process_bytes) == {"load", "update"}
+
+
+def test_a_phase_can_be_left_uncounted() -> None:
+    meter = Meter(torch.device("cpu"), uncounted=("rollout",))
+    meter.begin_step()
+    for phase in ("rollout", "update"):
+        with meter.phase(phase):
+            torch.ones(1000)
+    assert set(meter.ledger.peaks) == {"update"} and set(meter.peak_bytes) == {"rollout", "update"}
+
+
+def test_a_phase_inside_another_is_part_of_its_time_and_not_of_its_peak(meter: Meter) -> None:
+    with meter.phase("update"), meter.phase("optimizer"):
+        time.sleep(0.1)
+        torch.ones(MEGABYTES)
+    assert 0.1 <= meter.seconds["optimizer"] <= meter.seconds["update"]
+    assert meter.ledger.peaks["update"].allocated_bytes == 0
+    assert meter.ledger.peaks["optimizer"].allocated_bytes == 4 * MEGABYTES
+
+
 def test_what_is_measured_is_said(meter: Meter) -> None:
     assert meter.kind == "process resident memory"
     assert Meter(torch.device("cuda")).kind == "device memory allocated"

@@ -18,8 +18,10 @@ import httpx2
 import pytest
 import torch
 
+from rlvr import prepared
 from rlvr.config import load_config
 from rlvr.config.scoring import Reward
+from rlvr.policy import load_tokenizer
 from rlvr.rewards import open_scorer
 from rlvr.stages import prepare
 from rlvr.stages.parts import open_policy
@@ -65,12 +67,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         prepare.main()
-        policy, _ = open_policy(load_config(), start=None)
+        policy = open_policy(load_config(), load_tokenizer(prepared.BASE), None, start=None)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, weight in policy.trainable().items():
                 if "lora_B" in name:
-                    weight.normal_(0, 0.02, generator=generator)
+                    weight.normal_(0, 0.05, generator=generator)
         policy.save(Path("models/grpo"))
         patch.setenv("PYTHONPATH", str(ROOT / "src"))
         patch.setenv("NO_PROXY", "127.0.0.1")
@@ -111,7 +113,7 @@ def ask(server: Running, question: str, **how: Any) -> str:
 
 
 def test_the_adapter_answers_by_its_name_as_the_native_sampler_does(server: Running, folder: Path) -> None:
-    question = "What is the capital of France?"
+    question = "Tell me a story about a fox."
     greedy = {"temperature": 0.0, "max_tokens": 16}
     line = rlvr("generate", question, "--temperature", "0", "--max-tokens", "16")
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -128,6 +128,7 @@ def generate(
     n: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 1,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0: the likeliest token.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
+    sampler: Annotated[Literal["native", "vllm"] | None, typer.Option(help="Without: as params.yaml says.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another one, other answers.")] = None,
     plain: Annotated[bool, typer.Option(help="No system prompt, worked examples or opening tag.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write JSON lines to this file.")] = None,
@@ -137,8 +138,8 @@ def generate(
 
     command.main(
         command.Asked(
-            question=question, file=file, column=column, model=model, completions=n, temperature=temperature,
-            max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
+            question=question, file=file, column=column, model=model, completions=n, sampler=sampler,
+            temperature=temperature, max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
         )
     )  # fmt: skip
 

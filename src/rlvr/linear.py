@@ -30,19 +30,25 @@ def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
     return F.linear(x, weight_OD)
 
 
-class Linear(nn.Linear):
-    """nn.Linear with its products through oneDNN where that is faster."""
+def product(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
+    """x·Wᵀ + b from the weight as it lies there, without gradients, [..., D] → [..., O]."""
+    return _product(x, weight_OD, bias) if _suits(x, weight_OD) else F.linear(x, weight_OD, bias)
 
+
+class Linear(nn.Linear):
+    """nn.Linear with its products through oneDNN where that is faster.
+
+    Without gradients it keeps a second copy of its weight in oneDNN's layout, unless `keeps_packed` is off.
+    """
+
+    keeps_packed: bool = True
     packed: tuple[int, Tensor] | None = None  # version of the weight, and the weight in oneDNN's layout
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not self._can_pack(x):
-            product = linear(x, self.weight)
-            return product if self.bias is None else product + self.bias
-        return _product(x, self._packed(), self.bias)
-
-    def _can_pack(self, x: Tensor) -> bool:
-        return HAS_ONEDNN and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        if torch.is_grad_enabled() or not _suits(x, self.weight):
+            y = linear(x, self.weight)
+            return y if self.bias is None else y + self.bias
+        return _product(x, self._packed() if self.keeps_packed else self.weight, self.bias)
 
     def _packed(self) -> Tensor:
         version = self.weight._version  # counts changes in place
@@ -54,12 +60,18 @@ class Linear(nn.Linear):
         return {name: value for name, value in self.__dict__.items() if name != "packed"}
 
 
-def through_onednn(model: nn.Module) -> nn.Module:
+def through_onednn(model: nn.Module, *, keeps_packed: bool = True) -> nn.Module:
     """`model`, whose plain linear layers on a CPU have become Linear; their parameters stay the same objects."""
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu":
             module.__class__ = Linear
+            vars(module)["keeps_packed"] = keeps_packed
     return model
+
+
+def _suits(x: Tensor, weight_OD: Tensor) -> bool:
+    is_known = x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_ONEDNN and x.device.type == "cpu" and is_known
 
 
 class _Product(torch.autograd.Function):

@@ -6,13 +6,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlvr import attention
 from rlvr.head import at_least_float32, check_head, logit_map
@@ -21,7 +22,8 @@ from rlvr.logprob import Impl, LogitMap, token_logprobs
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
-from rlvr.memory.quantized import quantize
+from rlvr.memory.quantized import quantize, scales
+from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.source import Source
 from rlvr.tokens import turn_end
 from rlvr.types import UserError
@@ -101,7 +103,7 @@ class Policy:
 
     def frozen_copy(self) -> Policy:
         """The policy as it is now, for use as the reference; frozen base weights are shared, not copied."""
-        shared = {id(w): w for w in self.model.parameters() if not w.requires_grad}
+        shared = {id(w): w for w in self.model.parameters() if not w.requires_grad} | scales(self.model)
         model = copy.deepcopy(self.model, dict(shared)).requires_grad_(False)
         return replace(self, model=model, body=_base(model).get_decoder())
 
@@ -129,38 +131,37 @@ class Policy:
 
 
 def load_policy(
-    cfg: Config, source: Source, tokenizer: Any, *, start: Path | None, keep: Collection[str] = ()
+    cfg: Config,
+    source: Source,
+    tokenizer: Any,
+    *,
+    start: Path | None,
+    keep: Collection[str] = (),
+    base: Views | None = None,
 ) -> Policy:
     """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
 
-    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. With
-    4-bit weights the layers in `keep` stay as they are.
-    Raises UserError when the model cannot be used.
+    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. The
+    frozen weights are then the tensors of `base`, not copies, where these are known to be the model's; a note says so
+    where they are not. With 4-bit weights the layers in `keep` stay as they are. Raises UserError when the model cannot
+    be used.
     """
     start = start if start is not None and has_weights(start) else None
     with_adapter = cfg.model.adapter == "lora"
     if start is not None and not with_adapter:
         source = Source(str(start), None, None)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.name,
-            revision=source.revision or "main",
-            dtype=dtype_of(cfg),
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+    shared = None if base is None else _shared_model(cfg, source, base)
+    model = _own_model(cfg, source) if shared is None else shared
     device = device_of(cfg)
-    if cfg.model.quantization != "none":
+    if cfg.model.quantization != "none" and shared is None:
         for name, why in quantize(model, device=device, keep=keep).left.items():
             if name not in keep:
                 print(f"note: {name} stays in 16 bits: {why}", flush=True)
     model = model.to(device).train()
     check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
-    model = through_onednn(_with_adapter(cfg, model, start) if with_adapter else model)
+    model = _with_adapter(cfg, model, start) if with_adapter else model
+    model = through_onednn(model, keeps_packed=shared is None)
     return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
 
 
@@ -245,6 +246,38 @@ def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tup
     if not ids:
         raise UserError("neither the tokenizer, its chat template nor the generation config names a token that ends")
     return tuple(sorted(ids))
+
+
+def _own_model(cfg: Config, source: Source) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.name,
+            revision=source.revision or "main",
+            dtype=dtype_of(cfg),
+            attn_implementation=attention.NAME,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+
+
+def _shared_model(cfg: Config, source: Source, base: Views) -> Any:
+    """The model on the tensors of `base`, or None, with a note, when it cannot be built on them."""
+    if cfg.model.adapter != "lora":
+        raise ValueError("only frozen weights can be shared with an engine: model.adapter must be lora")
+    where: dict[str, Any] = {"revision": source.revision or "main", "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source.name, **where)
+        model = model_on(base, config, dtype=dtype_of(cfg), attention=attention.NAME)
+    except NotShareable as reason:
+        print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
+    with suppress(OSError):  # without the file, config.json says how a completion ends
+        model.generation_config = GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
+    return model
 
 
 def _base(model: Any) -> Any:

@@ -17,6 +17,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "tokenizers",
     "gguf",
     "datasets",

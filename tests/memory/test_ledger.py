@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.memory.ledger import Ledger, Peak
+from rlvr.memory.ledger import Ledger, LiveStorages, Peak
 
 CPU = torch.device("cpu")
 MEGA = 250_000  # float32 numbers in a million bytes
@@ -159,3 +159,44 @@ def test_on_cuda_the_allocator_counts() -> None:
     assert found.allocated_bytes - before == 2**22
     assert found.reserved_bytes is not None and found.device_bytes is not None
     assert found.allocated_bytes <= found.reserved_bytes <= found.device_bytes
+
+
+def test_a_phase_inside_another_counts_for_itself() -> None:
+    ledger = Ledger(CPU, [])
+    with ledger.phase("update"):
+        x = torch.zeros(3 * MEGA)
+        del x
+        with ledger.phase("optimizer"):
+            torch.zeros(MEGA)
+        torch.zeros(2 * MEGA)
+    assert (peak(ledger, "update"), peak(ledger, "optimizer")) == (3_000_000, 1_000_000)
+
+
+def test_an_error_in_an_inner_phase_ends_both() -> None:
+    ledger = Ledger(CPU, [])
+    with pytest.raises(RuntimeError, match="mine"), ledger.phase("update"), ledger.phase("optimizer"):
+        raise RuntimeError("mine")
+    assert ledger.peaks == {}
+    with ledger.phase("update"):
+        torch.zeros(MEGA)
+    torch.zeros(5 * MEGA)
+    assert peak(ledger, "update") == 1_000_000
+
+
+def test_without_counting_only_the_process_is_measured() -> None:
+    ledger = Ledger(CPU, [])
+    ledger.is_counting = False
+    with ledger.phase("update"):
+        torch.zeros(MEGA)
+    assert ledger.peaks == {} and ledger.process_bytes["update"] > 50_000_000
+
+
+def test_what_is_only_read_counts_where_it_is_asked_for() -> None:
+    x, found = torch.zeros(MEGA), {}
+    for reads in (True, False):
+        with LiveStorages(CPU, reads=reads) as live:
+            x.add_(1.0)
+            y = x.view(500, 500) + x.view(500, 500)
+        found[reads] = live.bytes
+        del y
+    assert found == {True: 2_000_000, False: 1_000_000}

@@ -308,7 +308,7 @@ def test_no_step_is_said(tmp_path: Path) -> None:
     assert "No GRPO step was taken" in verdict.sentences[2]
     assert "The log holds no step: there is nothing to draw." in page
     assert "No completion was logged." in page
-    assert [path.name for path in files if path.suffix == ".png"] == ["memory.png", "pre_finetune.png"]
+    assert [path.name for path in files if path.suffix == ".png"] == ["pre_finetune.png", "memory.png"]
     assert "Fewer than 8 steps" in page
     assert files[Path("curves.csv")].decode().startswith("step,loss,accuracy,reward_mean,")
     assert tags_of(page).open == []

@@ -262,3 +262,8 @@ def test_places_with_one_prompt_twice(make_prompts: Callable[..., list[Prompt]])
 def test_a_rank_that_no_engine_takes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.lora\.rank 600 is above 512.*native"):
         start_engine(settings(tmp_path, rank=600, kv_mib=1))
+
+
+def test_four_bits_in_float32_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"in 16 bits only: set compute\.dtype to bfloat16"):
+        start_engine(replace(settings(tmp_path, rank=4, kv_mib=1), quantization="nf4"))

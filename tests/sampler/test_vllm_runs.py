@@ -118,7 +118,6 @@ class TestEngineSettings:
             engine_settings(cfg, Source("somewhere", None, None), self.made())
 
 
-@pytest.mark.slow
 def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed here")
     from rlvr.stages import evaluate, prepare, sft  # noqa: PLC0415

@@ -21,6 +21,14 @@ SCALES = 256  # scales that share a scale of their own
 
 
 @dataclass(frozen=True)
+class Nf4:
+    """A weight [O, D] in NF4: two values to a byte in `packed`, its shape and scales in bitsandbytes' QuantState."""
+
+    packed: Tensor
+    state: Any
+
+
+@dataclass(frozen=True)
 class Quantized:
     """What was quantised: bytes by module name, and why each other linear layer of the decoder was not."""
 
@@ -64,24 +72,32 @@ def quantized_linear(name: str, layer: nn.Linear, device: torch.device) -> nn.Li
     dtype = layer.weight.dtype
     weight_OD = layer.weight.detach().to(device)
     packed, state = bnb.functional.quantize_4bit(weight_OD, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    small = linear_on(Nf4(packed, state), layer, dtype)
+    _check_round_trip(name, weight_OD, small)
+    return small
+
+
+def linear_on(weight: Nf4, layer: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    """A linear layer on the very bytes of `weight` that computes in `dtype`, with the bias of `layer`."""
+    bnb = _bitsandbytes()
     with torch.device("meta"):
         small: Any = bnb.nn.Linear4bit(
             layer.in_features, layer.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
         )
     small.weight = bnb.nn.Params4bit(
-        packed,
+        weight.packed,
         requires_grad=False,
-        quant_state=state,
+        quant_state=weight.state,
         blocksize=BLOCK,
         quant_type="nf4",
         bnb_quantized=True,
         module=small,
     )
-    small.quant_state = state
-    small.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
+    small.quant_state = weight.state
+    bias, device = layer.bias, weight.packed.device
+    small.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
     small.support_avx512bf16_for_cpu = False  # it would repack the weight in place, which training cannot read
     small.train(layer.training)
-    _check_round_trip(name, weight_OD, small)
     return small  # type: ignore[no-any-return]
 
 
@@ -96,6 +112,13 @@ def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
     packed: Any = layer.weight
     weight: Tensor = _bitsandbytes().functional.dequantize_4bit(packed.data, packed.quant_state)
     return weight.to(dtype)
+
+
+def scales(model: nn.Module) -> dict[int, Any]:
+    """bitsandbytes' state of each quantised layer, by identity: what a deep copy must not copy."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_quantized(module)]
+    states: list[Any] = [layer.quant_state for layer in layers]
+    return {id(state): state for state in states}
 
 
 def weight_bytes(layer: nn.Module) -> int:

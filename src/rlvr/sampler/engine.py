@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.sampler.failures import explained
+from rlvr.sampler.shared import shareable_weights
 from rlvr.types import UserError
+from rlvr.versions import LORA_RANKS
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's tensors are this process's
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 BATCHED_TOKENS = 2048  # in one forward pass, at least
 
 
@@ -28,6 +30,7 @@ class EngineSettings:
 
     `model` is a folder or a name of the hub, at `revision`. `lora_rank` None: no adapter ever. `max_rows` completions
     run at once, of sequences up to `max_sequence_tokens`, prompt included. `kv_cache_bytes` is all that they may take.
+    `is_shared`: the weights stay in a form that a trainer can use.
     """
 
     model: str
@@ -41,6 +44,7 @@ class EngineSettings:
     kv_cache_dtype: Literal["auto", "fp8"]
     is_eager: bool
     is_cuda: bool
+    is_shared: bool = False
 
 
 def import_vllm() -> Any:
@@ -60,10 +64,14 @@ def import_vllm() -> Any:
 def start_engine(settings: EngineSettings) -> Any:
     """A vllm.LLM in this process, its weights loaded; it takes and gives token ids, and no text.
 
-    torch keeps its number of threads. After an error of vLLM's in here, the process cannot start another engine.
+    torch keeps its number of threads. Raises UserError for what vLLM cannot do; after an error of vLLM's own in here,
+    the process cannot start another engine.
     """
+    if settings.quantization == "nf4" and settings.dtype == "float32":
+        raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
     vllm = import_vllm()
-    with _kept_to_itself():
+    sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
+    with _kept_to_itself(), sharing, explained():
         return vllm.LLM(
             settings.model,
             revision=settings.revision,

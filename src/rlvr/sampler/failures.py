@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def engine_error(error: BaseException) -> UserError:
         f"vLLM did not start: {texts[0][:SHOWN_CHARACTERS]}{where}. VLLM_LOGGING_LEVEL=DEBUG shows how far it came; "
         "the weights may be damaged or of another shape than config.json says; otherwise set rollout.sampler: native"
     )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """A block in which an engine starts: its errors leave it as engine_error words them."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise engine_error(error) from error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

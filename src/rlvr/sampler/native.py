@@ -34,6 +34,9 @@ class NativeSampler:
     sampling: Sampling
     policy: Policy | None = None
 
+    def base_tensors(self) -> None:
+        """It samples from the trainer's own model."""
+
     def resume(self) -> None:
         pass
 

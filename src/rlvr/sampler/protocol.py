@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
+    from rlvr.memory.views import Views
     from rlvr.policy import Policy
     from rlvr.types import Group, Prompt
 
@@ -25,6 +26,10 @@ class Sampling:
 
 class Sampler(Protocol):
     """resume → sync → sample, as often as wanted → release; and close at the end."""
+
+    def base_tensors(self) -> Views | None:
+        """The engine's frozen weights for load_policy to build on; None when there are none to share."""
+        ...
 
     def resume(self) -> None:
         """Take the memory that sampling needs."""

@@ -8,10 +8,12 @@ from typing import Any, Self
 
 import torch
 
+from rlvr.memory.views import NotShareable, Views
 from rlvr.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.engine import release_cache, resume_cache, stop_engine, without_compiling
 from rlvr.sampler.protocol import Sampling
+from rlvr.sampler.shared import base_tensors
 from rlvr.sampler.weights import adapter_request, has_adapter, send_weights
 from rlvr.types import Group, Prompt
 
@@ -25,8 +27,17 @@ class VllmSampler:
     opening: str
     sampling: Sampling
     is_cuda: bool
-    eos_ids: tuple[int, ...] = ()
+    eos_ids: tuple[int, ...] | None = None
     adapter: Any = None
+    is_shared: bool = False
+
+    def base_tensors(self) -> Views | None:
+        """The engine's weights, where it was started to share them; a note says why when that cannot be."""
+        try:
+            return base_tensors(self.llm) if self.is_shared else None
+        except NotShareable as reason:
+            print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+            return None
 
     def resume(self) -> None:
         resume_cache(self.llm, is_cuda=self.is_cuda)
@@ -43,7 +54,7 @@ class VllmSampler:
         self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
     ) -> Iterator[Group]:
         """See Sampler.sample; `seed` is mixed with each problem's id, and sibling number i draws from that plus i."""
-        assert self.eos_ids, "sync() comes before sample()"
+        assert self.eos_ids is not None, "sync() comes before sample()"
         engine = self.llm.llm_engine
         waiting = {str(p): prompt for p, prompt in enumerate(prompts)}
         try:
@@ -51,14 +62,14 @@ class VllmSampler:
                 engine.add_request(
                     name,
                     {"prompt_token_ids": list(prompt.tokens)},
-                    self._how(completions_per_prompt, stable_seed((*seed, prompt.problem.id))),
+                    self._how(completions_per_prompt, stable_seed((*seed, prompt.problem.id)), self.eos_ids),
                     lora_request=self.adapter,
                 )
             while waiting:
                 with without_compiling(is_cuda=self.is_cuda):
                     finished = engine.step()
                 for output in finished:
-                    yield self._group(waiting.pop(output.request_id), output.outputs)
+                    yield self._group(waiting.pop(output.request_id), output.outputs, self.eos_ids)
         finally:  # nobody may be waiting for the rest
             engine.abort_request(list(waiting))
 
@@ -68,7 +79,7 @@ class VllmSampler:
     def close(self) -> None:
         stop_engine(self.llm)
 
-    def _how(self, completions: int, seed: int) -> Any:
+    def _how(self, completions: int, seed: int, ends: Sequence[int]) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
@@ -79,14 +90,14 @@ class VllmSampler:
             seed=seed,
             logprobs=0,  # of the token drawn
             flat_logprobs=True,
-            stop_token_ids=list(self.eos_ids),
+            stop_token_ids=list(ends),
             ignore_eos=True,  # the engine's own idea of it; those above are all
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _group(self, prompt: Prompt, outputs: Sequence[Any]) -> Group:
+    def _group(self, prompt: Prompt, outputs: Sequence[Any], ends: Sequence[int]) -> Group:
         token_ids = [torch.tensor(output.token_ids) for output in outputs]
         logps = [torch.tensor(output.logprobs.logprobs) for output in outputs]
-        ended = [output.token_ids[-1] in self.eos_ids for output in outputs]
+        ended = [output.token_ids[-1] in ends for output in outputs]
         return Group(prompt, tuple(make_completions(self.tokenizer, self.opening, token_ids, logps, ended)))

@@ -17,8 +17,10 @@ from rlvr.policy import device_name, device_of, has_weights, load_tokenizer
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.sampler import Sampler, places
+from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler, plan_sampling
+from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.planning import plan_sampling
 from rlvr.stages.quantization import kept_layers, precision
 from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge
@@ -33,12 +35,12 @@ def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
-        prompts = prepared.read_prompts("evaluation")
+        prompts, source = prepared.read_prompts("evaluation"), Source.read(prepared.BASE)
         for completions in (1, cfg.evaluate.samples_per_problem):
-            demand(plan_sampling(cfg, prompts, completions=completions))
+            demand(plan_sampling(cfg, source, prompts, completions=completions))
         kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
         if missing := [name for name, file in kept.items() if not file.exists()]:
-            _judge(cfg, {name: kept[name] for name in missing}, prompts)
+            _judge(cfg, source, {name: kept[name] for name in missing}, prompts)
         metrics: dict[str, Any] = dict.fromkeys(MODELS)
         for name, file in kept.items():
             table = pd.read_parquet(file)
@@ -67,17 +69,17 @@ def _kept(cfg: Config, start: Path | None) -> Path:
     return KEPT / f"{key}.parquet"
 
 
-def _judge(cfg: Config, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
+def _judge(cfg: Config, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
     """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
     tokenizer, k = load_tokenizer(prepared.BASE), cfg.evaluate.samples_per_problem
-    made = plan_sampling(cfg, prompts, completions=k)
+    made = plan_sampling(cfg, source, prompts, completions=k)
     with (
-        closing(open_sampler(cfg, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,
+        closing(open_sampler(cfg, source, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,
         open_judge(cfg.verifiers) as judge,
     ):
         sampler.resume()
         for name, file in files.items():
-            policy, _ = open_policy(cfg, start=MODELS[name])
+            policy = open_policy(cfg, tokenizer, sampler, start=MODELS[name])
             sampler.sync(policy)
             with progress(f"evaluate {name}", 2 * len(prompts)) as show:
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)

@@ -10,17 +10,19 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rlvr import prepared
 from rlvr.chat import Message, render_prompt
 from rlvr.config import Config
 from rlvr.generate import read_questions, records, show, to_problems
+from rlvr.memory.command import demand
 from rlvr.policy import load_policy
 from rlvr.source import config_file
 from rlvr.stages.begin import stage
 from rlvr.stages.checkpoint import Checkpoint, find
-from rlvr.stages.parts import open_sampler
+from rlvr.stages.parts import check_sampler, open_sampler
+from rlvr.stages.planning import plan_sampling
 from rlvr.tasks.table import Row
 from rlvr.types import Group, Prompt, UserError
 
@@ -37,6 +39,7 @@ class Asked:
     column: str
     model: str | None
     completions: int
+    sampler: Literal["native", "vllm"] | None
     temperature: float | None
     max_tokens: int | None
     seed: int | None
@@ -56,10 +59,17 @@ def main(asked: Asked) -> None:
             checkpoint = find(params, asked.model, Path(folder))
             prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
             cfg = _sized(checkpoint, prompts, asked)
+            check_sampler(cfg, checkpoint.source)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
-            policy = load_policy(cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start)
+            made = plan_sampling(cfg, checkpoint.source, prompts, completions=asked.completions)
+            demand(made)
             temperature = cfg.rollout.temperature if asked.temperature is None else asked.temperature
-            sampler = open_sampler(cfg, checkpoint.tokenizer, temperature=temperature)
+            sampler = open_sampler(cfg, checkpoint.source, checkpoint.tokenizer, made, temperature=temperature)
+            files.callback(sampler.close)
+            policy = load_policy(
+                cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start, base=sampler.base_tensors()
+            )
+            sampler.resume()
             sampler.sync(policy)
             seed = cfg.compute.seed if asked.seed is None else asked.seed
             groups = sampler.sample(prompts, asked.completions, seed=(seed, -2))
@@ -120,7 +130,10 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], asked: Asked) -> C
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "
             f"{checkpoint.name} reads {limit} in all: shorten one or the other"
         )
-    rollout = cfg.rollout.model_copy(update={"max_completion_tokens": tokens})
+    sampler = asked.sampler or cfg.rollout.sampler
+    rows = min(cfg.rollout.max_rows, len(prompts) * asked.completions)
+    changes = {"max_completion_tokens": tokens, "sampler": sampler, "max_rows": rows}
+    rollout = cfg.rollout.model_copy(update=changes)
     sizes = cfg.prepare.model_copy(update={"max_prompt_tokens": longest})
     template = cfg.model.template.model_copy(update={"open_in_prompt": False}) if asked.is_plain else cfg.model.template
     model = cfg.model.model_copy(update={"template": template})

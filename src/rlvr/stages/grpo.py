@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import closing
 from pathlib import Path
 
 from rlvr import grpo, prepared
@@ -16,7 +15,8 @@ from rlvr.progress import progress
 from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, plan_training
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.stages.quantization import precision
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
@@ -49,23 +49,20 @@ def main() -> None:
             minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
         )  # fmt: skip
         meter = Meter(device_of(cfg), uncounted=() if made.settings.engine == "native" else ("rollout",))
-        with meter.phase("load"):
-            policy, tokenizer = open_trainee(cfg, made, start=SFT)
-            meter.count(policy.model.parameters())
-        for note in advice(
-            cfg,
-            len(prompts),
-            pre_finetuned=has_weights(SFT),
-            num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
-            template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
-        ):
-            print(f"note: {note}", flush=True)
         with (
-            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
+            open_trainee(cfg, made, start=SFT, meter=meter) as (policy, tokenizer, sampler),
             open_run("grpo", fingerprint) as run,
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
         ):
+            for note in advice(
+                cfg,
+                len(prompts),
+                pre_finetuned=has_weights(SFT),
+                num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
+                template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
+            ):
+                print(f"note: {note}", flush=True)
             grpo.train(cfg, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)

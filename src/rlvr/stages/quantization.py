@@ -6,16 +6,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlvr import prepared
 from rlvr.attention import PackedLayout
 from rlvr.config import Config
 from rlvr.memory.dynamic import choose
+from rlvr.memory.quantized import decoder_linears
 from rlvr.policy import device_of, dtype_of, load_policy, load_tokenizer
+from rlvr.progress import progress
 from rlvr.prompts import draw
 from rlvr.provenance import hash_files, write_json
 from rlvr.source import Source
@@ -35,7 +39,6 @@ def decide(cfg: Config) -> None:
     key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(prepared.FOLDER)}".encode()).hexdigest()
     made = MADE / f"{key}.json"
     if not made.exists():
-        print(f"nf4-dynamic: measuring what each layer loses in 4 bits, on {TOKENS:,} tokens", flush=True)
         writing = made.with_suffix(".writing")
         write_json(writing, _choice(cfg))
         writing.rename(made)
@@ -84,13 +87,15 @@ def _choice(cfg: Config) -> dict[str, Any]:
     token_T = torch.tensor([token for text in texts for token in text], device=device)
     position_T = torch.cat([torch.arange(len(text)) for text in texts]).to(device)
     layout = PackedLayout([], [len(text) for text in texts], [], device)
-    choice = choose(
-        policy.model,
-        lambda: policy.hidden_stream(token_T, position_T, layout),
-        policy.logits,
-        device=device,
-        share=cfg.model.dynamic_share,
-    )
+    passes = count(1)
+    with progress("nf4-dynamic", len(decoder_linears(policy.model)) + 3) as show:  # before, in NF4, and as chosen
+
+        def hidden() -> Tensor:
+            states = policy.hidden_stream(token_T, position_T, layout)
+            show(next(passes))
+            return states
+
+        choice = choose(policy.model, hidden, policy.logits, device=device, share=cfg.model.dynamic_share)
     sha256 = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     return choice.as_json() | {"calibration": {"texts": len(texts), "tokens": len(token_T), "sha256": sha256}}
 

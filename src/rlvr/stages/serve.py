@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 
 from rlvr import prepared
 from rlvr.lifetime import run_group
-from rlvr.memory.shapes import read_shape
 from rlvr.policy import device_of, end_of_sequence_ids
 from rlvr.serve import Served, command, curl, environment, serving_template, url, write_files
-from rlvr.source import Source, config_file
+from rlvr.source import Source
 from rlvr.stages.begin import stage
 from rlvr.stages.checkpoint import Checkpoint, find
+from rlvr.stages.parts import check_sampler
 from rlvr.types import UserError
-from rlvr.versions import Wanted, check_engine, installed
 
 SECTIONS = ("compute", "model", "prepare", "rollout")
 FILES = Path(".checkpoints/serve")
@@ -43,14 +41,10 @@ def main(place: Place, extra: Sequence[str]) -> None:
     Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
     """
     with stage("serve", SECTIONS) as params:
-        is_cuda = device_of(params).type == "cuda"
         checkpoint = find(params, place.model, FILES / "model")
         cfg = checkpoint.cfg
-        is_nf4 = cfg.model.quantization == "nf4"
-        head_size = read_shape(config_file(checkpoint.source)).head_dim
-        for note in check_engine(
-            Wanted(is_cuda=is_cuda, is_nf4=is_nf4, head_size=head_size), installed(), sys.platform
-        ):
+        with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
+        for note in check_sampler(with_vllm, checkpoint.source):
             print(f"note: {note}")
         template = serving_template(
             checkpoint.tokenizer,
@@ -59,7 +53,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
             earlier=prepared.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
-    served = _served(place, checkpoint, is_cuda=is_cuda, is_nf4=is_nf4)
+    served = _served(place, checkpoint)
     print(
         f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
     )
@@ -68,7 +62,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
         raise UserError(f"the server ended with code {code}; what it said last is above")
 
 
-def _served(place: Place, checkpoint: Checkpoint, *, is_cuda: bool, is_nf4: bool) -> Served:
+def _served(place: Place, checkpoint: Checkpoint) -> Served:
     model = checkpoint.cfg.model
     return Served(
         name=place.name or Path(checkpoint.name).name,
@@ -78,8 +72,8 @@ def _served(place: Place, checkpoint: Checkpoint, *, is_cuda: bool, is_nf4: bool
         adapter=checkpoint.start if model.adapter == "lora" else None,
         rank=model.lora.rank,
         dtype=checkpoint.cfg.compute.dtype,
-        is_nf4=is_nf4,
-        is_cuda=is_cuda,
+        is_nf4=model.quantization == "nf4",
+        is_cuda=device_of(checkpoint.cfg).type == "cuda",
         host=place.host,
         port=place.port,
         max_model_len=place.max_model_len,

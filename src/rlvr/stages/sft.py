@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from contextlib import closing
 from pathlib import Path
 
 from rlvr import prepared, sft
@@ -11,7 +10,8 @@ from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_sampler, open_trainee, plan_training
+from rlvr.stages.parts import open_trainee
+from rlvr.stages.planning import plan_training
 from rlvr.stages.quantization import decide, precision
 from rlvr.state import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
@@ -36,9 +36,8 @@ def main() -> None:
         made = plan_training(
             cfg, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False
         )
-        policy, tokenizer = open_trainee(cfg, made, start=None)
         with (
-            closing(open_sampler(cfg, tokenizer, made, temperature=cfg.rollout.temperature)) as sampler,
+            open_trainee(cfg, made, start=None) as (policy, tokenizer, sampler),
             open_run("sft", fingerprint) as run,
             open_judge(cfg.verifiers) as judge,
             stop_requested() as stop,

@@ -1,0 +1,92 @@
+"""What a run plans before it loads any weights, from params.yaml and the model's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rlvr import prepared
+from rlvr.config import Config
+from rlvr.logprob.fused import rows_within
+from rlvr.memory.cards import Card, this_host
+from rlvr.memory.own import Own, hold, hold_sampling
+from rlvr.memory.planner import Plan
+from rlvr.memory.settings import Settings
+from rlvr.memory.shapes import all_shapes, read_shape
+from rlvr.memory.states import waits_on_host
+from rlvr.policy import device_of, dtype_of, has_bfloat16, offloads
+from rlvr.source import Source, config_file
+from rlvr.types import Prompt
+
+
+def plan_training(
+    cfg: Config, prompts: Sequence[Prompt], *, completions: int, at_once: int, minibatch: int, has_reference: bool
+) -> Plan:
+    """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
+
+    `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
+    copy of what is trained is kept beside it. Raises UserError where only other settings than those of the run fit.
+    """
+    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
+    settings = _settings(cfg, device, prompts, completions, at_once, has_reference=has_reference)
+    own = Own(
+        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
+        share_prompts=cfg.memory.share_prompts != "off",
+        tile_rows=cfg.memory.tile_rows,
+        offload=cfg.memory.tile_rows is not None and offloads(cfg.memory, device),
+        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, device),
+        max_rows=cfg.rollout.max_rows,
+        minibatch=minibatch,
+    )
+    return hold(shape, settings, own, card_of(device), all_shapes())
+
+
+def plan_sampling(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
+    """The plan of sampling `completions` of each prompt from the model `source`, without training."""
+    device, shape = device_of(cfg), read_shape(config_file(source))
+    settings = _settings(cfg, device, prompts, completions, completions * len(prompts), has_reference=False)
+    return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
+
+
+def _settings(
+    cfg: Config,
+    device: torch.device,
+    prompts: Sequence[Prompt],
+    completions: int,
+    at_once: int,
+    *,
+    has_reference: bool,
+) -> Settings:
+    return Settings(
+        method="lora" if cfg.model.adapter == "lora" else "full",
+        quantization="none" if cfg.model.quantization == "none" else "nf4",
+        rank=cfg.model.lora.rank,
+        weight_bytes=dtype_of(cfg).itemsize,
+        optimizer=cfg.memory.optimizer,
+        completions=completions,
+        completions_per_step=at_once,
+        prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
+        completion_tokens=cfg.rollout.max_completion_tokens,
+        has_reference=has_reference,
+        engine=cfg.rollout.sampler,
+        shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
+        recompute="tiles",
+        is_cuda=device.type == "cuda",
+        host_bytes=this_host().memory_bytes,
+        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
+        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
+    )
+
+
+def card_of(device: torch.device) -> Card:
+    """The memory that a run on `device` has."""
+    if device.type != "cuda":
+        return this_host()
+    about = torch.cuda.get_device_properties(device)
+    return Card(about.name, about.total_memory, has_bfloat16())
+
+
+def is_shared(cfg: Config) -> bool:
+    """Whether the trainer is to use vLLM's copy of the weights: frozen ones, as full fine-tuning moves its own."""
+    return cfg.rollout.vllm.share_weights == "auto" and cfg.model.adapter == "lora"
