@@ -77,7 +77,8 @@ def settings_of(
         method="lora", quantization="nf4", rank=rank, weight_bytes=DTYPE.itemsize, optimizer="adamw_8bit",
         completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
         has_reference=False, engine="native", recompute="tiles", is_cuda=device.type == "cuda", host_bytes=None,
-        completions_per_step=completions, shares_weights=True, kept_share=0.0, states_on_host=False,
+        completions_per_step=completions, shares_weights=True, has_fp8_cache=False, kept_share=0.0,
+        states_on_host=False,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ LLAMA_3B, LLAMA_8B = (find_shape(name, FOLDER) for name in ("Llama-3.2-3B", "Lla
 QLORA = Settings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=64, prompt_tokens=200, completion_tokens=800, has_reference=False, engine="native",
-    shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None,
+    shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
     kept_share=0.0, states_on_host=None,
 )  # fmt: skip
 OWN = Own(
@@ -140,7 +140,7 @@ class TestCacheOfAnEngine:
         return hold(LLAMA_8B, replace(QLORA, engine="vllm", **changes), own, card(gib), ())
 
     def cache_bytes(self, made: Plan) -> int:
-        return engine_cache_bytes(made, rows=64, value_bytes=2)
+        return engine_cache_bytes(made, rows=64)
 
     def test_it_is_what_the_rollout_leaves_where_there_is_no_room_for_all(self) -> None:
         made = self.made(12)

@@ -35,7 +35,8 @@ LLAMA_8B = SHAPES["Llama-3.1-8B"]
 QLORA = Settings(
     method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
     completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
-    engine="native", shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
+    engine="native", shares_weights=True,
+    has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
     states_on_host=None,
 )  # fmt: skip
 THRIFTY = Choice(
@@ -131,7 +132,12 @@ class TestRows:
 
     def test_eight_completions_share_their_prompt(self) -> None:
         rows = amounts(LLAMA_8B, at(2048), replace(THRIFTY, kv_sequences=8), "rollout")
-        assert rows["KV cache, 8 at once"] * GIB == (512 + 8 * 1536) * LLAMA_8B.kv_bytes_per_token(2)
+        whole = (512 + 8 * 1536) * LLAMA_8B.kv_bytes_per_token(2)
+        assert rows["KV cache, 8 at once"] * GIB == whole
+        fp8 = amounts(
+            LLAMA_8B, at(2048, engine="vllm", has_fp8_cache=True), replace(THRIFTY, kv_sequences=8), "rollout"
+        )
+        assert fp8["KV cache in fp8, 8 at once"] * GIB == whole / 2
 
 
 class TestTargets:
@@ -307,6 +313,7 @@ def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
         ({"completion_tokens": 0}, "completion_tokens is 0"),
         ({"weight_bytes": 1}, "weight_bytes is 1"),
         ({"method": "full"}, "4-bit weights cannot be trained"),
+        ({"has_fp8_cache": True}, "need the engine vllm"),
     ],
 )
 def test_settings_that_contradict_each_other(change: dict[str, object], message: str) -> None:

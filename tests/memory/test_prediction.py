@@ -171,6 +171,7 @@ def compare(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
         completions=completions, completions_per_step=completions, prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,
+        has_fp8_cache=False,
         recompute=recompute, is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute, **changes)

@@ -71,6 +71,7 @@ def _settings(
         has_reference=has_reference,
         engine=cfg.rollout.sampler,
         shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
+        has_fp8_cache=cfg.rollout.sampler == "vllm" and cfg.rollout.vllm.kv_cache_dtype == "fp8",
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,
