@@ -15,6 +15,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from random_weights import randomize
 from rlvr import scratch
 from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
@@ -238,13 +239,3 @@ def convert(model: Any, dtype: torch.dtype) -> Any:
             if type(module).__name__.endswith("RMSNorm"):
                 module.__class__ = ExactNorm
     return model.to(dtype)
-
-
-def randomize(model: Any) -> None:
-    """Every trainable weight from a normal distribution; norms around 1."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.requires_grad:
-                noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-                weight.copy_(1 + 0.2 * noise if "norm" in name else 0.12 * noise)

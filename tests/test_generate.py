@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from conftest import randomize
+from random_weights import randomize
 from rlvr import prepared
 from rlvr.chat import TAGS
 from rlvr.config import load_config

@@ -9,6 +9,7 @@ import pytest
 
 from rlvr import presets
 from rlvr.config import check_config
+from rlvr.memory.own import choice_of
 from rlvr.memory.planner import with_context
 from rlvr.memory.predict import predict
 from rlvr.stages import preset_plans as plans
@@ -53,7 +54,8 @@ def test_the_longest_context_fits_and_the_next_does_not(found: list[plans.Planne
         peaks = []
         for context in (tokens, tokens + 256):
             settings = with_context(one.settings, context)
-            peaks.append(predict(one.shape, settings, plans.choice_of(cfg, one.shape, settings)).peak_bytes)
+            choice = choice_of(plans.own_settings(cfg, one.shape), settings)
+            peaks.append(predict(one.shape, settings, choice).peak_bytes)
         assert peaks[0] <= plans.CARD_BYTES[gb] < peaks[1]
 
 

@@ -26,7 +26,7 @@ FIELDS = (
 )  # fmt: skip
 TINY = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "intermediate_size": 128, "vocab_size": 96,
+    "intermediate_size": 256, "vocab_size": 96,
 }  # fmt: skip
 
 
@@ -77,14 +77,15 @@ def settings_of(
         method="lora", quantization="nf4", rank=rank, weight_bytes=DTYPE.itemsize, optimizer="adamw_8bit",
         completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
         has_reference=False, engine="native", recompute="tiles", is_cuda=device.type == "cuda", host_bytes=None,
-        completions_per_step=completions, shares_weights=True, kept_share=0.0, states_on_host=None,
+        completions_per_step=completions, shares_weights=True, has_fp8_cache=False, kept_share=0.0,
+        states_on_host=False,
     )  # fmt: skip
 
 
 def choice_of(*, sequences: int, offload: bool, tile_rows: int, head_rows: int) -> Choice:
     return Choice(
-        sequences=sequences, offload=offload, tile_rows=tile_rows, head_rows=head_rows, kv_sequences=1,
-        states_on_host=False,
+        sequences=sequences, share_prompts=True, offload=offload, tile_rows=tile_rows, head_rows=head_rows,
+        kv_sequences=1, states_on_host=False,
     )  # fmt: skip
 
 

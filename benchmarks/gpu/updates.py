@@ -23,7 +23,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW8bit
 
 from figures import Bench, attempt, begin, gib, milliseconds, settle
 from models import choice_of, make_policy, settings_of, shape_named, trained
@@ -33,10 +32,12 @@ from rlvr.memory.cards import card_of_size
 from rlvr.memory.ledger import Ledger
 from rlvr.memory.planner import plan
 from rlvr.memory.predict import predict
-from rlvr.memory.settings import Choice, Settings
+from rlvr.memory.settings import Choice, Settings, shares_prompt
 from rlvr.memory.shapes import Shape
+from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.shared_prompt import in_turn
 from rlvr.types import LossSpec, Problem, Prompt, Totals
 
 RANK = 32
@@ -65,14 +66,18 @@ class Trainer:
     shape: Shape
     rank: int
     policy: Policy
-    optimizer: AdamW8bit
+    optimizer: Optimizer
 
 
 def make_trainer(bench: Bench, model: str, *, rank: int = RANK, **changes: Any) -> Trainer:
     settle(bench.device)
     shape = shape_named(model, is_tiny=bench.is_tiny, **changes)
     policy = make_policy(shape, rank=rank, device=bench.device)
-    return Trainer(shape, rank, policy, AdamW8bit(list(policy.trainable().values()), lr=1e-6))
+    optimizer = Optimizer(
+        policy.trainable(), learning_rate=1e-6, warmup_steps=0, betas=(0.9, 0.99), weight_decay=0.0,
+        schedule="constant", total_steps=1, kind="adamw_8bit", on_host=False, scales_loss=False,
+    )  # fmt: skip
+    return Trainer(shape, rank, policy, optimizer)
 
 
 def micro_batches(trainer: Trainer, settings: Settings, choice: Choice) -> tuple[list[MicroBatch], Totals]:
@@ -85,27 +90,27 @@ def micro_batches(trainer: Trainer, settings: Settings, choice: Choice) -> tuple
     length, prompt = settings.completion_tokens, tuple(tokens(max(1, settings.prompt_tokens)).tolist())
     rows = tuple(Row(0, prompt, tokens(length), torch.zeros(length), 1.0 - g % 3) for g in range(settings.completions))
     totals = Totals(len(rows), len(rows) * length)
-    budget = len(prompt) - 1 + choice.sequences * length
-    return MiniBatch(rows, totals).split(budget, trainer.policy.device), totals
+    budget = choice.sequences * length + (0 if shares_prompt(settings, choice) else len(prompt) - 1)
+    share = "auto" if choice.share_prompts else "off"
+    return MiniBatch(rows, totals).split_sharing(budget, trainer.policy.device, share_prompts=share), totals
 
 
 def update(trainer: Trainer, policy: Policy, micros: Sequence[MicroBatch], totals: Totals, phase: Phase) -> None:
-    """One optimizer step."""
-    for micro in micros:
-        with phase("forward"):
-            hidden = policy.hidden(micro)
-        with phase("head"):
-            loss, _ = policy_loss(
-                hidden, policy.head, micro, totals=totals, spec=SPEC, impl=policy.kernels,
-                chunk_rows=policy.logit_chunk_rows,
-            )  # fmt: skip
-        with phase("backward"):
-            torch.autograd.backward(loss)
-            del loss, hidden
+    """One optimizer step. Phase "prompt" is what runs between micro-batches: the passes of a prompt that they share."""
+    with phase("prompt"):
+        for micro in in_turn(policy, micros, with_gradient=True):
+            with phase("forward"):
+                hidden = policy.hidden(micro)
+            with phase("head"):
+                loss, _ = policy_loss(
+                    hidden, policy.head, micro, totals=totals, spec=SPEC, impl=policy.kernels,
+                    chunk_rows=policy.logit_chunk_rows,
+                )  # fmt: skip
+            with phase("backward"):
+                trainer.optimizer.backward(loss)
+                del loss, hidden
     with phase("optimizer"):
-        torch.nn.utils.clip_grad_norm_(list(policy.trainable().values()), MAX_GRAD_NORM)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.step_clipped(MAX_GRAD_NORM)
 
 
 def measured_update(

@@ -43,9 +43,7 @@ def liger_loss(hidden: Tensor, head: Tensor, micro: MicroBatch, *, compiled: boo
 def step(trainer: Trainer, micros: Sequence[MicroBatch], loss_of: Loss) -> None:
     for micro in micros:
         torch.autograd.backward(loss_of(trainer.policy.hidden(micro), trainer.policy.head, micro))
-    torch.nn.utils.clip_grad_norm_(list(trainer.policy.trainable().values()), MAX_GRAD_NORM)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.optimizer.step_clipped(MAX_GRAD_NORM)
 
 
 def figures(bench: Bench, trainer: Trainer, batch: tuple[list[MicroBatch], Totals], loss_of: Loss) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from rlvr.attention_kernels import has_flash
+from rlvr.attention_kernels import has_flash, working_dtype
 from rlvr.unpadded import Pieces, behind_pieces, own_pieces, unpadded
 
 NAME = "rlvr"
@@ -114,7 +114,8 @@ class PackedLayout:
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
     ) -> Tensor:
         window = None if window is None or window >= self.longest else window
-        if has_flash(q_SHE) or self._padded_bytes(q_SHE, k_SNE) > PADDED_BYTES:
+        is_upcast = working_dtype(q_SHE) != q_SHE.dtype  # which autograd would keep
+        if has_flash(q_SHE) or is_upcast or self._padded_bytes(q_SHE, k_SNE) > PADDED_BYTES:
             return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale)
         return self._padded(q_SHE, k_SNE, v_SNE, scale, window)
 
@@ -178,8 +179,6 @@ def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention [R, heads, L, E], causal when there is no mask, grouped queries allowed."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # torch's backward is half as fast there as in float32
-        return _sdpa(q.float(), k.float(), v.float(), scale, mask=mask).to(q.dtype)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )

@@ -100,6 +100,7 @@ def plan(
     optimizer: Annotated[OptimizerKind, typer.Option(help="Its states in 32 or 8 bits.")] = "adamw_8bit",
     engine: Annotated[Engine, typer.Option(help="What samples.")] = "native",
     share_weights: Annotated[bool, typer.Option(help="The engine samples with the trainer's weights.")] = True,
+    fp8_cache: Annotated[bool, typer.Option(help="The engine vllm keeps keys and values in 8 bits.")] = False,
     reference: Annotated[bool, typer.Option(help="Keep a reference policy (grpo.beta above 0).")] = False,
     host_gib: Annotated[float | None, typer.Option(help="Memory of the host, to stay within.")] = None,
 ) -> None:
@@ -109,8 +110,8 @@ def plan(
     settings = Settings(
         method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
         states_on_host=None, completions=completions, completions_per_step=completions, prompt_tokens=prompt,
-        completion_tokens=1, has_reference=reference, engine=engine, shares_weights=share_weights, recompute="tiles",
-        is_cuda=True,
+        completion_tokens=1, has_reference=reference, engine=engine, shares_weights=share_weights,
+        has_fp8_cache=fp8_cache, recompute="tiles", is_cuda=True,
         host_bytes=round(host_gib * 2**30) if host_gib else None,
     )  # fmt: skip
     if not command.show(model, command.card_named(card, vram_gib), context, settings):

@@ -80,7 +80,7 @@ def test_long_sequences(run: Callable[..., Lines]) -> None:
     assert not [line for line in lines if "failed" in line]
     updates = [line for line in lines if "phases" in line]
     assert [line["choice"]["offload"] for line in updates] == [False, True, False, True, True]
-    assert {"forward", "head", "backward", "optimizer"} == updates[0]["phases"].keys()
+    assert {"prompt", "forward", "head", "backward", "optimizer"} == updates[0]["phases"].keys()
     assert isinstance(named(lines, "Llama-3.1-8B, 1 × 20K, slowdown")[0]["value"], float)
 
 

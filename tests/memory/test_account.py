@@ -20,8 +20,8 @@ SHAPE = find_shape("Qwen2.5-1.5B", Path(__file__).parents[2] / "presets" / "shap
 SETTINGS = Settings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=16, prompt_tokens=256, completion_tokens=1792, has_reference=False, engine="vllm",
-    shares_weights=False, recompute="tiles", is_cuda=True, host_bytes=None,
-    kept_share=0.0, states_on_host=None,
+    shares_weights=False, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
+    states_on_host=None,
 )  # fmt: skip
 OWN = Own(
     tokens_per_micro_batch=4096, share_prompts=False, tile_rows=2048, offload=False, head_rows=512, max_rows=16,

@@ -13,8 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rlvr.memory.cards import GIB, Card, find_card
+from rlvr.memory.kv_cache import engine_cache_bytes
 from rlvr.memory.own import KEYS, Own, choice_of, hold, hold_sampling
-from rlvr.memory.planner import Plan, kv_budget_bytes
+from rlvr.memory.planner import Plan
 from rlvr.memory.predict import kv_cache_bytes, weight_rows
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import all_shapes, find_shape
@@ -25,7 +26,7 @@ LLAMA_3B, LLAMA_8B = (find_shape(name, FOLDER) for name in ("Llama-3.2-3B", "Lla
 QLORA = Settings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=64, prompt_tokens=200, completion_tokens=800, has_reference=False, engine="native",
-    shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None,
+    shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
     kept_share=0.0, states_on_host=None,
 )  # fmt: skip
 OWN = Own(
@@ -133,25 +134,24 @@ def test_sampling_alone_has_no_states_and_no_backward() -> None:
     assert not hold_sampling(LLAMA_3B, full, 64, card(5.0), ()).fits
 
 
-class TestBudgetOfAnEngine:
+class TestCacheOfAnEngine:
     def made(self, gib: float, **changes: Any) -> Plan:
         own = replace(OWN, tile_rows=1024, offload=True)
         return hold(LLAMA_8B, replace(QLORA, engine="vllm", **changes), own, card(gib), ())
 
-    def test_it_is_what_all_completions_need_where_there_is_room(self) -> None:
-        assert kv_budget_bytes(self.made(80)) == kv_cache_bytes(LLAMA_8B, QLORA, 64)
-        assert kv_cache_bytes(LLAMA_8B, QLORA, 64) == (8 * 200 + 64 * 800) * 128 * 1024
+    def cache_bytes(self, made: Plan) -> int:
+        return engine_cache_bytes(made, rows=64)
 
-    def test_it_is_what_the_rollout_leaves_otherwise(self) -> None:
+    def test_it_is_what_the_rollout_leaves_where_there_is_no_room_for_all(self) -> None:
         made = self.made(12)
-        budget = kv_budget_bytes(made)
-        assert kv_cache_bytes(LLAMA_8B, QLORA, 1) <= budget < kv_cache_bytes(LLAMA_8B, QLORA, 64)
+        found = self.cache_bytes(made)
+        assert found < self.cache_bytes(self.made(80)) == 64 * 1024 * LLAMA_8B.kv_bytes_per_token(2)
         rest = made.prediction.device_bytes("rollout") - kv_cache_bytes(LLAMA_8B, QLORA, made.choice.kv_sequences)
-        assert budget + rest == made.card.memory_bytes
+        assert found + rest == made.card.memory_bytes
 
     def test_a_second_copy_of_the_weights_is_paid_from_it(self) -> None:
         shared, copied = self.made(16), self.made(16, shares_weights=False)
         weights = sum(row.amount_bytes for row in weight_rows(LLAMA_8B, QLORA)[:2])
         assert weights == pytest.approx(5.31 * GIB, rel=0.01)
         assert copied.prediction.allocated_bytes("load") - shared.prediction.allocated_bytes("load") == weights
-        assert kv_budget_bytes(shared) > kv_budget_bytes(copied)
+        assert self.cache_bytes(shared) > self.cache_bytes(copied)

@@ -35,7 +35,8 @@ LLAMA_8B = SHAPES["Llama-3.1-8B"]
 QLORA = Settings(
     method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
     completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
-    engine="native", shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
+    engine="native", shares_weights=True,
+    has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
     states_on_host=None,
 )  # fmt: skip
 THRIFTY = Choice(
@@ -45,6 +46,11 @@ THRIFTY = Choice(
 
 def at(context: int, **changes: object) -> Settings:
     return with_context(replace(QLORA, **changes), context)  # type: ignore[arg-type]
+
+
+def losses(choice: Choice) -> tuple[bool, int, bool, int]:
+    """What is given up, the costliest first; where the states are and the size of the tiles is not among it."""
+    return not choice.share_prompts, -choice.sequences, choice.offload, -choice.kv_sequences
 
 
 def amounts(shape: Shape, settings: Settings, choice: Choice, phase: str) -> dict[str, float]:
@@ -73,7 +79,7 @@ class TestPublished:
         alone, prediction = ours(LLAMA_8B, QLORA, sequences=1, kv_sequences=8)
         assert together[-1] / GIB < 54.33 and together[0] / GIB < 42 and together[1] / GIB < 9.8
         assert together[3] == 2.5 * GIB and alone[3] == 20 * GIB
-        assert prediction.training_bytes == alone[0] == pytest.approx(8.8 * GIB, rel=0.01)
+        assert prediction.training_bytes == alone[0] == pytest.approx(8.63 * GIB, rel=0.01)
 
     def test_the_rule(self) -> None:
         assert "8.0 GB for QLoRA" in rule_of_thumb(LLAMA_8B) and "32.1 GB for 16-bit LoRA" in rule_of_thumb(LLAMA_8B)
@@ -126,7 +132,12 @@ class TestRows:
 
     def test_eight_completions_share_their_prompt(self) -> None:
         rows = amounts(LLAMA_8B, at(2048), replace(THRIFTY, kv_sequences=8), "rollout")
-        assert rows["KV cache, 8 at once"] * GIB == (512 + 8 * 1536) * LLAMA_8B.kv_bytes_per_token(2)
+        whole = (512 + 8 * 1536) * LLAMA_8B.kv_bytes_per_token(2)
+        assert rows["KV cache, 8 at once"] * GIB == whole
+        fp8 = amounts(
+            LLAMA_8B, at(2048, engine="vllm", has_fp8_cache=True), replace(THRIFTY, kv_sequences=8), "rollout"
+        )
+        assert fp8["KV cache in fp8, 8 at once"] * GIB == whole / 2
 
 
 class TestTargets:
@@ -134,7 +145,7 @@ class TestTargets:
 
     def test_one_8b_sequence_of_20k(self) -> None:
         prediction = predict(LLAMA_8B, at(20480), THRIFTY)
-        assert prediction.training_bytes <= 9.1 * GIB  # the wish is 9.0
+        assert prediction.training_bytes <= 9.0 * GIB
         assert prediction.allocated_bytes("backward") + 2.5 * GIB <= 12.5 * GIB
 
     def test_131072_tokens_of_an_8b_model_on_80_gb(self) -> None:
@@ -165,14 +176,29 @@ class TestChoice:
             states_on_host=False,
         )
 
-    def test_offload_comes_before_fewer_sequences_and_after_smaller_tiles(self) -> None:
+    @pytest.mark.parametrize("states_on_host", [False, True])
+    def test_offload_comes_before_fewer_sequences_and_after_smaller_tiles(self, states_on_host: bool) -> None:
         seen = []
         for tenths in range(300, 60, -1):
-            choice = choose(LLAMA_8B, at(2048), card_of_size(tenths / 10))
+            choice = choose(LLAMA_8B, at(2048, states_on_host=states_on_host), card_of_size(tenths / 10))
             if choice is not None:
                 seen.append((not choice.share_prompts, -choice.sequences, choice.offload, -choice.tile_rows))
         assert seen == sorted(seen)
         assert {offload for *_, offload, _ in seen} == {False, True} and len({tile for *_, tile in seen}) > 1
+
+    def test_states_go_to_the_host_before_inputs_do_and_before_a_smaller_rollout(self) -> None:
+        moved = 0
+        for tenths in range(120, 70, -1):
+            free, kept = (
+                choose(LLAMA_8B, at(2048, states_on_host=on), card_of_size(tenths / 10)) for on in (None, False)
+            )
+            assert free is not None
+            if free.states_on_host:
+                moved += 1
+                assert kept is None or losses(kept) > losses(free)
+            else:
+                assert kept == free
+        assert moved
 
     def test_a_host_with_too_little_memory_is_respected(self) -> None:
         card, context = card_of_size(12), 32_768
@@ -287,6 +313,7 @@ def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
         ({"completion_tokens": 0}, "completion_tokens is 0"),
         ({"weight_bytes": 1}, "weight_bytes is 1"),
         ({"method": "full"}, "4-bit weights cannot be trained"),
+        ({"has_fp8_cache": True}, "need the engine vllm"),
     ],
 )
 def test_settings_that_contradict_each_other(change: dict[str, object], message: str) -> None:

@@ -34,10 +34,10 @@ SIZES = {
 }  # fmt: skip
 
 
-def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, recompute: str) -> Any:
+def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, recompute: str, **changes: int) -> Any:
     AttentionInterface.register(attention.NAME, attention.attention)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SIZES)
+    config = AutoConfig.for_model(family, **(SIZES | changes))
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=dtype).train()
     if method == "lora":
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415
@@ -126,6 +126,14 @@ def test_the_peak_where_nothing_is_recomputed(family: str, method: str, dtype: t
     compare(family, method, dtype, choice, recompute="none")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_narrow_feed_forward_leaves_the_peak_to_attention(dtype: torch.dtype) -> None:
+    choice = Choice(
+        sequences=1, share_prompts=True, offload=False, tile_rows=256, head_rows=S, kv_sequences=1, states_on_host=False
+    )  # fmt: skip
+    compare("qwen3", "lora", dtype, choice, completion_tokens=2 * S, recompute="none", intermediate_size=64)
+
+
 @pytest.mark.parametrize(("family", "prompt_tokens", "sequences"), [("llama", 64, 4), ("gemma3_text", 256, 3)])
 def test_a_shared_prompt_where_nothing_is_recomputed(family: str, prompt_tokens: int, sequences: int) -> None:
     choice = Choice(
@@ -155,6 +163,7 @@ def compare(
     completion_tokens: int = S,
     completions: int | None = None,
     recompute: Recompute = "tiles",
+    **changes: int,
 ) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     completions = completions or choice.sequences
@@ -162,9 +171,10 @@ def compare(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
         completions=completions, completions_per_step=completions, prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,
+        has_fp8_cache=False,
         recompute=recompute, is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
-    model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute)
+    model = make_model(family, method=method, dtype=dtype, choice=choice, recompute=recompute, **changes)
     ledger = Ledger(torch.device("cpu"), model.parameters())
     for _ in range(2):
         (update_sharing if shares_prompt(settings, choice) else update)(model, ledger, settings)

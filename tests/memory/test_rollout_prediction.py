@@ -49,7 +49,8 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
         method="full", quantization="none", rank=1, weight_bytes=4, optimizer="adamw", completions=COMPLETIONS,
         completions_per_step=COMPLETIONS * prompts,
         prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, has_reference=False, engine="native",
-        shares_weights=True, recompute="tiles", is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
+        shares_weights=True,
+        has_fp8_cache=False, recompute="tiles", is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,
     )  # fmt: skip
     choice = Choice(
         sequences=1, share_prompts=True, offload=False, tile_rows=512, head_rows=512,

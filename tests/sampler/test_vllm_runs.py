@@ -97,7 +97,7 @@ class TestEngineSettings:
             method="lora", quantization="none", rank=16, weight_bytes=4, optimizer="adamw", completions=8,
             prompt_tokens=64, completion_tokens=48, has_reference=False, engine="vllm", recompute="tiles",
             is_cuda=False, host_bytes=None,
-            completions_per_step=8, shares_weights=True, kept_share=0.0, states_on_host=None,
+            completions_per_step=8, shares_weights=True, has_fp8_cache=False, kept_share=0.0, states_on_host=None,
         )  # fmt: skip
         return plan(find_shape("SmolLM2-135M"), settings, card_of_size(vram_gib), all_shapes())
 

@@ -26,8 +26,8 @@ EXAMPLES = (
 QLORA = Settings(
     method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
     completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
-    engine="native", shares_weights=True, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
-    states_on_host=None,
+    engine="native", shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
+    kept_share=0.0, states_on_host=None,
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from rlvr.memory.cards import GIB, Card
-from rlvr.memory.predict import Prediction, kv_cache_bytes, predict
+from rlvr.memory.predict import Prediction, predict
 from rlvr.memory.settings import Choice, Settings, check, input_tokens
 from rlvr.memory.shapes import Shape
 
@@ -88,16 +88,6 @@ def with_context(settings: Settings, tokens: int) -> Settings:
     """The same run with sequences of `tokens`; the prompt keeps its length, up to half of them."""
     prompt = min(settings.prompt_tokens, tokens // 2)
     return replace(settings, prompt_tokens=prompt, completion_tokens=max(1, tokens - prompt))
-
-
-def kv_budget_bytes(made: Plan) -> int:
-    """What an engine may take for keys and values: what the rollout leaves of the card, 0 where it leaves nothing.
-
-    It is at most what all completions of a step need at their longest.
-    """
-    now = kv_cache_bytes(made.shape, made.settings, made.choice.kv_sequences)
-    left = made.card.memory_bytes - made.prediction.device_bytes("rollout") + now
-    return max(0, min(left, kv_cache_bytes(made.shape, made.settings, made.settings.completions_per_step)))
 
 
 def fits(prediction: Prediction, settings: Settings, card: Card, phases: Sequence[str]) -> bool:

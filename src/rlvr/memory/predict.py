@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlvr.memory.settings import (
     DRIVER_BYTES,
@@ -17,7 +17,7 @@ from rlvr.memory.settings import (
     shares_prompt,
 )
 from rlvr.memory.shapes import Shape
-from rlvr.memory.working_set import kept_bytes, layer_bytes
+from rlvr.memory.working_set import feed_forward_kept_bytes, kept_bytes, layer_bytes
 
 LOGITS = "logits of one chunk"
 ENGINE_COPY = "the engine's copy of the weights"
@@ -132,21 +132,21 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
 
 def kv_cache_bytes(shape: Shape, settings: Settings, sequences: int) -> int:
     """Keys and values of so many completions, and once for each group of their prompts."""
-    return group_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.weight_bytes)
+    return group_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.cached_bytes)
 
 
 def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
     answer_tokens = choice.kv_sequences * settings.completion_tokens
-    per_token = shape.kv_bytes_per_token(settings.weight_bytes)
+    per_token = shape.kv_bytes_per_token(settings.cached_bytes)
     drawing = 4 * 4 * shape.vocab_size * choice.kv_sequences  # logits, log-probabilities, exp and its sum, float32
     scores = 4 * 4 * shape.num_attention_heads * settings.context * choice.kv_sequences  # of one layer, float32
     prefill = prompt_tokens * (4 * shape.hidden_size + 3 * shape.intermediate_size) * settings.weight_bytes
     dropping = answer_tokens * shape.key_width * settings.weight_bytes  # a layer's keys: finished rows go
     step = max(drawing, scores, dropping, prefill - answer_tokens * per_token)  # prompts come before answers' cache
-    engine = ENGINE_BYTES[settings.engine]
+    engine, bits = ENGINE_BYTES[settings.engine], " in fp8" if settings.has_fp8_cache else ""
     return [
-        Row(f"KV cache, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),
+        Row(f"KV cache{bits}, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),
         Row("one step of generation", step, is_transient=True),
         *([Row(f"engine ({settings.engine})", engine)] if engine else []),
     ]
@@ -182,8 +182,9 @@ def _head_gradient(shape: Shape, settings: Settings) -> list[Row]:
 
 def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     work = layer_bytes(shape, settings, choice)
+    last = feed_forward_kept_bytes(shape, settings, choice) if settings.recompute == "none" else 0
     return [
-        *_kept_inputs(shape, settings, choice),
+        *(replace(row, amount_bytes=row.amount_bytes - last) for row in _kept_inputs(shape, settings, choice)),
         *_shared_prompt(shape, settings, choice),
         _token_vectors(shape, settings, choice),
         *(Row(name, amount, is_transient=True) for name, amount in work.items()),

@@ -30,9 +30,10 @@ class Settings:
 
     A sequence is `prompt_tokens` + `completion_tokens` long. `weight_bytes` is the size of an unquantised weight and of
     an activation: 2 or 4. `has_reference`: a frozen copy of what is trained is kept for the KL term. `shares_weights`:
-    the engine samples with the trainer's weights, as the native sampler always does. `host_bytes` bounds the host's
-    memory; None does not. `kept_share` of the 4-bit weights' bytes is added for layers that stay in 16 bits.
-    `states_on_host`: between steps the optimizer's states are on the host; None lets the planner choose.
+    the engine samples with the trainer's weights, as the native sampler always does. `has_fp8_cache`: the engine keeps
+    keys and values in 8 bits. `host_bytes` bounds the host's memory; None does not. `kept_share` of the 4-bit weights'
+    bytes is added for layers that stay in 16 bits. `states_on_host`: between steps the optimizer's states are on the
+    host; None lets the planner choose.
     """
 
     method: Method
@@ -47,6 +48,7 @@ class Settings:
     has_reference: bool
     engine: Engine
     shares_weights: bool
+    has_fp8_cache: bool
     recompute: Recompute
     is_cuda: bool
     host_bytes: int | None
@@ -57,6 +59,11 @@ class Settings:
     def context(self) -> int:
         """Tokens of one sequence."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def cached_bytes(self) -> int:
+        """Of a number in the rollout's cache of keys and values."""
+        return 1 if self.has_fp8_cache else self.weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,5 +112,7 @@ def check(settings: Settings) -> None:
             raise UserError(f"{key} is {getattr(settings, key)}; it must be {least} or more")
     if settings.weight_bytes not in (2, 4):
         raise UserError(f"weight_bytes is {settings.weight_bytes}; weights have 2 bytes (bfloat16, float16) or 4")
+    if settings.has_fp8_cache and settings.engine == "native":
+        raise UserError("keys and values in fp8 need the engine vllm: the native one keeps them as the weights are")
     if settings.method == "full" and settings.quantization != "none":
         raise UserError("4-bit weights cannot be trained: take a LoRA adapter on them, or no quantization")

@@ -21,8 +21,9 @@ FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
     """Bytes of the larger of the two peaks, by what they are for."""
     if settings.recompute == "none":
-        return _plain_peak(shape, settings, choice)
-    peaks = (_feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice))
+        peaks = _plain_peaks(shape, settings, choice)
+    else:
+        peaks = _feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice)
     largest = max(peaks, key=lambda rows: sum(rows.values()))
     one_input = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
@@ -36,30 +37,44 @@ def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
 
 
 def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
-    """Bytes that one layer keeps for its backward pass when nothing is recomputed; its gate works in place."""
+    """Bytes that one layer keeps for its backward pass when nothing is recomputed."""
+    of_input = 4 + (shape.hidden_size * settings.weight_bytes if settings.weight_bytes == 4 else 0)  # 1 / rms · input
+    of_attention = input_tokens(settings, choice) * (_kept(shape, settings) + of_input)
+    return of_attention + feed_forward_kept_bytes(shape, settings, choice)
+
+
+def feed_forward_kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """The part of it that the feed-forward and its norms keep, and free first; the gate works in place."""
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
-    per_token = _kept(shape, settings) + D * (_norm_bytes(shape, settings) + size) + 2 * 4  # two norms: 1 / rms
-    per_token += 2 * D * size if size == 4 else 0  # what goes into the norms; of 16 bits they keep a float32 copy
+    per_token = D * (_fresh_norm_bytes(shape, settings) + size) + 4  # middle, in the norm · normed · 1 / rms
     per_token += 3 * F * size  # gate, up and their product
     if shape.family.norms_per_layer == 4:
         per_token += D * _fresh_norm_bytes(shape, settings)
-    if shape.family.is_fused and (settings.is_cuda or size == 4):
-        per_token += size * shape.query_width  # attention's output, laid out anew
     if settings.method == "lora":
         per_token += 3 * settings.rank * size
     return input_tokens(settings, choice) * per_token
 
 
-def _plain_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
-    """Besides what is kept, when the last layer goes backward through its gate."""
+def _plain_peaks(shape: Shape, settings: Settings, choice: Choice) -> tuple[dict[str, int], dict[str, int]]:
+    """Where nothing is recomputed, in the last layer: as its gate goes backward, and as its attention does.
+
+    Until then the layer's feed-forward is kept besides what all others keep; attention has its place.
+    """
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     tokens = input_tokens(settings, choice)
     feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
-    return {
+    in_gate = {
+        "kept by the last feed-forward": feed_forward_kept_bytes(shape, settings, choice),
         "output gradient and its sum": 2 * tokens * D * (size if size == 4 else size + 4),  # in a norm: in float32
         "gradient of the gate": tokens * F * size,
         "gradients not added yet": max(feed_forward) * size if settings.method == "full" else 0,
     }
+    in_attention = {
+        "gradient of the middle": tokens * D * size,
+        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        WORKSPACE: _workspace(shape, settings, choice),
+    }
+    return in_gate, in_attention
 
 
 def _kept(shape: Shape, settings: Settings) -> int:
@@ -99,20 +114,25 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
 
 
 def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
-    D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
     tokens = input_tokens(settings, choice)
-    gradients = size * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
-    workspace = _workspace(shape, settings, choice)
-    if shape.family.norms_per_layer == 4:  # the norm behind attention comes first, in float32, and leaves
-        left = D * _fresh_norm_bytes(shape, settings)
-        gradients = max(0, gradients - left, 4 * 4 * D - workspace // tokens)
-    rows = {
+    return {
         "attention, recomputed": tokens * _kept(shape, settings),
-        "output gradient, middle and its gradient": 3 * tokens * D * size,
-        "gradients of attention": tokens * gradients,
+        "output gradient, middle and its gradient": 3 * tokens * shape.hidden_size * settings.weight_bytes,
+        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
+        WORKSPACE: _workspace(shape, settings, choice),
     }
-    return rows | {WORKSPACE: workspace}
+
+
+def _attention_gradients(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Bytes for each token of the gradients around attention's kernel, less what has left by then."""
+    D, Q, K = shape.hidden_size, shape.query_width, shape.key_width
+    gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
+    if shape.family.norms_per_layer != 4:
+        return gradients
+    workspace = _workspace(shape, settings, choice) // input_tokens(settings, choice)
+    left = D * _fresh_norm_bytes(shape, settings)  # the norm behind attention comes first, in float32, and leaves
+    return max(0, gradients - left, 4 * 4 * D - workspace)
 
 
 def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:

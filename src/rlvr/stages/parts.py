@@ -109,8 +109,7 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
             "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
             "engine would sample from another model; take nf4, or rollout.sampler native"
         )
-    value_bytes = 1 if options.kv_cache_dtype == "fp8" else made.settings.weight_bytes
-    planned_bytes = engine_cache_bytes(made, rows=cfg.rollout.max_rows, value_bytes=value_bytes)
+    planned_bytes = engine_cache_bytes(made, rows=cfg.rollout.max_rows)
     return EngineSettings(
         model=source.name,
         revision=source.revision,

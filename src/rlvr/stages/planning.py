@@ -70,6 +70,7 @@ def _settings(cfg: Config, device: torch.device, prompts: Sequence[Prompt], comp
         has_reference=False,
         engine=cfg.rollout.sampler,
         shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
+        has_fp8_cache=cfg.rollout.sampler == "vllm" and cfg.rollout.vllm.kv_cache_dtype == "fp8",
         recompute="tiles",
         is_cuda=device.type == "cuda",
         host_bytes=this_host().memory_bytes,

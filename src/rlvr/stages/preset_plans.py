@@ -74,8 +74,8 @@ def planned(name: str, cfg: Config) -> Planned:
         method="lora", quantization="nf4", rank=cfg.model.lora.rank, weight_bytes=2, optimizer=cfg.memory.optimizer,
         completions=completions, completions_per_step=completions * prompts,
         prompt_tokens=cfg.prepare.max_prompt_tokens, completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler, shares_weights=True, recompute="tiles",
-        is_cuda=True, host_bytes=None,
+        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler, shares_weights=True,
+        has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
         kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0, states_on_host=None,
     )  # fmt: skip
 
