@@ -194,5 +194,18 @@ def test_probe(engine, make, prompts, tmp_path):
     sampler = of(Recorded, engine)
     toy = make(changes)
     train(toy, sampler, prompts, tmp_path)
+    print(engine.llm.llm_engine.model_config.head_dtype if hasattr(engine.llm.llm_engine, "model_config") else None)
     for r in records(tmp_path):
         print(r["sampler/logp_gap_mean"], r["sampler/logp_gap_max"], r["policy/entropy"])
+    (m,) = engine.llm.collective_rpc(lambda w: w.get_model())
+    print(type(m.logits_processor), getattr(m.logits_processor, "base_layer", m.logits_processor).head_dtype, m.lm_head.weight.dtype)
+    from rlvr.batch import pack
+    fresh = make(changes)
+    groups = sampler.groups
+    from test_shared import micro_batch
+    engine.sync(fresh.policy)
+    groups = list(engine.sample(prompts, 4, seed=(1,)))
+    micro = micro_batch(groups)
+    mine = fresh.policy.logprobs(micro, temperature=1.0)
+    d = micro.sampler_logp_T - mine
+    print("fresh", d.abs().mean(), d.abs().max(), d.mean(), len(d))
