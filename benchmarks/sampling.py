@@ -59,7 +59,7 @@ def vllm(folder: Path, dtype: torch.dtype, tokenizer: Any) -> tuple[VllmSampler,
     settings = EngineSettings(
         model=str(folder), revision=None, dtype=str(dtype).split(".")[1], quantization="none", lora_rank=None,
         max_sequence_tokens=len(tokens[0]) + TOKENS, max_rows=PROMPTS * COMPLETIONS, kv_cache_bytes=GIB,
-        kv_cache_dtype="auto", is_eager=True, is_cuda=False,
+        kv_cache_dtype="auto", head_dtype="auto", is_eager=True, is_cuda=False,
     )  # fmt: skip
     sampling = Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS)
     sampler = VllmSampler(start_engine(settings), tokenizer, "", sampling, False, eos_ids=())

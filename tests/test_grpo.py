@@ -509,7 +509,7 @@ class TestRewardsOfTheUser:
         before = weights(toy)
         with pytest.raises(UserError) as caught:
             train(toy, prompts, tmp_path / "run")
-        assert "16 of the 16 completions of step 1 could not be scored" in str(caught.value)
+        assert "step 1: 16 of the 16 completions could not be scored" in str(caught.value)
         assert "rewards.mine: " in str(caught.value) and said in str(caught.value)
         assert same(weights(toy), before)
         assert (tmp_path / "run/step-00000000/weights.safetensors").is_file()
@@ -533,7 +533,7 @@ class TestRewardsOfTheUser:
             if done == 3:
                 down.touch()
 
-        with pytest.raises(UserError, match="step 4 could not be scored") as caught:
+        with pytest.raises(UserError, match="step 4: 16 of the 16 completions could not be scored") as caught:
             train(own("sevens_unless_down"), prompts, tmp_path / "parts", show=breaks)
         assert "ConnectionError: the service is down" in str(caught.value)
         down.unlink()
@@ -665,6 +665,7 @@ class WithoutSync:
 
     def __init__(self, sampler: Any, policy: Policy) -> None:
         self.sampler = sampler
+        self.resume, self.release = sampler.resume, sampler.release
         sampler.sync(policy.frozen_copy())
 
     def sync(self, policy: Policy) -> None: ...

@@ -14,19 +14,23 @@ from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
 from rlvr.memory.states import waits_on_host
 from rlvr.meter import Meter
-from rlvr.mismatch import Mismatch, check, limit_of
+from rlvr.mismatch import check, limit_of
 from rlvr.optim import Optimizer
 from rlvr.policy import Policy
 from rlvr.progress import Show
 from rlvr.rewards import Scorer
-from rlvr.rollout import collect, unscorable
+from rlvr.rollout import check_scores, collect
 from rlvr.sampler import Sampler
 from rlvr.shared_prompt import in_turn
 from rlvr.state import Run
 from rlvr.steplog import completion_table, step_record
-from rlvr.types import Interrupted, Prompt, UserError
+from rlvr.types import Interrupted, Prompt, StepFailed
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step
+SAVED = (
+    "The state before this step is saved, and nothing was trained on the step: mend this, and the same command goes on "
+    "from here (other params, data or code of rewards begin a new run)"
+)
 
 
 def train(
@@ -43,9 +47,9 @@ def train(
 ) -> None:
     """Run GRPO from where `run` stands to its last step.
 
-    After a checkpoint it raises Interrupted when `stop()`, and UserError when more than `grpo.max_unscorable` of a
-    step's completions could not be scored, or when sampler and policy are further apart than `rollout.max_logp_gap`;
-    that step is then not trained on, and a next run begins with it.
+    After a checkpoint it raises Interrupted when `stop()`, and StepFailed when the engine failed, when more than
+    `grpo.max_unscorable` of a step's completions could not be scored, or when sampler and policy are further apart than
+    `rollout.max_logp_gap`; that step is then not trained on, and a next run begins with it.
     """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
     steps = cfg.grpo.num_steps(len(prompts))
@@ -53,33 +57,27 @@ def train(
     start, _ = run.restore(policy, optimizer)
     for step in range(start, steps):
         meter.begin_step()
-        with meter.phase("rollout"):
-            sampler.resume()
-            sampler.sync(policy)
-        rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
-        sampler.release()
-        for message in rollout.scores.messages[:MESSAGES]:
-            print(f"warning: step {step + 1}: {message}", flush=True)
-        if rollout.unscorable > cfg.grpo.max_unscorable:
-            run.save(step, policy, optimizer, {})
-            raise UserError(unscorable(rollout, step, cfg.grpo.max_unscorable))
-        with meter.phase("update"):
+        learning_rate = optimizer.rate()
+        try:
+            with meter.phase("rollout"):
+                sampler.resume()
+                sampler.sync(policy)
+            rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
+            sampler.release()
+            for message in rollout.scores.messages[:MESSAGES]:
+                print(f"warning: step {step + 1}: {message}", flush=True)
+            check_scores(rollout, limit=cfg.grpo.max_unscorable)
             pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
             keep_P = [bool(signal) or pulls_all for signal in rollout.signal_P]
-            minibatches = pack(
-                rollout.groups,
-                rollout.advantage_PG,
-                ~rollout.reward_PG.isnan(),
-                keep_P,
-                minibatches=cfg.grpo.minibatches_per_rollout,
-                mask_truncated=cfg.grpo.mask_truncated_completions,
-            )
-            learning_rate = optimizer.rate()
-            try:
+            with meter.phase("update"):
+                minibatches = pack(
+                    rollout.groups, rollout.advantage_PG, ~rollout.reward_PG.isnan(), keep_P,
+                    minibatches=cfg.grpo.minibatches_per_rollout, mask_truncated=cfg.grpo.mask_truncated_completions,
+                )  # fmt: skip
                 losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches, meter)
-            except Mismatch:
-                run.save(step, policy, optimizer, {})
-                raise
+        except StepFailed as failure:
+            run.save(step, policy, optimizer, {})
+            raise type(failure)(f"step {step + 1}: {failure}\n{SAVED}") from failure
         record = step_record(step, rollout, keep_P, losses, stats, meter)
         run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate} | optimizer.record())
         if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from rlvr.loss import LossStats
-from rlvr.types import UserError
+from rlvr.types import StepFailed
 
 LIMITS = {torch.float32: 1.0e-3}  # nats; rounding alone gives below 1e-5
 LIMIT_16_BITS = 0.1  # rounding alone gives about 0.05
 
 
-class Mismatch(UserError):
+class Mismatch(StepFailed):
     """The engine sampled from something else than the trainer's policy."""
 
 
@@ -45,5 +45,5 @@ def check(statistics: Sequence[LossStats], *, limit: float) -> None:
         f"({limit:g}). Look at, in this order: whether the engine got this step's weights and forgot what it had "
         "cached of older ones; the temperature on both sides; the type of weights and head (compute.dtype; in 16 bits, "
         "rollout.vllm.head_dtype float32 makes the gap smaller). rollout.sampler native samples with the trainer's own "
-        "weights. The state before this step is saved, and nothing was trained on these tokens"
+        "weights"
     )

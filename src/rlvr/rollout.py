@@ -16,7 +16,7 @@ from rlvr.meter import Meter
 from rlvr.prompts import draw, spare
 from rlvr.rewards import Scorer, Scores
 from rlvr.sampler import Sampler, places
-from rlvr.types import Group, Prompt
+from rlvr.types import Group, Prompt, StepFailed
 
 T = TypeVar("T")
 
@@ -61,17 +61,19 @@ def collect(
     return rollout
 
 
-def unscorable(rollout: Rollout, step: int, limit: float) -> str:
-    """What to tell the user when a step's rewards failed for more than the share `limit` of its completions."""
+def check_scores(rollout: Rollout, *, limit: float) -> None:
+    """Raises StepFailed when the rewards failed for more than the share `limit` of the completions."""
+    if rollout.unscorable <= limit:
+        return
     count = int(rollout.reward_PG.isnan().sum())
-    return "\n".join(
-        [
-            f"{count} of the {rollout.reward_PG.numel()} completions of step {step + 1} could not be scored, more than "
-            f"grpo.max_unscorable allows ({limit:g} of a step), and not by their own fault:",
-            *(f"  {message}" for message in rollout.scores.messages[:5]),
-            "the state before this step is saved: mend it and run again (other params, data or code of rewards begin a "
-            "new run)",
-        ]
+    raise StepFailed(
+        "\n".join(
+            [
+                f"{count} of the {rollout.reward_PG.numel()} completions could not be scored, more than "
+                f"grpo.max_unscorable allows ({limit:g} of a step), and not by their own fault:",
+                *(f"  {message}" for message in rollout.scores.messages[:5]),
+            ]
+        )
     )
 
 

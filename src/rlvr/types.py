@@ -28,6 +28,10 @@ class UserError(Exception):
     """Something the user can mend: the message says what was found, what is allowed, and the remedy."""
 
 
+class StepFailed(UserError):
+    """A step of training ended before it moved the policy: GRPO saves the state before it, and stops."""
+
+
 class Interrupted(Exception):
     """The work stopped after a checkpoint because the user asked for it."""
 

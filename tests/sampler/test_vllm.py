@@ -60,7 +60,7 @@ def chat_prompts(tokenizer: Any, questions: Sequence[str]) -> list[Prompt]:
 def settings(folder: Path, *, rank: int | None, kv_mib: int) -> EngineSettings:
     return EngineSettings(
         model=str(folder), revision=None, dtype="float32", quantization="none", lora_rank=rank,
-        max_sequence_tokens=112, max_rows=100, kv_cache_bytes=kv_mib * MIB, kv_cache_dtype="auto",
+        max_sequence_tokens=112, max_rows=100, kv_cache_bytes=kv_mib * MIB, kv_cache_dtype="auto", head_dtype="auto",
         is_eager=True, is_cuda=False,
     )  # fmt: skip
 

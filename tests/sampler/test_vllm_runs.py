@@ -37,7 +37,7 @@ def toy_sampler(make_toy: Callable[..., Any], tokenizer: Any) -> Iterator[VllmSa
     toy = make_toy()
     settings = EngineSettings(
         model=str(toy.base), revision=None, dtype="float32", quantization="none", lora_rank=None,
-        max_sequence_tokens=20, max_rows=16, kv_cache_bytes=16 * 2**20, kv_cache_dtype="auto",
+        max_sequence_tokens=20, max_rows=16, kv_cache_bytes=16 * 2**20, kv_cache_dtype="auto", head_dtype="auto",
         is_eager=True, is_cuda=False,
     )  # fmt: skip
     sampling = Sampling(toy.cfg.rollout.temperature, toy.cfg.rollout.max_completion_tokens, 16)

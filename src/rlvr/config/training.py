@@ -37,6 +37,7 @@ class Vllm(Section):
     share_weights: Literal["auto", "off"]
     kv_cache_gib: Rate | None
     kv_cache_dtype: Literal["auto", "fp8"]
+    head_dtype: Literal["auto", "float32"]
     enforce_eager: Literal["auto", "on", "off"]
 
 

@@ -30,7 +30,8 @@ class EngineSettings:
 
     `model` is a folder or a name of the hub, at `revision`. `lora_rank` None: no adapter ever. `max_rows` completions
     run at once, of sequences up to `max_sequence_tokens`, prompt included. `kv_cache_bytes` is all that they may take.
-    `is_shared`: the weights stay in a form that a trainer can use.
+    `head_dtype` float32: logits are products in float32, as the trainer's. `is_shared`: the weights stay in a form that
+    a trainer can use.
     """
 
     model: str
@@ -42,6 +43,7 @@ class EngineSettings:
     max_rows: int
     kv_cache_bytes: int
     kv_cache_dtype: Literal["auto", "fp8"]
+    head_dtype: Literal["auto", "float32"]
     is_eager: bool
     is_cuda: bool
     is_shared: bool = False
@@ -82,6 +84,7 @@ def start_engine(settings: EngineSettings) -> Any:
             enable_chunked_prefill=settings.is_cuda,  # on a CPU it cannot rewind the seed of a prompt in pieces
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             kv_cache_dtype=settings.kv_cache_dtype,
+            hf_overrides={} if settings.head_dtype == "auto" else {"head_dtype": settings.head_dtype},
             gpu_memory_utilization=0.01,  # only a check at the start once the cache has a size: the planner has done it
             enforce_eager=settings.is_eager,
             enable_sleep_mode=settings.is_cuda,

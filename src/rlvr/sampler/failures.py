@@ -1,4 +1,4 @@
-"""Why vLLM did not start, as one message that says what to change."""
+"""Why vLLM did not start or did not go on, as one message that says what to change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlvr.types import UserError
+from rlvr.types import StepFailed, UserError
 
 NATIVE = "or set rollout.sampler: native"
 SEQUENCE = "prepare.max_prompt_tokens + rollout.max_completion_tokens"
@@ -107,16 +107,13 @@ def engine_error(error: BaseException) -> UserError:
 
     An error of a kind not known here is named, with the place that raised it.
     """
-    texts = [f"{type(each).__name__}: {each}" for each in _chain(error)]
-    for cause in CAUSES:
-        for text in texts:
-            if found := re.search(cause.pattern, text, re.DOTALL):
-                return UserError(f"vLLM did not start: {cause.meaning.format(*found.groups())}")
-    place = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f" ({Path(place[0].filename).name}, {place[0].name})" if place else ""
     return UserError(
-        f"vLLM did not start: {texts[0][:SHOWN_CHARACTERS]}{where}. VLLM_LOGGING_LEVEL=DEBUG shows how far it came; "
-        "the weights may be damaged or of another shape than config.json says; otherwise set rollout.sampler: native"
+        "vLLM did not start: "
+        + (
+            _meaning(error)
+            or f"{_words(error)}. VLLM_LOGGING_LEVEL=DEBUG shows how far it came; the weights may be damaged or of "
+            "another shape than config.json says; otherwise set rollout.sampler: native"
+        )
     )
 
 
@@ -129,6 +126,33 @@ def explained() -> Iterator[None]:
         raise
     except Exception as error:
         raise engine_error(error) from error
+
+
+@contextmanager
+def alive(doing: str) -> Iterator[None]:
+    """A block in which an engine works: an error of vLLM's leaves it as StepFailed, with vLLM's words."""
+    try:
+        yield
+    except Exception as error:
+        meaning = _meaning(error)
+        raise StepFailed(f"vLLM failed while {doing}: {_words(error)}" + (f": {meaning}" if meaning else "")) from error
+
+
+def _meaning(error: BaseException) -> str | None:
+    """What is known about `error` or one that led to it, with the remedy."""
+    texts = [f"{type(each).__name__}: {each}" for each in _chain(error)]
+    for cause in CAUSES:
+        for text in texts:
+            if found := re.search(cause.pattern, text, re.DOTALL):
+                return cause.meaning.format(*found.groups())
+    return None
+
+
+def _words(error: BaseException) -> str:
+    """The error as it names itself, and the place that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" ({Path(place[0].filename).name}, {place[0].name})" if place else ""
+    return f"{type(error).__name__}: {error}"[:SHOWN_CHARACTERS] + where
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

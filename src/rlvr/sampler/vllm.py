@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from rlvr.memory.views import NotShareable, Views
 from rlvr.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.engine import release_cache, resume_cache, stop_engine, without_compiling
+from rlvr.sampler.failures import alive
 from rlvr.sampler.protocol import Sampling
 from rlvr.sampler.shared import base_tensors
 from rlvr.sampler.weights import adapter_request, has_adapter, send_weights
@@ -40,10 +42,12 @@ class VllmSampler:
             return None
 
     def resume(self) -> None:
-        resume_cache(self.llm, is_cuda=self.is_cuda)
+        with alive("it took its memory again"):
+            resume_cache(self.llm, is_cuda=self.is_cuda)
 
     def sync(self, policy: Policy) -> None:
-        send_weights(self.llm, policy)
+        with alive("it took the new weights"):
+            send_weights(self.llm, policy)
         self.eos_ids = policy.eos_ids
         self.adapter = adapter_request() if has_adapter(policy) else None
 
@@ -53,28 +57,34 @@ class VllmSampler:
     def sample(
         self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
     ) -> Iterator[Group]:
-        """See Sampler.sample; `seed` is mixed with each problem's id, and sibling number i draws from that plus i."""
+        """See Sampler.sample; `seed` is mixed with each problem's id, and sibling number i draws from that plus i.
+
+        Raises StepFailed when the engine fails.
+        """
         assert self.eos_ids is not None, "sync() comes before sample()"
         engine = self.llm.llm_engine
         waiting = {str(p): prompt for p, prompt in enumerate(prompts)}
         try:
-            for name, prompt in waiting.items():
-                engine.add_request(
-                    name,
-                    {"prompt_token_ids": list(prompt.tokens)},
-                    self._how(completions_per_prompt, stable_seed((*seed, prompt.problem.id)), self.eos_ids),
-                    lora_request=self.adapter,
-                )
+            with alive("it took the prompts"):
+                for name, prompt in waiting.items():
+                    engine.add_request(
+                        name,
+                        {"prompt_token_ids": list(prompt.tokens)},
+                        self._how(completions_per_prompt, stable_seed((*seed, prompt.problem.id)), self.eos_ids),
+                        lora_request=self.adapter,
+                    )
             while waiting:
-                with without_compiling(is_cuda=self.is_cuda):
+                with alive("it sampled"), without_compiling(is_cuda=self.is_cuda):
                     finished = engine.step()
                 for output in finished:
                     yield self._group(waiting.pop(output.request_id), output.outputs, self.eos_ids)
         finally:  # nobody may be waiting for the rest
-            engine.abort_request(list(waiting))
+            with suppress(Exception):  # after its failure, which is told already; otherwise the next sync() complains
+                engine.abort_request(list(waiting))
 
     def release(self) -> None:
-        release_cache(self.llm, is_cuda=self.is_cuda)
+        with alive("it gave its memory back"):
+            release_cache(self.llm, is_cuda=self.is_cuda)
 
     def close(self) -> None:
         stop_engine(self.llm)

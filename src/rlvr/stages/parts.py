@@ -120,6 +120,7 @@ def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
         max_rows=cfg.rollout.max_rows,
         kv_cache_bytes=planned_bytes if options.kv_cache_gib is None else round(options.kv_cache_gib * GIB),
         kv_cache_dtype=options.kv_cache_dtype,
+        head_dtype=options.head_dtype,
         is_eager=options.enforce_eager == "on" or (options.enforce_eager == "auto" and device.type != "cuda"),
         is_cuda=device.type == "cuda",
         is_shared=is_shared(cfg),
