@@ -47,7 +47,9 @@ class Clone:
     folder: Path
     env: dict[str, str]
 
-    def run(self, *command: str, env: dict[str, str] | None = None, fails: bool = False) -> Done:
+    def run(
+        self, *command: str, env: dict[str, str] | None = None, fails: bool = False, seconds: float = DEADLINE
+    ) -> Done:
         """Run to the end. `fails`: whether it must; the output is in the error if it is otherwise."""
         done = subprocess.run(
             command,
@@ -58,13 +60,13 @@ class Clone:
             stdin=subprocess.DEVNULL,
             text=True,
             check=False,
-            timeout=DEADLINE,
+            timeout=seconds,
         )
         assert (done.returncode != 0) == fails, f"{command} ended with {done.returncode}:\n{done.stdout}"
         return Done(done.returncode, done.stdout)
 
-    def repro(self, engine: str, *targets: str, fails: bool = False) -> Done:
-        return self.run(*ENGINES[engine], *targets, fails=fails)
+    def repro(self, engine: str, *targets: str, fails: bool = False, seconds: float = DEADLINE) -> Done:
+        return self.run(*ENGINES[engine], *targets, fails=fails, seconds=seconds)
 
     def start(self, *command: str) -> Running:
         """Run in the background, in a process group of its own, as a shell does."""

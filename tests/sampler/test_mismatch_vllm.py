@@ -198,11 +198,15 @@ def test_probe(engine, make, prompts, tmp_path):
     for r in records(tmp_path):
         print(r["sampler/logp_gap_mean"], r["sampler/logp_gap_max"], r["policy/entropy"])
     (m,) = engine.llm.collective_rpc(lambda w: w.get_model())
-    print(type(m.logits_processor), getattr(m.logits_processor, "base_layer", m.logits_processor).head_dtype, m.lm_head.weight.dtype)
-    from rlvr.batch import pack
+    print(
+        type(m.logits_processor),
+        getattr(m.logits_processor, "base_layer", m.logits_processor).head_dtype,
+        m.lm_head.weight.dtype,
+    )
     fresh = make(changes)
     groups = sampler.groups
     from test_shared import micro_batch
+
     engine.sync(fresh.policy)
     groups = list(engine.sample(prompts, 4, seed=(1,)))
     micro = micro_batch(groups)
