@@ -9,9 +9,8 @@ import pytest
 
 from rlvr import presets
 from rlvr.config import check_config
-from rlvr.memory.own import choice_of
-from rlvr.memory.planner import with_context
-from rlvr.memory.predict import predict
+from rlvr.memory.cards import GIB
+from rlvr.memory.shapes import find_shape
 from rlvr.stages import preset_plans as plans
 
 ROOT = Path(__file__).parent.parent
@@ -50,13 +49,22 @@ def test_each_fits_its_card_with_room_for_its_own_context(found: list[plans.Plan
 def test_the_longest_context_fits_and_the_next_does_not(found: list[plans.Planned]) -> None:
     cfg = check_config(presets.with_preset((ROOT / "params.yaml").read_text(), "llama-3.1-8b-gsm8k"), "llama")
     one = plans.planned("llama", cfg)
-    for gb, tokens in one.context_by_gb.items():
-        peaks = []
-        for context in (tokens, tokens + 256):
-            settings = with_context(one.settings, context)
-            choice = choice_of(plans.own_settings(cfg, one.shape), settings)
-            peaks.append(predict(one.shape, settings, choice).peak_bytes)
-        assert peaks[0] <= plans.CARD_BYTES[gb] < peaks[1]
+    within = {gb: tokens for gb, tokens in one.context_by_gb.items() if tokens < one.shape.max_position_embeddings}
+    assert len(within) == 3
+    for gb, tokens in within.items():
+        fits, is_more = (
+            plans.at_context(cfg, one.shape, context, at_once=1).peak_bytes for context in (tokens, tokens + 256)
+        )
+        assert fits <= plans.CARD_BYTES[gb] < is_more
+
+
+def test_the_smallest_generates_a_whole_step_at_once_on_5_gb() -> None:
+    name = "qwen2.5-1.5b-gsm8k"
+    cfg = check_config(presets.with_preset((ROOT / "params.yaml").read_text(), name), name)
+    settings = plans.gpu_settings(cfg)
+    made = plans.at_context(cfg, find_shape(cfg.model.source), 2048, at_once=settings.completions_per_step)
+    assert settings.context == 2048 and settings.shares_weights
+    assert made.peak_bytes <= 5 * GIB
 
 
 def test_other_settings_make_the_lines_stale(found: list[plans.Planned]) -> None:

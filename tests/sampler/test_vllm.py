@@ -18,7 +18,7 @@ from rlvr.chat import messages
 from rlvr.config import Config
 from rlvr.policy import Policy, load_policy, load_tokenizer
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, places, start_engine
-from rlvr.sampler.engine import BATCHED_TOKENS
+from rlvr.sampler.engine import BATCHED_TOKENS, batched_tokens
 from rlvr.source import open_source
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
@@ -257,6 +257,12 @@ def test_places_with_one_prompt_twice(make_prompts: Callable[..., list[Prompt]])
     a, b = make_prompts(3, 4)
     groups = [Group(b, ()), Group(a, (Completion(torch.tensor([1]), torch.zeros(1), "", False),)), Group(a, ())]
     assert places(groups, [a, b, a]) == [1, 0, 2]
+
+
+def test_only_a_cpu_takes_a_long_prompt_in_one_pass(tmp_path: Path) -> None:
+    long = replace(settings(tmp_path, rank=4, kv_mib=1), max_sequence_tokens=131_072)
+    assert batched_tokens(long) == 131_072
+    assert batched_tokens(replace(long, is_cuda=True)) == BATCHED_TOKENS
 
 
 def test_a_rank_that_no_engine_takes_is_refused(tmp_path: Path) -> None:

@@ -82,15 +82,15 @@ def hold_sampling(shape: Shape, settings: Settings, max_rows: int, card: Card, o
 
 def choice_of(own: Own, settings: Settings) -> Choice:
     """What `own` makes of a run: completions of a full micro-batch, and of a rollout's batch."""
-    at_once = settings.completions_per_step
+    max_rows = own.max_rows
     if settings.engine == "native":  # it takes whole groups
-        at_once = min(at_once, max(1, own.max_rows // settings.completions) * settings.completions)
+        max_rows = max(1, max_rows // settings.completions) * settings.completions
     return Choice(
         sequences=min(_sequences_within(own, settings), own.minibatch),
         share_prompts=own.share_prompts,
         offload=own.offload and settings.is_cuda,  # on a CPU they stay in the same memory
         tile_rows=own.tile_rows or TILES[0][0], head_rows=own.head_rows,
-        kv_sequences=at_once, states_on_host=bool(settings.states_on_host),
+        kv_sequences=min(settings.completions_per_step, max_rows), states_on_host=bool(settings.states_on_host),
     )  # fmt: skip
 
 

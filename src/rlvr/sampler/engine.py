@@ -80,7 +80,7 @@ def start_engine(settings: EngineSettings) -> Any:
             dtype=settings.dtype,
             max_model_len=settings.max_sequence_tokens,
             max_num_seqs=settings.max_rows,
-            max_num_batched_tokens=max(settings.max_rows, settings.max_sequence_tokens, BATCHED_TOKENS),
+            max_num_batched_tokens=batched_tokens(settings),
             enable_chunked_prefill=settings.is_cuda,  # on a CPU it cannot rewind the seed of a prompt in pieces
             kv_cache_memory_bytes=settings.kv_cache_bytes,
             kv_cache_dtype=settings.kv_cache_dtype,
@@ -99,6 +99,14 @@ def start_engine(settings: EngineSettings) -> Any:
             **_lora(settings),
             **_quantized(settings),
         )
+
+
+def batched_tokens(settings: EngineSettings) -> int:
+    """Tokens of one forward pass: vLLM tries so many when it starts, in memory that the planner assumes to be small.
+
+    On a CPU it is a whole sequence, since prompts are not cut into pieces there.
+    """
+    return max(settings.max_rows, BATCHED_TOKENS, 0 if settings.is_cuda else settings.max_sequence_tokens)
 
 
 def release_cache(llm: Any, *, is_cuda: bool) -> None:

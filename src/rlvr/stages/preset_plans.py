@@ -1,13 +1,14 @@
 """What the planner says of every QLoRA preset: `python -m rlvr.stages.preset_plans` writes it where it is shown.
 
 That is the head of each preset's file and the table in docs/models.md. All of it is for the settings as they stand:
-completions in a micro-batch and at once in the rollout, tiles and rows of logits.
+completions in a micro-batch, tiles and rows of logits. vLLM takes for its cache what the rest leaves. A card is called
+large enough where that holds all completions of a prompt; at the longest context it holds one, and the others wait.
 """
 
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from rlvr.memory.planner import CONTEXT_STEP, with_context
 from rlvr.memory.predict import Prediction, predict
 from rlvr.memory.settings import Settings
 from rlvr.memory.shapes import Shape, find_shape
+from rlvr.memory.states import waits_on_host
+from rlvr.stages.planning import is_shared
 
 PAGE = Path("docs/models.md")
 MARKS = ("<!-- presets -->\n", "<!-- /presets -->")
@@ -51,13 +54,13 @@ class Planned:
         """What the preset's file says on top."""
         peak = f"{self.prediction.peak_bytes / GIB:.1f} GiB at its peak"
         fits = f"{FITS} {self.card_gb} GB with {self.settings.context:,} tokens: {peak}, by the plan."
-        return fits, f"{LONGEST}: {', '.join(self._contexts())}."
+        return fits, f"{LONGEST}, one completion at a time: {', '.join(self._contexts())}."
 
     def _contexts(self) -> list[str]:
         limit = CONTEXT_STEP * (self.shape.max_position_embeddings // CONTEXT_STEP)
         short = [f"{tokens:,} on {gb} GB" for gb, tokens in self.context_by_gb.items() if 0 < tokens < limit]
         enough = next((gb for gb, tokens in self.context_by_gb.items() if tokens == limit), None)
-        return short if enough is None else [*short, f"{limit:,}, its own limit, from {enough} GB"]
+        return short if enough is None else [*short, f"{limit:,} (all) from {enough} GB"]
 
     def row(self) -> tuple[str, ...]:
         """Its line in docs/models.md."""
@@ -68,27 +71,43 @@ class Planned:
 
 def planned(name: str, cfg: Config) -> Planned:
     """The plan of a preset's settings on a GPU, the longest prompt that they allow assumed."""
-    shape = find_shape(cfg.model.source)
-    completions, prompts = cfg.grpo.completions_per_prompt, cfg.grpo.prompts_per_step
-    settings = Settings(
-        method="lora", quantization="nf4", rank=cfg.model.lora.rank, weight_bytes=2, optimizer=cfg.memory.optimizer,
-        completions=completions, completions_per_step=completions * prompts,
+    shape, settings = find_shape(cfg.model.source), gpu_settings(cfg)
+    steps = range(CONTEXT_STEP, shape.max_position_embeddings + 1, CONTEXT_STEP)
+    contexts = [context for context in steps if context > settings.prompt_tokens]
+
+    def longest_within(size_bytes: int) -> int:
+        def peak_bytes(context: int) -> int:
+            return at_context(cfg, shape, context, at_once=1).peak_bytes
+
+        count = bisect.bisect_right(contexts, size_bytes, key=peak_bytes)
+        return contexts[count - 1] if count else 0
+
+    prediction = at_context(cfg, shape, settings.context, at_once=settings.completions)
+    return Planned(name, shape, settings, prediction, {gb: longest_within(CARD_BYTES[gb]) for gb in SHOWN})
+
+
+def at_context(cfg: Config, shape: Shape, context: int, *, at_once: int) -> Prediction:
+    """The rows of `cfg` when prompt and completion have `context` tokens, with a cache for `at_once` completions."""
+    settings = with_context(gpu_settings(cfg), context)
+    choice = replace(choice_of(own_settings(cfg, shape), settings), kv_sequences=at_once)
+    return predict(shape, settings, choice)
+
+
+def gpu_settings(cfg: Config) -> Settings:
+    """What the settings ask of a GPU."""
+    assert cfg.rollout.sampler == "vllm", "a QLoRA preset samples with vLLM"
+    per_prompt = cfg.grpo.completions_per_prompt
+    return Settings(
+        method="lora", quantization="nf4", rank=cfg.model.lora.rank,
+        weight_bytes=4 if cfg.compute.dtype == "float32" else 2, optimizer=cfg.memory.optimizer,
+        completions=per_prompt, completions_per_step=per_prompt * cfg.grpo.prompts_per_step,
         prompt_tokens=cfg.prepare.max_prompt_tokens, completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler, shares_weights=True,
-        has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
-        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0, states_on_host=None,
+        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler,
+        shares_weights=is_shared(cfg), has_fp8_cache=cfg.rollout.vllm.kv_cache_dtype == "fp8",
+        recompute="tiles", is_cuda=True, host_bytes=None,
+        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
+        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, torch.device("cuda")),
     )  # fmt: skip
-
-    def at(context: int) -> Prediction:
-        longer = with_context(settings, context)
-        return predict(shape, longer, choice_of(own_settings(cfg, shape), longer))
-
-    contexts = range(CONTEXT_STEP, shape.max_position_embeddings + 1, CONTEXT_STEP)
-    longest = {
-        gb: CONTEXT_STEP * bisect.bisect_right(contexts, CARD_BYTES[gb], key=lambda context: at(context).peak_bytes)
-        for gb in SHOWN
-    }
-    return Planned(name, shape, settings, at(settings.context), longest)
 
 
 def own_settings(cfg: Config, shape: Shape) -> Own:
