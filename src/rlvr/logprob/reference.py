@@ -21,9 +21,9 @@ def token_logprobs(
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """rlvr.logprob.token_logprobs by autograd, all logits at once."""
-    if hidden_TD.dtype != torch.float64:
-        hidden_TD, head_VD = hidden_TD.float(), head_VD.float()
     logits_TV = linear(hidden_TD, head_VD)
+    if logits_TV.dtype != torch.float64:
+        logits_TV = logits_TV.float()
     if logit_scale != 1.0:
         logits_TV = logits_TV * logit_scale
     if soft_cap is not None:
