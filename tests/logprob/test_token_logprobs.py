@@ -81,11 +81,11 @@ def test_entropy_of_a_uniform_and_of_a_sure_distribution() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_low_precision_inputs_are_summed_in_float32(dtype: torch.dtype) -> None:
-    """The logits may be rounded to the input's type; what follows is not."""
+    """Neither the logits nor what follows is rounded to the input's type."""
     hidden, head, target = make_inputs(vocabulary=4096)
     h, w = (torch.tensor(x).to(dtype) for x in (hidden, head))
     logp_T, entropy_T = token_logprobs(h, w, torch.tensor(target), temperature=1.0)
-    logits_TV = (h @ w.T).double()
+    logits_TV = h.double() @ w.double().T
     expected = logits_TV.log_softmax(-1)
     assert logp_T.dtype == entropy_T.dtype == torch.float32
     torch.testing.assert_close(logp_T.double(), expected[torch.arange(len(target)), target], rtol=0, atol=1e-5)

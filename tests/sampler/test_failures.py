@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlvr.sampler.failures import engine_error
-from rlvr.types import UserError
+from rlvr.sampler.failures import alive, engine_error
+from rlvr.types import StepFailed, UserError
 
 pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
 
@@ -124,6 +124,24 @@ def test_weights_of_another_shape_are_an_error_of_no_known_kind(tmp_path: Path) 
     (message,) = messages([{"model": model(tmp_path, vocab_size=72)}])
     assert "AssertionError" in message
     assert "another shape than config.json says" in message
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            r"2 GiB \(test_failures\.py, .*\): the memory does",
+        ),
+        (ValueError("no idea"), r"vLLM failed while it sampled: ValueError: no idea \(test_failures\.py, \w+\)$"),
+    ],
+)
+def test_an_engine_that_fails_later_says_what_it_did_its_last_words_and_what_is_known(
+    error: Exception, said: str
+) -> None:
+    with pytest.raises(StepFailed, match=said) as caught, alive("it sampled"):
+        raise error
+    assert caught.value.__cause__ is error
 
 
 def test_the_cause_of_an_error_counts() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
+from rlvr.batch import pack
 from rlvr.meter import Meter
 from rlvr.mismatch import Mismatch
 from rlvr.policy import Policy
@@ -188,28 +189,41 @@ class TestTheRunStops:
         assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
-@pytest.mark.parametrize("engine", ["bfloat16 auto", "bfloat16 float32"], indirect=True)
-def test_probe(engine, make, prompts, tmp_path):
-    changes = {"compute.dtype": "bfloat16", "grpo.steps": 2, "grpo.learning_rate": 0.05, "rollout.max_logp_gap": None}
-    sampler = of(Recorded, engine)
-    toy = make(changes)
+@pytest.mark.parametrize(
+    "engine, correction, least, most",
+    [
+        ("bfloat16 auto", "token_truncate", 0.02, 0.05),
+        ("bfloat16 auto", "token_mask", 0.02, 0.05),
+        ("bfloat16 float32", "off", 0.0, 0.002),
+    ],
+    indirect=["engine"],
+)
+def test_in_16_bits_the_log_has_the_gap_and_what_it_drops_and_a_float32_head_brings_both_sides_together(
+    correction: str,
+    least: float,
+    most: float,
+    engine: VllmSampler,
+    make: Callable[..., Any],
+    prompts: list[Prompt],
+    tmp_path: Path,
+) -> None:
+    """The line of a step, from what was sampled and from the weights before it."""
+    low, high = 0.97, 1.03
+    bounds = {"grpo.importance_correction": correction, "grpo.importance_min": low, "grpo.importance_max": high}
+    changes = {"compute.dtype": "bfloat16", "grpo.steps": 1, **bounds}
+    sampler, toy, before = of(Recorded, engine), make(changes), make(changes).policy
     train(toy, sampler, prompts, tmp_path)
-    print(engine.llm.llm_engine.model_config.head_dtype if hasattr(engine.llm.llm_engine, "model_config") else None)
-    for r in records(tmp_path):
-        print(r["sampler/logp_gap_mean"], r["sampler/logp_gap_max"], r["policy/entropy"])
-    (m,) = engine.llm.collective_rpc(lambda w: w.get_model())
-    print(
-        type(m.logits_processor),
-        getattr(m.logits_processor, "base_layer", m.logits_processor).head_dtype,
-        m.lm_head.weight.dtype,
-    )
-    fresh = make(changes)
-    groups = sampler.groups
-    from test_shared import micro_batch
-
-    engine.sync(fresh.policy)
-    groups = list(engine.sample(prompts, 4, seed=(1,)))
-    micro = micro_batch(groups)
-    mine = fresh.policy.logprobs(micro, temperature=1.0)
-    d = micro.sampler_logp_T - mine
-    print("fresh", d.abs().mean(), d.abs().max(), d.mean(), len(d))
+    ones = torch.ones(len(prompts), toy.cfg.grpo.completions_per_prompt)
+    (minibatch,) = pack(sampler.groups, ones, ones.bool(), [True] * len(prompts), minibatches=1, mask_truncated=False)
+    (micro,) = minibatch.split(10_000, CPU)
+    gap = before.logprobs(micro, temperature=toy.cfg.rollout.temperature) - micro.sampler_logp_T
+    weight = gap.exp() if correction == "token_mask" else torch.ones_like(gap)
+    is_inside = (low <= weight) & (weight <= high)
+    rows = [is_inside[micro.row_T == row].any() for row in range(int(ones.sum()))]
+    (line,) = records(tmp_path)
+    assert line["sampler/logp_gap_mean"] == pytest.approx(gap.abs().mean().item(), rel=1e-3)
+    assert line["sampler/logp_gap_max"] == pytest.approx(gap.abs().max().item(), rel=1e-3)
+    assert line["sampler/dropped_tokens"] == pytest.approx(1.0 - is_inside.float().mean().item(), abs=1e-6)
+    assert line["sampler/dropped_rows"] == pytest.approx(1.0 - sum(rows) / len(rows))
+    assert (line["sampler/dropped_tokens"] > 0.1) == (correction == "token_mask")
+    assert least < line["sampler/logp_gap_mean"] < most

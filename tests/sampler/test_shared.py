@@ -88,7 +88,7 @@ def make_pair(cfg: Config, source: Source, tokenizer: Any, prompts: list[Prompt]
     settings = EngineSettings(
         model=source.name, revision=None, dtype=cfg.compute.dtype, quantization=cfg.model.quantization,
         lora_rank=cfg.model.lora.rank, max_sequence_tokens=96, max_rows=16, kv_cache_bytes=kv_mib * MIB,
-        kv_cache_dtype="auto", head_dtype="auto", is_eager=True, is_cuda=False, is_shared=True,
+        kv_cache_dtype="auto", head_dtype="float32", is_eager=True, is_cuda=False, is_shared=True,
     )  # fmt: skip
     sampler = VllmSampler(start_engine(settings), tokenizer, "", Sampling(1.0, 12, 16), False, is_shared=True)
     sampler.eos_ids = (tokenizer.eos_token_id,)

@@ -17,6 +17,8 @@ CHUNK_BYTES = {
     "cuda": 1 << 28,
     "cpu": 1 << 25,
 }  # of logits in float32; on a CPU the allocator reuses what is that small
+CONVERTED_ROWS = 4096  # of a 16-bit head at a time, on a CPU
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Rows(Protocol):
@@ -142,8 +144,13 @@ def rows_within(vocabulary: int, device: torch.device) -> int:
 
 
 def logits(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
-    """h·Wᵀ in at least float32, a tensor of its own. [C, V]"""
-    return product(hidden_CD, head_VD)
+    """h·Wᵀ in at least float32, not rounded to 16 bits on the way, a tensor of its own. [C, V]"""
+    if hidden_CD.device.type != "cpu" or hidden_CD.dtype not in HALF:
+        return product(hidden_CD, head_VD)
+    logits_CV = hidden_CD.new_empty(len(hidden_CD), len(head_VD), dtype=torch.float32)
+    for part in chunks(len(head_VD), CONVERTED_ROWS):  # a CPU has no such product of 16-bit matrices
+        logits_CV[:, part] = linear(hidden_CD.float(), head_VD[part].float())
+    return logits_CV
 
 
 def hidden_gradient(dlogits_CV: Tensor, head_VD: Tensor) -> Tensor:
@@ -153,7 +160,7 @@ def hidden_gradient(dlogits_CV: Tensor, head_VD: Tensor) -> Tensor:
 
 def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
     """a·bᵀ in at least float32, [M, N]. 16-bit products come out of CUDA unrounded, on a CPU rounded once."""
-    if a_MK.device.type == "cuda" and a_MK.dtype in (torch.bfloat16, torch.float16):
+    if a_MK.device.type == "cuda" and a_MK.dtype in HALF:
         return torch.mm(a_MK, b_NK.T, out_dtype=torch.float32)
     result = linear(a_MK, b_NK)
     return result if result.dtype == torch.float64 else result.float()
