@@ -225,7 +225,9 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
     pair.sampler.sync(policy)
     micro = micro_batch(list(pair.sampler.sample(prompts, 4, seed=(1,))))
     first = policy.logprobs(micro, temperature=1.0)
-    optimizer = torch.optim.Adam(policy.trainable().values(), lr=0.002)
+    # far from where it was trained, a real model in 4 bits amplifies rounding: the larger one goes in smaller steps
+    rate = 0.0005 if len(policy.head) > 10_000 else 0.002
+    optimizer = torch.optim.Adam(policy.trainable().values(), lr=rate)
     for _ in range(5):
         optimizer.zero_grad()
         policy.token_logprobs(micro, temperature=1.0)[0].mean().backward()
