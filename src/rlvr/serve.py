@@ -138,7 +138,7 @@ def _rendered(tokenizer: Any, template: str) -> str | None:
 
 def curl(served: Served) -> str:
     """A request to the server as a line for a shell."""
-    body = json.dumps({"model": served.name, "messages": [{"role": "user", "content": "What is 12 + 34?"}]})
+    body = json.dumps({"model": served.name, "messages": [{"role": "user", "content": "What is 12+34?"}]})
     return f"curl -s {url(served)}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 
 

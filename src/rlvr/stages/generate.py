@@ -97,7 +97,7 @@ def _rows(asked: Asked) -> list[Row]:
     if asked.file is not None:
         return read_questions(asked.file, asked.column)
     if not prepared.FOLDER.is_dir():
-        raise UserError('nothing to ask: give a question, as in rlvr generate "What is 12 + 34?", or --file')
+        raise UserError('nothing to ask: give a question, as in rlvr generate "What is 12+34?", or --file')
     problems = [prompt.problem for prompt in prepared.read_prompts("evaluation")[:HELD_OUT]]
     return [{"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in problems]
 
