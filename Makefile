@@ -11,7 +11,8 @@ run: .venv/core
 	$(BIN)/snakemake --cores 1
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not deadline"
+	$(BIN)/python -m pytest -m "deadline and not slow"
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest

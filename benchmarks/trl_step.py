@@ -58,7 +58,7 @@ from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
 from rlvr.stages.begin import quiet_transformers
 from rlvr.stages.parts import open_trainee
-from rlvr.stages.planning import plan_training
+from rlvr.stages.planning import plan_grpo
 from rlvr.state import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns
@@ -73,12 +73,7 @@ class Ours:
 
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], scorer: Scorer, folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.scorer, self.turns = cfg, prompts, scorer, turns
-        completions = cfg.grpo.completions_per_prompt
-        at_once = completions * cfg.grpo.prompts_per_step
-        made = plan_training(
-            cfg, prompts, completions=completions, at_once=at_once,
-            minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
-        )  # fmt: skip
+        made = plan_grpo(cfg, prompts)
         self.opened = open_trainee(cfg, made, start=SFT)
         self.policy, self.tokenizer, self.sampler = self.opened.__enter__()
         self.meter = Meter(self.policy.device)

@@ -21,7 +21,7 @@ from rlvr.meter import Meter
 from rlvr.rewards import open_scorer
 from rlvr.sampler import EngineSettings, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.source import Source
-from rlvr.stages.parts import engine_settings
+from rlvr.stages.parts import check_sampler, engine_settings
 from rlvr.state import Run
 from rlvr.types import Interrupted, Prompt, UserError
 
@@ -112,10 +112,24 @@ class TestEngineSettings:
         adapter = engine_settings(make_config(changes | {"model.adapter": "lora"}), source, self.made())
         assert adapter.lora_rank == make_config().model.lora.rank
 
-    def test_a_small_cache_needs_a_gpu(self, make_config: Callable[..., Config]) -> None:
-        cfg = make_config({"rollout.sampler": "vllm", "rollout.vllm.kv_cache_dtype": "fp8"})
-        with pytest.raises(UserError, match=r"kv_cache_dtype fp8 needs a GPU, and this run is on cpu: take auto"):
-            engine_settings(cfg, Source("somewhere", None, None), self.made())
+    @pytest.mark.parametrize(
+        "changes, said",
+        [
+            (
+                {"rollout.vllm.kv_cache_dtype": "fp8"},
+                "kv_cache_dtype fp8 needs a GPU, and this run is on cpu: take auto",
+            ),
+            (
+                {"model.adapter": "lora", "model.quantization": "nf4-dynamic"},
+                "would sample from another model; take nf4",
+            ),
+        ],
+    )
+    def test_what_it_cannot_do_is_refused_before_any_work(
+        self, changes: dict[str, Any], said: str, make_config: Callable[..., Config]
+    ) -> None:
+        with pytest.raises(UserError, match=said):
+            check_sampler(make_config({"rollout.sampler": "vllm"} | changes), Source("somewhere", None, None))
 
 
 def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

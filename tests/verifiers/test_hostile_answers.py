@@ -15,6 +15,8 @@ from rlvr.verifiers.isolated import verdict
 from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, OUTPUT, TIMEOUT, UNPARSABLE, Verdict
 from rlvr.verifiers.workers import Workers
 
+pytestmark = pytest.mark.deadline
+
 LIMIT_SECONDS = 1.0
 SLACK_SECONDS = 1.0
 MEMORY_BYTES = 2**30

@@ -16,7 +16,7 @@ from rlvr.provenance import commit, hash_files, provenance, write_json
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.stages.begin import stage
 from rlvr.stages.parts import open_trainee
-from rlvr.stages.planning import plan_training
+from rlvr.stages.planning import plan_grpo
 from rlvr.stages.quantization import precision
 from rlvr.state import open_run
 from rlvr.steplog import peak_bytes, run_summary
@@ -42,12 +42,7 @@ def main() -> None:
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
-        completions = cfg.grpo.completions_per_prompt
-        at_once = completions * cfg.grpo.prompts_per_step
-        made = plan_training(
-            cfg, prompts, completions=completions, at_once=at_once,
-            minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
-        )  # fmt: skip
+        made = plan_grpo(cfg, prompts)
         meter = Meter(device_of(cfg), uncounted=() if made.settings.engine == "native" else ("rollout",))
         with (
             open_trainee(cfg, made, start=SFT, meter=meter) as (policy, tokenizer, sampler),

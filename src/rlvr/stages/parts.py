@@ -86,11 +86,24 @@ def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, tem
 
 
 def check_sampler(cfg: Config, source: Source) -> list[str]:
-    """What to tell of the versions that `rollout.sampler` needs. Raises UserError where they cannot work."""
+    """What to tell of the versions that `rollout.sampler` needs.
+
+    Raises UserError where they cannot work, or the engine not with the other settings.
+    """
     if cfg.rollout.sampler == "native":
         return []
+    device = device_of(cfg)
+    if device.type == "mps":
+        raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
+    if cfg.rollout.vllm.kv_cache_dtype == "fp8" and device.type != "cuda":
+        raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {device}: take auto")
+    if cfg.model.quantization == "nf4-dynamic":
+        raise UserError(
+            "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
+            "engine would sample from another model; take nf4, or rollout.sampler native"
+        )
     wanted = Wanted(
-        is_cuda=device_of(cfg).type == "cuda",
+        is_cuda=device.type == "cuda",
         is_nf4=cfg.model.quantization == "nf4",
         head_size=read_shape(config_file(source)).head_dim,
     )
@@ -98,23 +111,14 @@ def check_sampler(cfg: Config, source: Source) -> list[str]:
 
 
 def engine_settings(cfg: Config, source: Source, made: Plan) -> EngineSettings:
-    """The engine that `rollout` asks for, with the cache that the plan leaves room for. Raises UserError."""
+    """The engine that `rollout` asks for, with the cache that the plan leaves room for."""
     options, device = cfg.rollout.vllm, device_of(cfg)
-    if device.type == "mps":
-        raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
-    if options.kv_cache_dtype == "fp8" and device.type != "cuda":
-        raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {device}: take auto")
-    if cfg.model.quantization == "nf4-dynamic":
-        raise UserError(
-            "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
-            "engine would sample from another model; take nf4, or rollout.sampler native"
-        )
     planned_bytes = engine_cache_bytes(made, rows=cfg.rollout.max_rows)
     return EngineSettings(
         model=source.name,
         revision=source.revision,
         dtype=str(dtype_of(cfg)).removeprefix("torch."),
-        quantization=cfg.model.quantization,
+        quantization="none" if cfg.model.quantization == "none" else "nf4",
         lora_rank=cfg.model.lora.rank if cfg.model.adapter == "lora" else None,
         max_sequence_tokens=made.settings.context,
         max_rows=cfg.rollout.max_rows,

@@ -21,6 +21,16 @@ from rlvr.source import Source, config_file
 from rlvr.types import Prompt
 
 
+def plan_grpo(cfg: Config, prompts: Sequence[Prompt]) -> Plan:
+    """The plan of a step of GRPO. Raises UserError as plan_training does."""
+    completions = cfg.grpo.completions_per_prompt
+    at_once = completions * cfg.grpo.prompts_per_step
+    return plan_training(
+        cfg, prompts, completions=completions, at_once=at_once,
+        minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
+    )  # fmt: skip
+
+
 def plan_training(
     cfg: Config, prompts: Sequence[Prompt], *, completions: int, at_once: int, minibatch: int, has_reference: bool
 ) -> Plan:

@@ -9,8 +9,9 @@ from rlvr.interrupt import stop_requested
 from rlvr.policy import device_name
 from rlvr.progress import progress
 from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_trainee
+from rlvr.stages.parts import check_sampler, open_trainee
 from rlvr.stages.planning import plan_training
 from rlvr.stages.quantization import decide, precision
 from rlvr.state import open_run
@@ -24,6 +25,7 @@ def main() -> None:
     with stage("sft", SECTIONS) as cfg:
         LOG.parent.mkdir(exist_ok=True)
         if not cfg.sft.enabled:
+            check_sampler(cfg, Source.read(prepared.BASE))
             decide(cfg)
             write_json(FOLDER / "card.json", {"enabled": False})
             write_json(METRICS, {"enabled": False})
