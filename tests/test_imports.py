@@ -26,7 +26,7 @@ LAYERS = (
     ("doctor",),
     ("trial", "generate"),
     ("rewards", "tasks", "attention", "shared_prompt", "advantage", "serve"),
-    ("verifiers", "unpadded"),
+    ("verifiers", "unpadded", "padded"),
     ("advice", "linear", "attention_kernels"),
     ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow", "versions"),
     ("types", "lifetime"),

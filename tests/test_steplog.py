@@ -14,7 +14,7 @@ from rlvr.loss import LossStats
 from rlvr.meter import Meter
 from rlvr.rewards import Scores
 from rlvr.rollout import Rollout
-from rlvr.steplog import completion_table, peak_bytes, run_summary, step_record
+from rlvr.steplog import completion_table, counted_tokens, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
 from rlvr.verifiers.verdict import RIGHT, TIMEOUT, WRONG, wrong
 
@@ -99,9 +99,16 @@ def test_the_line_of_a_step() -> None:
         "time/score": 0.25,
         "time/update": 1.25,
         "tokens/second": 10.0,
+        "memory/is_counted": True,
         "memory/rollout_peak_bytes": 10,
         "memory/update_peak_bytes": 20,
     }
+
+
+def test_the_length_of_completions_that_were_counted() -> None:
+    lines = [{"completion/mean_length": mean, "memory/is_counted": mean < 30} for mean in (20.2, 24.6, 31.0)]
+    assert counted_tokens(lines) == 25
+    assert counted_tokens([]) is None
 
 
 def test_policy_numbers_are_means_over_tokens_not_over_micro_batches() -> None:

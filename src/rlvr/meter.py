@@ -32,6 +32,11 @@ class Meter:
         self.peak_bytes: dict[str, int] = {}
 
     @property
+    def counts(self) -> bool:
+        """Whether the ledger looks at the tensors of the current step."""
+        return self.device.type == "cuda" or self.steps <= COUNTED_STEPS
+
+    @property
     def kind(self) -> str:
         """What the peaks measure."""
         return "device memory allocated" if self.device.type == "cuda" else "process resident memory"
@@ -47,7 +52,7 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self.ledger.is_counting = self.steps <= COUNTED_STEPS and name not in self.uncounted
+        self.ledger.is_counting = self.counts and name not in self.uncounted
         start = time.perf_counter()
         with self.ledger.phase(name) as measured:
             yield

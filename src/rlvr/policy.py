@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -285,19 +285,34 @@ def _base(model: Any) -> Any:
 
 
 def _with_adapter(cfg: Config, model: Any, start: Path | None) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model  # noqa: PLC0415
+    """`model` under a new adapter, or the one in `start`."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
-    if start is not None:
-        rank = json.loads((start / "adapter_config.json").read_text())["r"]
-        if rank != cfg.model.lora.rank:
-            raise UserError(f"{start} holds an adapter of rank {rank}, but model.lora.rank is {cfg.model.lora.rank}")
-        return PeftModel.from_pretrained(model, start, is_trainable=True)
-    settings = LoraConfig(
-        r=cfg.model.lora.rank,
-        lora_alpha=cfg.model.lora.alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    if start is None:
+        settings = LoraConfig(
+            r=cfg.model.lora.rank,
+            lora_alpha=cfg.model.lora.alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+    else:
+        settings = LoraConfig.from_pretrained(start)
+        settings.inference_mode = False
+        if settings.r != cfg.model.lora.rank:
+            raise UserError(f"{start} holds a LoRA of rank {settings.r}, but model.lora.rank is {cfg.model.lora.rank}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.compute.seed)
-        return get_peft_model(model, settings)
+        model = get_peft_model(model, settings)
+    if start is not None:
+        _read_adapter(model, start / "adapter_model.safetensors")
+    return model
+
+
+@torch.no_grad()
+def _read_adapter(model: Any, path: Path) -> None:
+    """Copy the adapter in the file over that of `model`, a tensor at a time: it is never there twice."""
+    weights = dict(model.named_parameters())
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            module, _, kind = name.rpartition(".")
+            weights[f"{module}.default.{kind}"].copy_(file.get_tensor(name))

@@ -56,6 +56,7 @@ def step_record(
     seconds = {phase: meter.seconds[phase] for phase in ("rollout", "score", "update")}
     record |= {f"time/{phase}": value for phase, value in seconds.items()}
     record["tokens/second"] = sum(lengths) / sum(seconds.values())
+    record["memory/is_counted"] = meter.counts
     record["memory/rollout_peak_bytes"] = meter.peak_bytes["rollout"]
     record["memory/update_peak_bytes"] = max(meter.peak_bytes["update"], meter.peak_bytes["optimizer"])
     return record
@@ -117,6 +118,15 @@ def peak_bytes(records: Sequence[dict[str, Any]]) -> dict[str, int]:
         phase: max((record[f"memory/{phase}_peak_bytes"] for record in records), default=0)
         for phase in ("rollout", "update")
     }
+
+
+def counted_tokens(records: Sequence[dict[str, Any]]) -> int | None:
+    """Tokens of a completion, in the mean over the step with the longest ones among those whose tensors were counted.
+
+    None without a step.
+    """
+    lengths = [record["completion/mean_length"] for record in records if record["memory/is_counted"]]
+    return round(max(lengths)) if lengths else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

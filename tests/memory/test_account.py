@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def ledger(made: Plan) -> Ledger:
 
 
 def test_every_phase_has_both_sides(made: Plan, ledger: Ledger) -> None:
-    account = memory_account(made, ledger)
+    account = memory_account(made, made, ledger)
     phases = {phase["phase"]: phase for phase in account["phases"]}
     assert list(phases) == ["load", "rollout", "update", "optimizer"]
     assert phases["update"]["error_percent"] == 2.0
@@ -54,15 +55,26 @@ def test_every_phase_has_both_sides(made: Plan, ledger: Ledger) -> None:
     assert json.loads(json.dumps(account)) == account
 
 
+def test_what_is_measured_is_held_against_the_lengths_that_came(made: Plan, ledger: Ledger) -> None:
+    """The cache of a rollout is as large as it may become, however long completions are."""
+    seen = hold(SHAPE, replace(SETTINGS, completion_tokens=128), OWN, find_card("T4"), ())
+    phases = {phase["phase"]: phase for phase in memory_account(made, seen, ledger)["phases"]}
+    update, rollout = phases["update"], phases["rollout"]
+    assert update["planned_bytes"] == made.prediction.training_bytes
+    assert update["expected_bytes"] == seen.prediction.training_bytes != update["planned_bytes"]
+    assert update["error_percent"] == round(100 * (update["expected_bytes"] / update["measured_bytes"] - 1), 1) != 2.0
+    assert rollout["expected_bytes"] == rollout["planned_bytes"] > seen.prediction.allocated_bytes("rollout")
+
+
 def test_the_rows_of_a_phase_add_up(made: Plan, ledger: Ledger) -> None:
-    account = memory_account(made, ledger)
+    account = memory_account(made, made, ledger)
     for phase in account["phases"]:
         rows = [row["planned_bytes"] for row in account["rows"] if row["phase"] == phase["phase"]]
         assert sum(rows) == phase["planned_bytes"] and min(rows) > 0
 
 
 def test_the_standard_implementation_by_its_formulas(made: Plan, ledger: Ledger) -> None:
-    logits, weights, kv = memory_account(made, ledger)["standard"]
+    logits, weights, kv = memory_account(made, made, ledger)["standard"]
     assert logits["standard_bytes"] == 2 * 2 * 8 * 2048 * SHAPE.vocab_size
     assert logits["planned_bytes"] < logits["standard_bytes"] / 5
     assert weights["standard_bytes"] == 2 * SHAPE.parameters()
@@ -71,7 +83,7 @@ def test_the_standard_implementation_by_its_formulas(made: Plan, ledger: Ledger)
 
 
 def test_metrics_are_few_numbers(made: Plan, ledger: Ledger) -> None:
-    account = memory_account(made, ledger)
+    account = memory_account(made, made, ledger)
     summary = memory_summary(account, "device memory allocated", {"rollout": 1, "update": 2})
     assert summary["error_percent"] == {"rollout": None, "update": 2.0}
     assert summary["longest_context_tokens"] == account["longest_context_tokens"] == 32_768

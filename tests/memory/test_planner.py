@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlvr import attention_kernels
+from rlvr import attention, attention_kernels
 from rlvr.memory import working_set
 from rlvr.memory.cards import CARDS, GIB, Card, card_of_size, find_card
 from rlvr.memory.planner import choose, least_bytes, longest_context, plan, with_context
@@ -99,6 +99,16 @@ class TestRows:
         ours = rows["adapter, rank 32"] + rows["gradients"] + rows[f"optimizer states, {optimizer}"]
         assert round(ours, 2) == gib
 
+    def test_four_bit_weights_are_there_in_16_first_on_a_cpu_alone(self) -> None:
+        largest = 2 * 4096 * 14336
+        on_card, on_cpu = (replace(at(2048), is_cuda=is_cuda) for is_cuda in (True, False))
+        weights = sum(row.amount_bytes for row in weight_rows(LLAMA_8B, on_card))
+        assert predict(LLAMA_8B, on_card, THRIFTY).allocated_bytes("load") == weights + 2 * largest
+        by_engine = predict(LLAMA_8B, replace(on_cpu, engine="vllm"), THRIFTY)
+        assert by_engine.allocated_bytes("load") == weights + 2 * largest
+        whole = 2 * LLAMA_8B.parameters()
+        assert predict(LLAMA_8B, on_cpu, THRIFTY).allocated_bytes("load") == whole + 2 * largest
+
     def test_layer_inputs_on_the_card_or_on_the_host(self) -> None:
         on_card = predict(LLAMA_8B, at(20480), replace(THRIFTY, offload=False))
         on_host = predict(LLAMA_8B, at(20480), THRIFTY)
@@ -120,6 +130,7 @@ class TestRows:
     def test_full_training_keeps_no_adapter_and_trains_every_weight(self) -> None:
         full = at(2048, method="full", quantization="none", optimizer="adamw")
         rows = amounts(LLAMA_8B, full, THRIFTY, "optimizer")
+        del rows["ids and log-probabilities of a step"]
         weights = 2 * LLAMA_8B.parameters() / GIB
         assert sum(rows.values()) == pytest.approx(weights + weights + 4 * weights)
 
@@ -304,6 +315,7 @@ def test_a_prompt_that_is_computed_once_costs_its_keys_and_values() -> None:
 
 def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
     assert working_set.CALL_TOKENS == attention_kernels.CALL_TOKENS
+    assert working_set.PADDED_BYTES == attention.PADDED_BYTES
 
 
 @pytest.mark.parametrize(

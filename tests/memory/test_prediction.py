@@ -143,6 +143,22 @@ def test_a_shared_prompt_where_nothing_is_recomputed(family: str, prompt_tokens:
     compare(family, "lora", torch.float32, choice, prompt_tokens=prompt_tokens, recompute="none")
 
 
+@pytest.mark.parametrize(("sequences", "prompt_tokens", "completion_tokens"), [(32, 12, 24), (64, 0, 16), (16, 60, 40)])
+@pytest.mark.parametrize("recompute", ["none", "tiles"])
+@pytest.mark.parametrize("intermediate_size", [64, 352])  # attention's peak, and the feed-forward's
+def test_short_rows_that_are_padded_together(
+    sequences: int, prompt_tokens: int, completion_tokens: int, recompute: Recompute, intermediate_size: int
+) -> None:
+    choice = Choice(
+        sequences=sequences, share_prompts=True, offload=False, tile_rows=256, head_rows=S, kv_sequences=1,
+        states_on_host=False,
+    )  # fmt: skip
+    compare(
+        "llama", "lora", torch.float32, choice, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
+        recompute=recompute, intermediate_size=intermediate_size,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_prompt_that_is_computed_once(offload: bool) -> None:
     """Three completions of a prompt, one to a micro-batch: between them the prompt's keys and values are kept."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlvr.linear import through_onednn
 from rlvr.memory.layer import install
+from rlvr.memory.ledger import LiveStorages
 from rlvr.memory.lora import fuse
 from rlvr.memory.quantized import decoder_linears, quantize, quantized_linear, weight_bytes, weight_of
 from rlvr.policy import Policy
@@ -87,6 +88,16 @@ def test_any_whole_number_of_blocks_survives(rows: int, blocks: int, seed: int, 
     relative = (weight_of(small, torch.float32) - layer.weight).norm() / layer.weight.norm()
     assert 0.02 < relative < 0.13
     assert weight_bytes(small) == rows * blocks * 32 + rows * blocks + 4 * -(-rows * blocks // 256)
+
+
+def test_the_check_needs_little_beside_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there at once: the matrix in NF4 and as it comes back, and a few rows of it in float32."""
+    monkeypatch.setattr("rlvr.memory.quantized.CHECKED_AT_ONCE", 2**12)
+    layer = nn.Linear(512, 2048, dtype=torch.bfloat16)
+    with LiveStorages(CPU, reads=False) as measured:
+        small = quantized_linear("layer", layer, CPU)
+    kept = weight_bytes(small) + layer.weight.nbytes
+    assert measured.peak_bytes == pytest.approx(kept, rel=0.2)
 
 
 def test_a_layer_of_another_width_stays_and_is_named() -> None:

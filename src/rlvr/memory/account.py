@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from rlvr.memory.ledger import Ledger
 
 PHASES = {"load": ("load",), "rollout": ("rollout",), "update": ("head", "backward"), "optimizer": ("optimizer",)}
+OF_LENGTHS = ("update", "optimizer")  # that shrink with the sequences: a rollout's cache is as large as it may become
 MAIN = ("rollout", "update")  # the phases that metrics show
 
 
-def memory_account(made: Plan, ledger: Ledger) -> dict[str, Any]:
+def memory_account(made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
     """logs/memory.json: the plan beside the ledger's peaks, in bytes, and the rows of the published table for this run.
 
-    `planned_bytes` and `measured_bytes` are of live tensors; None where a phase was not counted. `device_bytes` is what
-    the card had in use, or, on a CPU, the resident memory of the process.
+    `made` is the plan before the run, for the longest sequences, and `seen` the same for those that came; of the latter
+    is `expected_bytes`, which `error_percent` compares with `measured_bytes`. All are of live tensors; None where a
+    phase was not counted. `device_bytes` is what the card had in use, or, on a CPU, the process's resident memory.
     """
     settings = made.settings
     longest = longest_context(made.shape, replace(settings, recompute="tiles"), made.card)
@@ -33,7 +35,7 @@ def memory_account(made: Plan, ledger: Ledger) -> dict[str, Any]:
         "context_tokens": settings.context,
         "longest_context_tokens": max(longest, settings.context),
         "settings": choices_of(made),
-        "phases": [_phase(name, made, ledger) for name in PHASES],
+        "phases": [_phase(name, made, seen, ledger) for name in PHASES],
         "rows": [
             {"phase": name, "row": row.name, "planned_bytes": row.amount_bytes}
             for name in PHASES
@@ -47,7 +49,7 @@ def memory_account(made: Plan, ledger: Ledger) -> dict[str, Any]:
 def memory_summary(account: Mapping[str, Any], kind: str, peak_bytes: Mapping[str, int]) -> dict[str, Any]:
     """metrics/memory.json: a few numbers to compare runs by; `peak_bytes` over all steps is of `kind`."""
     phases = {phase["phase"]: phase for phase in account["phases"]}
-    columns = ("measured_bytes", "planned_bytes", "error_percent")
+    columns = ("measured_bytes", "planned_bytes", "expected_bytes", "error_percent")
     return {
         "kind": kind,
         "card": account["card"],
@@ -57,15 +59,18 @@ def memory_summary(account: Mapping[str, Any], kind: str, peak_bytes: Mapping[st
     }
 
 
-def _phase(name: str, made: Plan, ledger: Ledger) -> dict[str, Any]:
+def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
     peak = ledger.peaks.get(name)
     measured = peak.allocated_bytes if peak else None
-    planned = sum(row.amount_bytes for row in _rows(name, made))
+    planned, expected = (sum(row.amount_bytes for row in _rows(name, plan)) for plan in (made, seen))
+    if name not in OF_LENGTHS:
+        expected = planned
     return {
         "phase": name,
         "planned_bytes": planned,
+        "expected_bytes": expected,
         "measured_bytes": measured,
-        "error_percent": round(100 * (planned / measured - 1), 1) if measured else None,
+        "error_percent": round(100 * (expected / measured - 1), 1) if measured else None,
         "reserved_bytes": peak.reserved_bytes if peak else None,
         "planned_device_bytes": max(made.prediction.device_bytes(part) for part in PHASES[name]),
         "device_bytes": peak.device_bytes if peak and peak.device_bytes else ledger.process_bytes.get(name),

@@ -21,6 +21,7 @@ from rlvr.memory.working_set import feed_forward_kept_bytes, kept_bytes, layer_b
 
 LOGITS = "logits of one chunk"
 ENGINE_COPY = "the engine's copy of the weights"
+STEP_TOKEN_BYTES = 80  # ids, positions and places in 64 bits, advantages and log-probabilities; the last step's, too
 PHASES = ("load", "rollout", "head", "backward", "optimizer")
 
 
@@ -80,13 +81,16 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
     """The rows of every phase when `choice` is made."""
     weights = weight_rows(shape, settings)
     states, gradients = _trained_rows(shape, settings)
+    step = Row(
+        "ids and log-probabilities of a step", group_tokens(settings, settings.completions_per_step) * STEP_TOKEN_BYTES
+    )
     resident = [*weights, *([] if choice.states_on_host else [states])]
     phases = {
-        "load": (*weights, Row("the largest tensor before it is quantised", _largest_tensor_bytes(shape, settings))),
+        "load": tuple(_load_rows(shape, settings, weights)),
         "rollout": (*resident, *_rollout_rows(shape, settings, choice)),
-        "head": (*resident, gradients, *_head_rows(shape, settings, choice)),
-        "backward": (*resident, gradients, *_backward_rows(shape, settings, choice)),
-        "optimizer": (*weights, states, gradients),
+        "head": (*resident, gradients, step, *_head_rows(shape, settings, choice)),
+        "backward": (*resident, gradients, step, *_backward_rows(shape, settings, choice)),
+        "optimizer": (*weights, states, gradients, step),
     }
     host = [Row("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
     if choice.states_on_host:
@@ -110,6 +114,17 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
     if settings.engine != "native" and not settings.shares_weights:
         rows.append(Row(ENGINE_COPY, linear + rest))
     return rows
+
+
+def _load_rows(shape: Shape, settings: Settings, weights: list[Row]) -> list[Row]:
+    """A card gets 4-bit weights one by one; on a CPU all are there first, unless an engine brings them in 4 bits."""
+    if settings.quantization == "none":
+        return weights
+    largest = max(linear.weights for linear in shape.linears()) * settings.weight_bytes
+    checked = Row("the largest matrix before it is quantised, and as it comes back", 2 * largest)
+    if settings.is_cuda or settings.engine != "native":
+        return [*weights, checked]
+    return [Row("all weights before they are quantised", shape.parameters() * settings.weight_bytes), checked]
 
 
 def trained_parameters(shape: Shape, settings: Settings) -> int:
@@ -166,7 +181,7 @@ def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
     return [
         *_kept_inputs(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
-        _token_vectors(shape, settings, choice),
+        _rotations(shape, settings, choice),
         Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
         Row(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
         *_head_gradient(shape, settings),
@@ -186,7 +201,7 @@ def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row
     return [
         *(replace(row, amount_bytes=row.amount_bytes - last) for row in _kept_inputs(shape, settings, choice)),
         *_shared_prompt(shape, settings, choice),
-        _token_vectors(shape, settings, choice),
+        _rotations(shape, settings, choice),
         *(Row(name, amount, is_transient=True) for name, amount in work.items()),
         *_unpacked_weight(shape, settings),
     ]
@@ -208,10 +223,10 @@ def _shared_prompt(shape: Shape, settings: Settings, choice: Choice) -> list[Row
     return [Row("the prompt's keys and values, and their gradients", amount, is_transient=True)]
 
 
-def _token_vectors(shape: Shape, settings: Settings, choice: Choice) -> Row:
-    """What each token has of its own: ids, positions, log-probabilities, and the rotations of its position."""
+def _rotations(shape: Shape, settings: Settings, choice: Choice) -> Row:
+    """Sine and cosine of every token's position."""
     tokens = input_tokens(settings, choice)
-    return Row("ids and rotations", tokens * (64 + 2 * shape.head_dim * settings.weight_bytes), is_transient=True)
+    return Row("rotations", tokens * 2 * shape.head_dim * settings.weight_bytes, is_transient=True)
 
 
 def _layer_inputs_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
@@ -226,9 +241,3 @@ def _unpacked_weight(shape: Shape, settings: Settings) -> list[Row]:
         return []
     largest = max(linear.weights for linear in shape.linears())
     return [Row("one weight, unpacked", largest * settings.weight_bytes, is_transient=True)]
-
-
-def _largest_tensor_bytes(shape: Shape, settings: Settings) -> int:
-    if settings.quantization == "none":
-        return 0
-    return max(linear.weights for linear in shape.linears()) * settings.weight_bytes

@@ -18,6 +18,7 @@ from rlvr.types import UserError
 
 BLOCK = 64  # weights that share a scale
 SCALES = 256  # scales that share a scale of their own
+CHECKED_AT_ONCE = 2**18  # weights
 
 
 @dataclass(frozen=True)
@@ -133,22 +134,30 @@ def weight_bytes(layer: nn.Module) -> int:
 @torch.no_grad()
 def _check_round_trip(name: str, weight_OD: Tensor, small: Any) -> None:
     """Each weight must come back within half the widest step of NF4, and products must use what comes back."""
-    back_OD = weight_of(small, torch.float32)
-    block = weight_OD.float().reshape(-1, BLOCK)
-    scale = block.abs().amax(dim=1)
-    offset = (scale - scale.mean()).abs()
+    back_OD = weight_of(small, weight_OD.dtype)
+    scale_OB = torch.linalg.vector_norm(weight_OD.view(len(weight_OD), -1, BLOCK), torch.inf, dim=2).float()
+    offset = (scale_OB - scale_OB.mean()).abs().flatten()
     groups = nn.functional.pad(offset, (0, -len(offset) % SCALES)).view(-1, SCALES).amax(dim=1)
-    scale_error = 0.02 * groups.repeat_interleave(SCALES)[: len(scale)]  # the widest step of 8 bits is below 2 %
-    limit = (0.16 * scale + scale_error)[:, None] + 0.01 * block.abs()  # 0.152 is half of NF4's; and rounding
-    if not bool(((back_OD.view_as(block) - block).abs() <= limit).all()):
-        raise UserError(
-            f"model.quantization: {name} of shape {tuple(weight_OD.shape)} does not come back from NF4; take none"
-        )
+    scale_error = 0.02 * groups.repeat_interleave(SCALES)[: len(offset)]  # the widest step of 8 bits is below 2 %
+    limit_OB1 = (0.16 * scale_OB + scale_error.view_as(scale_OB))[..., None]  # 0.152 is half of NF4's
     x = torch.linspace(-1.0, 1.0, weight_OD.shape[1], device=weight_OD.device).expand(2, -1).to(weight_OD.dtype)
-    bias = 0.0 if small.bias is None else small.bias.float()
-    expected, found = x.float() @ back_OD.T + bias, small(x).float()
+    products, norms = [], []
+    rows = max(1, CHECKED_AT_ONCE // weight_OD.shape[1])
+    for weight, rounded, limit_RB1 in zip(*(y.split(rows) for y in (weight_OD, back_OD, limit_OB1)), strict=True):
+        blocks, back = weight.float().view(len(weight), -1, BLOCK), rounded.float()
+        error = (back.view_as(blocks) - blocks).abs_()
+        if not bool((error <= blocks.abs().mul_(0.01).add_(limit_RB1)).all()):  # 0.01: rounding
+            raise UserError(
+                f"model.quantization: {name} of shape {tuple(weight_OD.shape)} does not come back from NF4; take none"
+            )
+        products.append(x.float() @ back.T)
+        norms.append(back.norm())
+    expected, found = torch.cat(products, dim=1), small(x).float()
+    if small.bias is not None:
+        expected += small.bias.float()
     rounding = 8 * torch.finfo(weight_OD.dtype).eps
-    if not bool((found - expected).norm() <= rounding * (expected.norm() + x.float().norm() * back_OD.norm())):
+    widest = expected.norm() + x.float().norm() * torch.stack(norms).norm()
+    if not bool((found - expected).norm() <= rounding * widest):
         raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; take none")
 
 

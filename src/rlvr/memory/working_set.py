@@ -14,7 +14,8 @@ from rlvr.memory.settings import Choice, Settings, input_tokens
 from rlvr.memory.shapes import Linear, Shape
 
 WORKSPACE = "attention's workspace"
-CALL_TOKENS = 8192  # of attention_kernels, which imports torch
+CALL_TOKENS = 8192  # of attention_kernels and attention, which import torch
+PADDED_BYTES = 2**24
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
@@ -149,11 +150,30 @@ def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
         groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
         copies = 4 * Q + (2 * Q * settings.weight_bytes if K < Q else 0)
         return call * (copies + settings.weight_bytes * (Q + 2 * K)) // groups
+    if settings.weight_bytes == 4 and _padded_bytes(shape, settings, choice) <= PADDED_BYTES:
+        return _padded_workspace(shape, settings, choice)
     own = longest * (Q + 2 * K)
     rows = min(choice.sequences * settings.completion_tokens, max(settings.completion_tokens, CALL_TOKENS))
     behind = rows * Q + prompt * 2 * K if prompt else 0
     upcast = own + 2 * longest * Q if settings.weight_bytes < 4 else 0
     return 4 * (max(own, behind) + upcast)
+
+
+def _padded_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """What attention.PackedLayout holds against PADDED_BYTES."""
+    of_key = settings.completion_tokens * shape.num_attention_heads + 2 * shape.key_width
+    return 4 * choice.sequences * settings.context * of_key
+
+
+def _padded_workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Short rows on a CPU: keys and values behind each row's own copy of the prompt, their gradients, and that of q.
+
+    Less what those take once they are flat, which comes after them.
+    """
+    Q, K = shape.query_width, shape.key_width
+    of_keys = 4 * K if settings.prompt_tokens else 2 * K  # without a prompt keys and values are where they were
+    padded = choice.sequences * (settings.completion_tokens * Q + settings.context * of_keys)
+    return max(0, 4 * (padded - input_tokens(settings, choice) * (Q + 2 * K)))
 
 
 def _working_bytes(settings: Settings) -> int:

@@ -13,8 +13,8 @@ from rlvr.report.figures import GREY, styled
 from rlvr.report.text import NONE, size
 
 COLUMNS = (
-    "phase", "row", "planned_bytes", "measured_bytes", "error_percent", "reserved_bytes", "planned_device_bytes",
-    "device_bytes", "standard_bytes",
+    "phase", "row", "planned_bytes", "expected_bytes", "measured_bytes", "error_percent", "reserved_bytes",
+    "planned_device_bytes", "device_bytes", "standard_bytes",
 )  # fmt: skip
 COLORS = ("#1e3a8a", "#2563eb", "#93c5fd", "#9a3412", "#ea580c", "#fdba74", "#15803d", "#86efac", "#7e22ce", "#d8b4fe")
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -35,7 +35,7 @@ def memory_figure(account: Mapping[str, Any]) -> bytes:
 
 def memory_section(account: Mapping[str, Any], png: bytes) -> str:
     on_card = "on the card" if account["is_cuda"] else "process"
-    head = ["phase", "planned", "measured", "error", f"{on_card}, measured"]
+    head = ["phase", "planned", "for the lengths that came", "measured", "error", f"{on_card}, measured"]
     if account["is_cuda"]:
         head += [f"{on_card}, planned", "reserved"]
     rows = [_phase_row(phase, is_cuda=account["is_cuda"]) for phase in account["phases"]]
@@ -67,6 +67,7 @@ def _phase_row(phase: Mapping[str, Any], *, is_cuda: bool) -> list[str]:
     row = [
         phase["phase"],
         _amount(phase["planned_bytes"]),
+        _amount(phase["expected_bytes"]),
         _amount(phase["measured_bytes"]),
         NONE if error is None else f"{error:+.1f}%",
         _amount(phase["device_bytes"]),
@@ -75,7 +76,10 @@ def _phase_row(phase: Mapping[str, Any], *, is_cuda: bool) -> list[str]:
 
 
 def _note(account: Mapping[str, Any]) -> str:
-    what = "Planned and measured are tensors at their peak; planned is for sequences of the longest length allowed. "
+    what = (
+        "Tensors at their peak. Planned is for sequences of the longest length allowed; the next column has the same "
+        "formulas for the mean lengths that came, and error is that against measured. "
+    )
     if account["is_cuda"]:
         return what + "Reserved is what torch's allocator held, and on the card what all programs together used."
     return what + (

@@ -16,7 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rlvr.attention import PackedLayout, Ragged
+from rlvr.attention import PackedLayout
+from rlvr.padded import Ragged
 from rlvr.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.protocol import Sampling

@@ -21,23 +21,32 @@ from rlvr.source import Source, config_file
 from rlvr.types import Prompt
 
 
-def plan_grpo(cfg: Config, prompts: Sequence[Prompt]) -> Plan:
-    """The plan of a step of GRPO. Raises UserError as plan_training does."""
+def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, completion_tokens: int | None = None) -> Plan:
+    """The plan of a step of GRPO, `completion_tokens` as in plan_training. Raises UserError as that does."""
     completions = cfg.grpo.completions_per_prompt
     at_once = completions * cfg.grpo.prompts_per_step
     return plan_training(
         cfg, prompts, completions=completions, at_once=at_once,
         minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
+        completion_tokens=completion_tokens,
     )  # fmt: skip
 
 
 def plan_training(
-    cfg: Config, prompts: Sequence[Prompt], *, completions: int, at_once: int, minibatch: int, has_reference: bool
+    cfg: Config,
+    prompts: Sequence[Prompt],
+    *,
+    completions: int,
+    at_once: int,
+    minibatch: int,
+    has_reference: bool,
+    completion_tokens: int | None = None,
 ) -> Plan:
     """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
 
     `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
-    copy of what is trained is kept beside it. Raises UserError where only other settings than those of the run fit.
+    copy of what is trained is kept beside it. With `completion_tokens` completions have so many, and prompts their
+    mean; else all are the longest there can be. Raises UserError where only other settings than those of the run fit.
     """
     device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
     settings = replace(
@@ -46,6 +55,9 @@ def plan_training(
         optimizer=cfg.memory.optimizer,
         states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
     )
+    if completion_tokens is not None:
+        mean = round(sum(len(prompt.tokens) for prompt in prompts) / len(prompts))
+        settings = replace(settings, prompt_tokens=mean, completion_tokens=completion_tokens)
     own = Own(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
         share_prompts=cfg.memory.share_prompts != "off",
