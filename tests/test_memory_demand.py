@@ -77,6 +77,19 @@ def test_settings_that_are_too_much_are_refused_with_values_that_fit(
     assert planning.plan_training(cfg, make_prompts(30, 40), **EIGHT).fits
 
 
+def test_a_plan_for_a_step_that_was_taken(
+    make_config: Callable[..., Config], make_prompts: Callable[..., list[Prompt]], host: Callable[[str, float], None]
+) -> None:
+    """Its completions are as long as the log says, and those of skipped groups are in no micro-batch."""
+    host("Qwen2.5-0.5B", 64)
+    cfg = make_config({"compute.device": "cpu", "grpo.prompts_per_step": 4, "grpo.completions_per_prompt": 4})
+    step = {"prompt/mean_length": 34.6, "completion/mean_length": 10.4, "groups/skipped": 3}
+    longest, seen = (planning.plan_grpo(cfg, make_prompts(30, 40), step=like) for like in (None, step))
+    assert (longest.settings.prompt_tokens, longest.settings.completion_tokens) == (40, 48)
+    assert (seen.settings.prompt_tokens, seen.settings.completion_tokens) == (35, 10)
+    assert (longest.choice.sequences, seen.choice.sequences) == (16, 4)
+
+
 def test_sampling_alone_needs_less_and_is_refused_too(
     make_config: Callable[..., Config], make_prompts: Callable[..., list[Prompt]], host: Callable[[str, float], None]
 ) -> None:

@@ -14,7 +14,7 @@ from rlvr.loss import LossStats
 from rlvr.meter import Meter
 from rlvr.rewards import Scores
 from rlvr.rollout import Rollout
-from rlvr.steplog import completion_table, counted_tokens, peak_bytes, run_summary, step_record
+from rlvr.steplog import completion_table, largest_counted, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
 from rlvr.verifiers.verdict import RIGHT, TIMEOUT, WRONG, wrong
 
@@ -78,6 +78,7 @@ def test_the_line_of_a_step() -> None:
         "advantage/zero_std_groups": 1,
         "groups/skipped": 1,
         "groups/resampled": 1,
+        "prompt/mean_length": 2.0,
         "completion/mean_length": 5.0,
         "completion/max_length": 8,
         "completion/truncated": 0.25,
@@ -105,10 +106,10 @@ def test_the_line_of_a_step() -> None:
     }
 
 
-def test_the_length_of_completions_that_were_counted() -> None:
+def test_the_largest_step_that_was_counted() -> None:
     lines = [{"completion/mean_length": mean, "memory/is_counted": mean < 30} for mean in (20.2, 24.6, 31.0)]
-    assert counted_tokens(lines) == 25
-    assert counted_tokens([]) is None
+    assert largest_counted(lines) == lines[1]
+    assert largest_counted([]) is None
 
 
 def test_policy_numbers_are_means_over_tokens_not_over_micro_batches() -> None:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from rlvr.attention_kernels import working_dtype
-from rlvr.padded import Padding, Ragged, padded
+from rlvr.padded import Padding, padded
 from rlvr.unpadded import Pieces, behind_pieces, own_pieces, unpadded
 
 NAME = "rlvr"
-PADDED_BYTES = 2**24  # what the padded form of attention may make; a larger micro-batch goes sequence by sequence
+SHORT_ROW_BYTES = 2**17  # of scores, keys and values of a row; longer ones go one by one
 
 
 class Layout(Protocol):
@@ -49,28 +49,17 @@ class PackedLayout:
         self, prefix_lengths: list[int], row_lengths: list[int], prefix_of_row: list[int], device: torch.device
     ) -> None:
         self.num_prefix_tokens = sum(prefix_lengths)
-        self.prefixes = Ragged(prefix_lengths, device)
-        self.rows = Ragged(row_lengths, device)
-        self.padding = Padding(self.prefixes, self.rows, torch.tensor(prefix_of_row, dtype=torch.int64, device=device))
-        self.pieces = cache(partial(_pieces, tuple(prefix_lengths), tuple(row_lengths), tuple(prefix_of_row), device))
-
-    @property
-    def longest(self) -> int:
-        return self.prefixes.longest + self.rows.longest
+        lengths = tuple(prefix_lengths), tuple(row_lengths), tuple(prefix_of_row), device
+        self.padding, self.pieces = Padding(*lengths), cache(partial(_pieces, *lengths))
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
     ) -> Tensor:
-        window = None if window is None or window >= self.longest else window
+        window = None if window is None or window >= sum(self.padding.longest) else window
         is_exact = q_SHE.device.type == "cpu" and working_dtype(q_SHE) == q_SHE.dtype
-        if is_exact and self._padded_bytes(q_SHE, k_SNE) <= PADDED_BYTES:
+        if is_exact and self.padding.row_bytes(q_SHE.shape[1], k_SNE.shape[1] * k_SNE.shape[2]) <= SHORT_ROW_BYTES:
             return padded(q_SHE, k_SNE, v_SNE, self.padding, scale=scale, window=window)
         return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale)
-
-    def _padded_bytes(self, q_SHE: Tensor, k_SNE: Tensor) -> int:
-        """Of scores, and of keys and values where each row has its prefix's, in the padded form."""
-        of_key = self.rows.longest * q_SHE.shape[1] + 2 * k_SNE.shape[1] * k_SNE.shape[2]
-        return 4 * self.rows.count * self.longest * of_key
 
 
 def _pieces(

@@ -1,12 +1,13 @@
-"""Attention over packed tokens as one padded batch: for short sequences the fastest form on a CPU.
+"""Attention over packed tokens in padded batches: for short sequences the fastest form on a CPU.
 
-Rows are padded to the longest, each behind a copy of its prefix. Backward pads anew, so that what waits for it is as
-long as the tokens are, as in `unpadded`.
+Neighbouring rows are padded to the longest of them, each behind a copy of its prefix. Backward pads anew, so that what
+waits for it is as long as the tokens are, as in `unpadded`.
 """
-# S tokens of the flat stream · P prefixes · R rows · L padded length · H query heads · N key/value heads · E head size
+# S tokens of the stream · P prefixes · R rows · L padded length · H query heads · N key/value heads · E head size
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+PART_BYTES = 2**20  # of scores, keys and values of rows that are computed together
 
 _aten = torch.ops.aten
 
@@ -51,90 +54,138 @@ class Ragged:
 
 
 class Padding:
-    """How to lay out prefixes and rows, `prefix_of_row` [R], as two batches, and what a token sees there."""
+    """Prefixes, which lie first, and rows, `prefix_of_row` [R] ascending: how to lay them out as batches."""
 
-    def __init__(self, prefixes: Ragged, rows: Ragged, prefix_of_row: Tensor) -> None:
-        self.prefixes, self.rows, self.prefix_of_row = prefixes, rows, prefix_of_row
-        self.num_prefix_tokens = len(prefixes.slot_S)
-        self.masks = cache(self._masks)
+    def __init__(
+        self,
+        prefix_lengths: Sequence[int],
+        row_lengths: Sequence[int],
+        prefix_of_row: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.prefixes = Ragged(prefix_lengths, device)
+        self.cut = sum(prefix_lengths)
+        self.row_lengths, self.prefix_of_row = row_lengths, prefix_of_row
+        self.longest = max(prefix_lengths, default=0), max(row_lengths, default=0)
+        self.parts = cache(self._parts)
+        self.prefix_mask = cache(self._prefix_mask)
 
-    def batches(self, x_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Prefixes and rows of x [S, heads, E]: [P, heads, Lp, E], [R, heads, Lr, E]."""
-        cut = self.num_prefix_tokens
-        return self.prefixes.pad_heads(x_S[:cut]), self.rows.pad_heads(x_S[cut:])
+    def row_bytes(self, heads: int, key_width: int) -> int:
+        """Of the scores, keys and values of the longest row behind the longest prefix, in float32."""
+        return 4 * sum(self.longest) * (self.longest[1] * heads + 2 * key_width)
 
-    def key_batches(self, x_S: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of keys or values, each row behind its prefix: [P, heads, Lp, E], [R, heads, Lp + Lr, E]."""
-        of_prefixes, of_rows = self.batches(x_S)
-        if self.num_prefix_tokens:
-            of_rows = torch.cat([of_prefixes.index_select(0, self.prefix_of_row), of_rows], dim=2)
-        return of_prefixes, of_rows
+    def prefix_batch(self, x_S: Tensor) -> Tensor:
+        """The prefixes of x [S, heads, E]: [P, heads, Lp, E]."""
+        return self.prefixes.pad_heads(x_S[: self.cut])
 
-    def flat(self, of_prefixes: Tensor, of_rows: Tensor) -> Tensor:
-        """The reverse of batches."""
-        rows = self.rows.unpad_heads(of_rows)
-        return torch.cat([self.prefixes.unpad_heads(of_prefixes), rows]) if self.num_prefix_tokens else rows
+    def _parts(self, rows_at_once: int) -> tuple[Part, ...]:
+        starts = list(itertools.accumulate(self.row_lengths, initial=self.cut))
+        firsts = range(0, len(self.row_lengths), rows_at_once)
+        chosen = [slice(first, first + rows_at_once) for first in firsts]
+        return tuple(
+            Part(starts[rows.start], self.row_lengths[rows], self.prefix_of_row[rows], self.prefixes) for rows in chosen
+        )
 
-    def flat_sums(self, of_prefixes: Tensor, of_rows: Tensor) -> Tensor:
-        """The reverse of key_batches for gradients: of a prefix, the sum of what all its rows send back."""
-        cut = of_prefixes.shape[2]
-        sent_back = torch.zeros_like(of_prefixes).index_add_(0, self.prefix_of_row, of_rows[:, :, :cut])
-        return self.flat(of_prefixes + sent_back, of_rows[:, :, cut:])
+    def _prefix_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        if window is None:
+            return None
+        return _additive(_causal(self.prefixes.longest, window, self.prefixes.lengths.device)[None, None], dtype)
 
-    def _masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-        """What a prefix sees [1, 1, Lp, Lp], and a row of [prefix, row] [R or 1, 1, Lr, Lp + Lr]: 0, or −∞ if hidden.
 
-        None: all so far.
-        """
-        device, longest = self.prefix_of_row.device, self.prefixes.longest
-        own_LL = _causal(self.rows.longest, window, device)
+class Part:
+    """Neighbouring rows that are computed together; `first` is their first token, `prefix_of_row` whose they are."""
+
+    def __init__(self, first: int, lengths: Sequence[int], prefix_of_row: Sequence[int], prefixes: Ragged) -> None:
+        device = prefixes.lengths.device
+        self.tokens = slice(first, first + sum(lengths))
+        self.rows, self.prefixes = Ragged(lengths, device), prefixes
+        self.prefix_of_row = torch.tensor(prefix_of_row, dtype=torch.int64, device=device)
+        self.mask = cache(self._mask)
+
+    def batch(self, x_S: Tensor) -> Tensor:
+        """The rows of x [S, heads, E]: [R, heads, L, E]."""
+        return self.rows.pad_heads(x_S[self.tokens])
+
+    def behind(self, x_S: Tensor, of_prefixes: Tensor) -> Tensor:
+        """The same of keys or values, each row behind its prefix [P, heads, Lp, E]: [R, heads, Lp + L, E]."""
+        if not self.prefixes.longest:
+            return self.batch(x_S)
+        return torch.cat([of_prefixes.index_select(0, self.prefix_of_row), self.batch(x_S)], dim=2)
+
+    def add_up(self, gradient: Tensor, of_rows_S: Tensor, of_prefixes: Tensor) -> None:
+        """The reverse for a gradient: put what is of rows into its place, and add to the prefixes what is theirs."""
+        cut = self.prefixes.longest
+        of_rows_S[self.tokens] = self.rows.unpad_heads(gradient[:, :, cut:])
+        if cut:
+            of_prefixes.index_add_(0, self.prefix_of_row, gradient[:, :, :cut])
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """What a row sees of its prefix and itself [R or 1, 1, L, Lp + L]: 0, or −∞ where nothing; None: all so far."""
+        device, length, longest = self.prefix_of_row.device, self.rows.longest, self.prefixes.longest
+        own_LL = _causal(length, window, device)
         if not longest:
-            return None, None if window is None else _additive(own_LL[None, None], dtype)
-        prefix_mask = None if window is None else _additive(_causal(longest, window, device)[None, None], dtype)
+            return None if window is None else _additive(own_LL[None, None], dtype)
         length_R11 = self.prefixes.lengths[self.prefix_of_row[: 1 if self.prefixes.is_even else None]][:, None, None]
-        key_M, query_L1 = torch.arange(longest, device=device), torch.arange(self.rows.longest, device=device)[:, None]
-        visible_RLM = (key_M < length_R11).expand(-1, self.rows.longest, -1)
+        key_M, query_L1 = torch.arange(longest, device=device), torch.arange(length, device=device)[:, None]
+        visible_RLM = (key_M < length_R11).expand(-1, length, -1)
         if window is not None:
             visible_RLM = visible_RLM & (length_R11 + query_L1 - key_M < window)
         own_RLL = own_LL.expand(len(length_R11), -1, -1)
-        return prefix_mask, _additive(torch.cat([visible_RLM, own_RLL], dim=2)[:, None], dtype)
+        return _additive(torch.cat([visible_RLM, own_RLL], dim=2)[:, None], dtype)
 
 
 def padded(
     q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, padding: Padding, *, scale: float, window: int | None
 ) -> Tensor:
-    """softmax(scale · q·kᵀ)·v over what `padding` lets each token see, [S, H, E], on a CPU in float32 or better."""
-    out_SHE: Tensor = _Padded.apply(q_SHE, k_SNE, v_SNE, padding, scale, window)  # type: ignore[no-untyped-call]
+    """softmax(scale · q·kᵀ)·v over prefixes and rows behind them, [S, H, E], on a CPU in float32 or better."""
+    rows_at_once = max(1, PART_BYTES // padding.row_bytes(q_SHE.shape[1], k_SNE.shape[1] * k_SNE.shape[2]))
+    parts = padding.parts(rows_at_once)
+    out_SHE: Tensor = _Padded.apply(q_SHE, k_SNE, v_SNE, padding, parts, scale, window)  # type: ignore[no-untyped-call]
     return out_SHE
 
 
 class _Padded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, padding: Padding, scale: float, window: int | None
-    ) -> Tensor:
-        inputs = zip(padding.batches(q), padding.key_batches(k), padding.key_batches(v), strict=True)
-        masks = padding.masks(window, q.dtype)
-        outs, lses = zip(*(_attend(*x, mask, scale) for x, mask in zip(inputs, masks, strict=True)), strict=True)
-        out = padding.flat(*outs)
-        ctx.padding, ctx.scale, ctx.window = padding, scale, window
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, padding: Padding, parts: Sequence[Part], scale: float,
+        window: int | None,
+    ) -> Tensor:  # fmt: skip
+        out = q.new_empty(q.shape)
+        prefix_q, prefix_k, prefix_v = (padding.prefix_batch(x) for x in (q, k, v))
+        prefix_out, *lses = _attend(prefix_q, prefix_k, prefix_v, padding.prefix_mask(window, q.dtype), scale)
+        out[: padding.cut] = padding.prefixes.unpad_heads(prefix_out)
+        for part in parts:
+            keys, values = part.behind(k, prefix_k), part.behind(v, prefix_v)
+            part_out, lse = _attend(part.batch(q), keys, values, part.mask(window, q.dtype), scale)
+            out[part.tokens] = part.rows.unpad_heads(part_out)
+            lses.append(lse)
+        ctx.padding, ctx.parts, ctx.scale, ctx.window = padding, parts, scale, window
         ctx.save_for_backward(q, k, v, out, *lses)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, *lses = ctx.saved_tensors
+        q, k, v, out, prefix_lse, *lses = ctx.saved_tensors
         padding: Padding = ctx.padding
-        inputs = zip(
-            padding.batches(dout), padding.batches(q), padding.key_batches(k), padding.key_batches(v),
-            padding.batches(out), lses, padding.masks(ctx.window, q.dtype), strict=True,
+        dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+        prefix_dout, prefix_q, prefix_k, prefix_v, prefix_out = (padding.prefix_batch(x) for x in (dout, q, k, v, out))
+        sums_k, sums_v = torch.zeros_like(prefix_k), torch.zeros_like(prefix_v)
+        for part, lse in zip(ctx.parts, lses, strict=True):
+            part_dq, part_dk, part_dv = _gradients(
+                part.batch(dout), part.batch(q), part.behind(k, prefix_k), part.behind(v, prefix_v), part.batch(out),
+                lse, part.mask(ctx.window, q.dtype), ctx.scale,
+            )  # fmt: skip
+            dq[part.tokens] = part.rows.unpad_heads(part_dq)
+            part.add_up(part_dk, dk, sums_k)
+            part.add_up(part_dv, dv, sums_v)
+        prefix_dq, prefix_dk, prefix_dv = _gradients(
+            prefix_dout, prefix_q, prefix_k, prefix_v, prefix_out, prefix_lse, padding.prefix_mask(ctx.window, q.dtype),
+            ctx.scale,
         )  # fmt: skip
-        gradients = [list(pair) for pair in zip(*(_gradients(*x, scale=ctx.scale) for x in inputs), strict=True)]
-        del inputs  # before anything is made flat, as each pair after it
-        dv = padding.flat_sums(*gradients.pop())
-        dk = padding.flat_sums(*gradients.pop())
-        return padding.flat(*gradients.pop()), dk, dv, None, None, None
+        for total, gradient in ((dq, prefix_dq), (dk, sums_k.add_(prefix_dk)), (dv, sums_v.add_(prefix_dv))):
+            total[: padding.cut] = padding.prefixes.unpad_heads(gradient)
+        return dq, dk, dv, None, None, None, None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -148,7 +199,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) 
 
 
 def _gradients(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, *, scale: float
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not q.numel():
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

@@ -45,6 +45,7 @@ def step_record(
         "advantage/zero_std_groups": int((~rollout.signal_P).sum()),
         "groups/skipped": sum(not keep for keep in keep_P),
         "groups/resampled": rollout.num_resampled,
+        "prompt/mean_length": _mean([len(group.prompt.tokens) for group in rollout.groups]),
         "completion/mean_length": sum(lengths) / len(lengths),
         "completion/max_length": max(lengths),
         "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
@@ -120,13 +121,10 @@ def peak_bytes(records: Sequence[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def counted_tokens(records: Sequence[dict[str, Any]]) -> int | None:
-    """Tokens of a completion, in the mean over the step with the longest ones among those whose tensors were counted.
-
-    None without a step.
-    """
-    lengths = [record["completion/mean_length"] for record in records if record["memory/is_counted"]]
-    return round(max(lengths)) if lengths else None
+def largest_counted(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the steps whose tensors were counted the one with the longest completions; None where there is none."""
+    counted = [record for record in records if record["memory/is_counted"]]
+    return max(counted, key=lambda record: record["completion/mean_length"], default=None)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -22,5 +22,7 @@ def test_the_default_run_learns(sampler: str, fresh: Clone, tmp_path: Path) -> N
     assert judged["sft"]["mean_at_k"] < 0.4
     assert judged["grpo"]["mean_at_k"] > 0.8
     assert judged["grpo"]["accuracy"] > 0.95
+    for phase in clone.json("logs/memory.json")["phases"]:
+        assert phase["measured_bytes"] is None or abs(phase["error_percent"]) <= 5.0, phase
     gaps = [line["sampler/logp_gap_mean"] for line in clone.json_lines("logs/train.jsonl")]
     assert max(gap for gap in gaps if gap is not None) < 1e-5

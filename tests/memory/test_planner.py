@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlvr import attention, attention_kernels
+from rlvr import attention, attention_kernels, padded
 from rlvr.memory import working_set
 from rlvr.memory.cards import CARDS, GIB, Card, card_of_size, find_card
 from rlvr.memory.planner import choose, least_bytes, longest_context, plan, with_context
@@ -137,7 +137,9 @@ class TestRows:
     def test_a_reference_is_one_more_of_what_is_trained(self) -> None:
         for settings in (at(2048), at(2048, method="full", quantization="none")):
             with_reference = predict(LLAMA_8B, replace(settings, has_reference=True), THRIFTY)
-            more = with_reference.allocated_bytes("load") - predict(LLAMA_8B, settings, THRIFTY).allocated_bytes("load")
+            without = predict(LLAMA_8B, settings, THRIFTY)
+            assert with_reference.allocated_bytes("load") == without.allocated_bytes("load")
+            more = with_reference.allocated_bytes("rollout") - without.allocated_bytes("rollout")
             weights = 4 * LLAMA_8B.adapter_parameters(32) if settings.method == "lora" else 2 * LLAMA_8B.parameters()
             assert more == weights
 
@@ -315,7 +317,7 @@ def test_a_prompt_that_is_computed_once_costs_its_keys_and_values() -> None:
 
 def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
     assert working_set.CALL_TOKENS == attention_kernels.CALL_TOKENS
-    assert working_set.PADDED_BYTES == attention.PADDED_BYTES
+    assert (working_set.SHORT_ROW_BYTES, working_set.PART_BYTES) == (attention.SHORT_ROW_BYTES, padded.PART_BYTES)
 
 
 @pytest.mark.parametrize(

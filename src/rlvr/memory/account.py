@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.memory.grids import choices_of
 from rlvr.memory.planner import Plan, longest_context
-from rlvr.memory.predict import ENGINE_COPY, LOGITS, Row, kv_cache_bytes
+from rlvr.memory.predict import ENGINE_COPY, GRADIENTS, LOGITS, Row, kv_cache_bytes
 from rlvr.memory.published import standard_logits_bytes, standard_weights_bytes
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def memory_summary(account: Mapping[str, Any], kind: str, peak_bytes: Mapping[st
 def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
     peak = ledger.peaks.get(name)
     measured = peak.allocated_bytes if peak else None
-    planned, expected = (sum(row.amount_bytes for row in _rows(name, plan)) for plan in (made, seen))
-    if name not in OF_LENGTHS:
-        expected = planned
+    planned = sum(row.amount_bytes for row in _rows(name, made))
+    came = seen if name in OF_LENGTHS else made
+    expected = sum(row.amount_bytes for row in _rows(name, came) if _is_there(row, name, came))
     return {
         "phase": name,
         "planned_bytes": planned,
@@ -75,6 +75,13 @@ def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
         "planned_device_bytes": max(made.prediction.device_bytes(part) for part in PHASES[name]),
         "device_bytes": peak.device_bytes if peak and peak.device_bytes else ledger.process_bytes.get(name),
     }
+
+
+def _is_there(row: Row, phase: str, came: Plan) -> bool:
+    """Gradients are not, at the peak of a step that is one micro-batch; nor, to be counted on a CPU, an engine."""
+    if row.name == GRADIENTS and phase == "update":
+        return came.choice.sequences < came.settings.completions_per_step
+    return came.settings.is_cuda or row.name != ENGINE_COPY
 
 
 def _rows(name: str, made: Plan) -> tuple[Row, ...]:

@@ -20,6 +20,8 @@ from rlvr.memory.shapes import Shape
 from rlvr.memory.working_set import feed_forward_kept_bytes, kept_bytes, layer_bytes
 
 LOGITS = "logits of one chunk"
+GRADIENTS = "gradients"
+REFERENCE = "reference"
 ENGINE_COPY = "the engine's copy of the weights"
 STEP_TOKEN_BYTES = 80  # ids, positions and places in 64 bits, advantages and log-probabilities; the last step's, too
 PHASES = ("load", "rollout", "head", "backward", "optimizer")
@@ -99,7 +101,7 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
 
 
 def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
-    """The model, its adapter and the frozen reference: there in every phase."""
+    """The model, its adapter and the frozen reference: there in every phase but for the last, which comes after load."""
     is_nf4 = settings.quantization == "nf4"
     linear = sum(_linear_bytes(x.weights, x.inputs, settings) for x in shape.linears()) * shape.num_hidden_layers
     linear += round(settings.kept_share * linear) if is_nf4 else 0
@@ -110,7 +112,7 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
     if settings.method == "lora":
         rows.append(Row(f"adapter, rank {settings.rank}", adapter))
     if settings.has_reference:
-        rows.append(Row("reference", adapter if settings.method == "lora" else linear + rest))
+        rows.append(Row(REFERENCE, adapter if settings.method == "lora" else linear + rest))
     if settings.engine != "native" and not settings.shares_weights:
         rows.append(Row(ENGINE_COPY, linear + rest))
     return rows
@@ -118,6 +120,7 @@ def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
 
 def _load_rows(shape: Shape, settings: Settings, weights: list[Row]) -> list[Row]:
     """A card gets 4-bit weights one by one; on a CPU all are there first, unless an engine brings them in 4 bits."""
+    weights = [row for row in weights if row.name != REFERENCE]
     if settings.quantization == "none":
         return weights
     largest = max(linear.weights for linear in shape.linears()) * settings.weight_bytes
@@ -142,7 +145,7 @@ def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
     count = trained_parameters(shape, settings)
     gradient_bytes = 4 if settings.method == "lora" else settings.weight_bytes
     states = Row(f"optimizer states, {settings.optimizer}", round(count * STATE_BYTES[settings.optimizer]))
-    return states, Row("gradients", count * gradient_bytes)
+    return states, Row(GRADIENTS, count * gradient_bytes)
 
 
 def kv_cache_bytes(shape: Shape, settings: Settings, sequences: int) -> int:

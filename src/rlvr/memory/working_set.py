@@ -14,8 +14,9 @@ from rlvr.memory.settings import Choice, Settings, input_tokens
 from rlvr.memory.shapes import Linear, Shape
 
 WORKSPACE = "attention's workspace"
-CALL_TOKENS = 8192  # of attention_kernels and attention, which import torch
-PADDED_BYTES = 2**24
+CALL_TOKENS = 8192  # of attention_kernels, as the next two of attention and padded, which import torch
+SHORT_ROW_BYTES = 2**17
+PART_BYTES = 2**20
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
@@ -150,7 +151,7 @@ def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
         groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
         copies = 4 * Q + (2 * Q * settings.weight_bytes if K < Q else 0)
         return call * (copies + settings.weight_bytes * (Q + 2 * K)) // groups
-    if settings.weight_bytes == 4 and _padded_bytes(shape, settings, choice) <= PADDED_BYTES:
+    if settings.weight_bytes == 4 and _row_bytes(shape, settings) <= SHORT_ROW_BYTES:
         return _padded_workspace(shape, settings, choice)
     own = longest * (Q + 2 * K)
     rows = min(choice.sequences * settings.completion_tokens, max(settings.completion_tokens, CALL_TOKENS))
@@ -159,21 +160,23 @@ def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
     return 4 * (max(own, behind) + upcast)
 
 
-def _padded_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
-    """What attention.PackedLayout holds against PADDED_BYTES."""
+def _row_bytes(shape: Shape, settings: Settings) -> int:
+    """What padded.Padding counts for a row."""
     of_key = settings.completion_tokens * shape.num_attention_heads + 2 * shape.key_width
-    return 4 * choice.sequences * settings.context * of_key
+    return 4 * settings.context * of_key
 
 
 def _padded_workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
-    """Short rows on a CPU: keys and values behind each row's own copy of the prompt, their gradients, and that of q.
+    """Short rows on a CPU, a part of them at a time: keys and values behind copies of the prompt, and all gradients.
 
-    Less what those take once they are flat, which comes after them.
+    Besides, what rows send back to the prompts.
     """
     Q, K = shape.query_width, shape.key_width
+    rows = min(choice.sequences, max(1, PART_BYTES // _row_bytes(shape, settings)))
+    prompts = -(-choice.sequences // settings.completions)
     of_keys = 4 * K if settings.prompt_tokens else 2 * K  # without a prompt keys and values are where they were
-    padded = choice.sequences * (settings.completion_tokens * Q + settings.context * of_keys)
-    return max(0, 4 * (padded - input_tokens(settings, choice) * (Q + 2 * K)))
+    part = rows * (settings.completion_tokens * Q + settings.context * of_keys)
+    return 4 * (part + prompts * settings.prompt_tokens * 2 * K)
 
 
 def _working_bytes(settings: Settings) -> int:

@@ -135,7 +135,8 @@ class GroupCache:
 
     def __init__(self, prompt_lengths: list[int], limit: int, device: torch.device) -> None:
         self.limit, self.device = limit, device
-        self.length_P = torch.tensor(prompt_lengths, device=device)
+        self.prompts = Ragged(prompt_lengths, device)
+        self.length_P = self.prompts.lengths
         self.prefill: PackedLayout | None = PackedLayout([], prompt_lengths, [], device)
         self.prompt_padding: Tensor | None = None
         self.prompt_keys: dict[int, Tensor] = {}
@@ -147,8 +148,8 @@ class GroupCache:
     def start(self, per_prompt: int) -> None:
         """The prompts are done: `per_prompt` rows each begin."""
         assert self.prefill is not None
-        if not self.prefill.rows.is_even:
-            visible = torch.arange(self.prefill.rows.longest, device=self.device) < self.length_P[:, None]
+        if not self.prompts.is_even:
+            visible = torch.arange(self.prompts.longest, device=self.device) < self.length_P[:, None]
             self.prompt_padding = torch.zeros(visible.shape, device=self.device).masked_fill(~visible, float("-inf"))
         self.prefill = None
         self.prompt_R = torch.arange(len(self.length_P), device=self.device).repeat_interleave(per_prompt)
@@ -185,8 +186,8 @@ class GroupCache:
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
     ) -> Tensor:
         if self.prefill is not None:
-            self.prompt_keys[layer] = self.prefill.rows.pad(k_SNE).transpose(1, 2).contiguous()
-            self.prompt_values[layer] = self.prefill.rows.pad(v_SNE).transpose(1, 2).contiguous()
+            self.prompt_keys[layer] = self.prompts.pad(k_SNE).transpose(1, 2).contiguous()
+            self.prompt_values[layer] = self.prompts.pad(v_SNE).transpose(1, 2).contiguous()
             return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale, window)
         rows, heads, size = q_SHE.shape
         shared = k_SNE.shape[1]

@@ -19,7 +19,7 @@ from rlvr.stages.parts import open_trainee
 from rlvr.stages.planning import plan_grpo
 from rlvr.stages.quantization import precision
 from rlvr.state import open_run
-from rlvr.steplog import counted_tokens, peak_bytes, run_summary
+from rlvr.steplog import largest_counted, peak_bytes, run_summary
 from rlvr.verifiers.judging import check_golds
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
@@ -68,8 +68,6 @@ def main() -> None:
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)
             records = [json.loads(line) for line in LOG.read_text().splitlines()]
             write_json(Path("metrics/train.json"), run_summary(records))
-            account = memory_account(
-                made, plan_grpo(cfg, prompts, completion_tokens=counted_tokens(records)), meter.ledger
-            )
+            account = memory_account(made, plan_grpo(cfg, prompts, step=largest_counted(records)), meter.ledger)
             write_json(Path("logs/memory.json"), account)
             write_json(Path("metrics/memory.json"), memory_summary(account, meter.kind, peak_bytes(records)))

@@ -54,11 +54,9 @@ def open_trainee(
         decide(cfg)
     tokenizer = load_tokenizer(prepared.BASE)
     with ExitStack() as stack:
+        sampler = open_sampler(cfg, Source.read(prepared.BASE), tokenizer, made, temperature=cfg.rollout.temperature)
+        stack.callback(sampler.close)
         with meter.phase("load") if meter else nullcontext():
-            sampler = open_sampler(
-                cfg, Source.read(prepared.BASE), tokenizer, made, temperature=cfg.rollout.temperature
-            )
-            stack.callback(sampler.close)
             policy = open_policy(cfg, tokenizer, sampler, start=start)
             if meter:
                 meter.count(policy.model.parameters())

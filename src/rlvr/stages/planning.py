@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,14 +22,17 @@ from rlvr.source import Source, config_file
 from rlvr.types import Prompt
 
 
-def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, completion_tokens: int | None = None) -> Plan:
-    """The plan of a step of GRPO, `completion_tokens` as in plan_training. Raises UserError as that does."""
+def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, step: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a step of GRPO: the largest there can be, or one like `step`, a line of the log.
+
+    Raises UserError as plan_training does.
+    """
     completions = cfg.grpo.completions_per_prompt
-    at_once = completions * cfg.grpo.prompts_per_step
+    groups = cfg.grpo.prompts_per_step if step is None else max(1, cfg.grpo.prompts_per_step - step["groups/skipped"])
     return plan_training(
-        cfg, prompts, completions=completions, at_once=at_once,
-        minibatch=at_once // cfg.grpo.minibatches_per_rollout, has_reference=cfg.grpo.beta > 0,
-        completion_tokens=completion_tokens,
+        cfg, prompts, completions=completions, at_once=groups * completions,
+        minibatch=max(1, groups * completions // cfg.grpo.minibatches_per_rollout), has_reference=cfg.grpo.beta > 0,
+        lengths=None if step is None else (step["prompt/mean_length"], step["completion/mean_length"]),
     )  # fmt: skip
 
 
@@ -40,13 +44,13 @@ def plan_training(
     at_once: int,
     minibatch: int,
     has_reference: bool,
-    completion_tokens: int | None = None,
+    lengths: tuple[float, float] | None = None,
 ) -> Plan:
     """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
 
     `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
-    copy of what is trained is kept beside it. With `completion_tokens` completions have so many, and prompts their
-    mean; else all are the longest there can be. Raises UserError where only other settings than those of the run fit.
+    copy of what is trained is kept beside it. `lengths` are tokens of a prompt and of a completion: without them,
+    the longest there can be. Raises UserError where only other settings than those of the run fit.
     """
     device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
     settings = replace(
@@ -55,9 +59,8 @@ def plan_training(
         optimizer=cfg.memory.optimizer,
         states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
     )
-    if completion_tokens is not None:
-        mean = round(sum(len(prompt.tokens) for prompt in prompts) / len(prompts))
-        settings = replace(settings, prompt_tokens=mean, completion_tokens=completion_tokens)
+    if lengths is not None:
+        settings = replace(settings, prompt_tokens=round(lengths[0]), completion_tokens=round(lengths[1]))
     own = Own(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
         share_prompts=cfg.memory.share_prompts != "off",
