@@ -247,7 +247,7 @@ def grid(bench: Bench) -> None:
     """The planner's error on four layers."""
     errors: list[float | None] = []
     layers = {} if bench.is_tiny else {"num_hidden_layers": 4}
-    ranks, tokens, tiles, chunks = ((4,), (40,), (16,), (8,)) if bench.is_tiny else GRID
+    ranks, tokens, tiles, chunks = ((4,), (256,), (64,), (64,)) if bench.is_tiny else GRID
     for rank in ranks:
         trainer = make_trainer(bench, "Llama-3.1-8B", rank=rank, **layers)
         for length, tile_rows, head_rows, offload in product(tokens, tiles, chunks, (False, True)):

@@ -131,6 +131,7 @@ def update(
                 optimizer.backward(loss)
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)
                 total += loss.detach()
+                del loss  # and with it the graph, which still holds what its layers were called with
                 statistics.append(stats)
             if not losses:
                 check(statistics, limit=limit_of(cfg.rollout.max_logp_gap, policy.head.dtype))

@@ -128,7 +128,6 @@ class _Layer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        ctx.call = None  # the graph may be there longer than the rotations among its options should
         trained = list(ctx.saved_tensors)
         x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])

@@ -101,7 +101,7 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
 
 
 def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
-    """The model, its adapter and the frozen reference: there in every phase but for the last, which comes after load."""
+    """The model, its adapter and the frozen reference: there in every phase, but the reference not at load."""
     is_nf4 = settings.quantization == "nf4"
     linear = sum(_linear_bytes(x.weights, x.inputs, settings) for x in shape.linears()) * shape.num_hidden_layers
     linear += round(settings.kept_share * linear) if is_nf4 else 0
