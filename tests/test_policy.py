@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -275,6 +276,19 @@ class TestLoading:
         load_policy(ranks[0], Source(str(folder), None, None), tokenizer, start=None).save(tmp_path)
         with pytest.raises(UserError, match=r"rank 4, but model\.lora\.rank is 8"):
             load_policy(ranks[1], Source(str(folder), None, None), tokenizer, start=tmp_path)
+
+    def test_an_adapter_that_is_not_whole_is_refused(
+        self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
+    ) -> None:
+        folder, cfg = base("llama"), make_config({"model.adapter": "lora", "model.lora.rank": 4})
+        tokenizer = load_tokenizer(folder)
+        load_policy(cfg, Source(str(folder), None, None), tokenizer, start=None).save(tmp_path)
+        file = tmp_path / "adapter_model.safetensors"
+        weights = load_file(file)
+        lost = sorted(weights)[3]
+        save_file({name: weight for name, weight in weights.items() if name != lost}, file)
+        with pytest.raises(UserError, match=lost.replace(".", r"\.")):
+            load_policy(cfg, Source(str(folder), None, None), tokenizer, start=tmp_path)
 
     def test_a_model_that_does_not_exist_is_named(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -63,12 +63,15 @@ class Padding:
         prefix_of_row: Sequence[int],
         device: torch.device,
     ) -> None:
-        self.prefixes = Ragged(prefix_lengths, device)
-        self.cut = sum(prefix_lengths)
+        self.prefix_lengths, self.cut, self.device = prefix_lengths, sum(prefix_lengths), device
         self.row_lengths, self.prefix_of_row = row_lengths, prefix_of_row
         self.longest = max(prefix_lengths, default=0), max(row_lengths, default=0)
         self.parts = cache(self._parts)
         self.prefix_mask = cache(self._prefix_mask)
+
+    @cached_property
+    def prefixes(self) -> Ragged:
+        return Ragged(self.prefix_lengths, self.device)
 
     def row_bytes(self, heads: int, key_width: int) -> int:
         """Of the scores, keys and values of the longest row behind the longest prefix, in float32."""
@@ -89,7 +92,7 @@ class Padding:
     def _prefix_mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         if window is None:
             return None
-        return _additive(_causal(self.prefixes.longest, window, self.prefixes.lengths.device)[None, None], dtype)
+        return _additive(_causal(self.longest[0], window, self.device)[None, None], dtype)
 
 
 class Part:

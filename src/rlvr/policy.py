@@ -310,9 +310,13 @@ def _with_adapter(cfg: Config, model: Any, start: Path | None) -> Any:
 
 @torch.no_grad()
 def _read_adapter(model: Any, path: Path) -> None:
-    """Copy the adapter in the file over that of `model`, a tensor at a time: it is never there twice."""
-    weights = dict(model.named_parameters())
+    """Copy the adapter in the file over that of `model`, a tensor at a time: it is never there twice.
+
+    Raises UserError when the file holds other tensors than the adapter has.
+    """
+    trained = {name.replace(".default.", "."): w for name, w in model.named_parameters() if w.requires_grad}
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            module, _, kind = name.rpartition(".")
-            weights[f"{module}.default.{kind}"].copy_(file.get_tensor(name))
+        if different := trained.keys() ^ file.keys():
+            raise UserError(f"{path} is not a whole adapter of this model: {min(different)} is in one of them only")
+        for name, weight in trained.items():
+            weight.copy_(file.get_tensor(name))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -318,6 +319,9 @@ def test_a_prompt_that_is_computed_once_costs_its_keys_and_values() -> None:
 def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
     assert working_set.CALL_TOKENS == attention_kernels.CALL_TOKENS
     assert (working_set.SHORT_ROW_BYTES, working_set.PART_BYTES) == (attention.SHORT_ROW_BYTES, padded.PART_BYTES)
+    rows = padded.Padding([512], [1536, 1536], [0, 0], torch.device("cpu"))
+    heads, key_width = LLAMA_8B.num_attention_heads, LLAMA_8B.key_width
+    assert working_set._row_bytes(LLAMA_8B, at(2048)) == rows.row_bytes(heads, key_width)
 
 
 @pytest.mark.parametrize(
