@@ -5,7 +5,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python;
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run test test-all check bench gpu clean
+.PHONY: run test test-all check deps docs bench gpu clean
 
 run: .venv/core
 	$(BIN)/snakemake --cores 1
@@ -21,6 +21,14 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+deps: .venv/core
+	$(BIN)/rlvr deps
+
+docs: .venv/dev
+	PYTHONPATH=tests $(BIN)/python docs/make/memory.py
+	PYTHONPATH=tests $(BIN)/python docs/make/models.py
+	PYTHONPATH=tests $(BIN)/python docs/make/rewards.py
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/trl_step.py

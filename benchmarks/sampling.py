@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM
 
 from recipe import RESULTS, write_result
 from rlvr.chat import messages
-from rlvr.memory.cards import GIB
-from rlvr.policy import load_policy, load_tokenizer
+from rlvr.model.policy import load_policy, load_tokenizer
+from rlvr.model.source import Source, open_source
+from rlvr.plan.cards import GIB
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, start_engine
-from rlvr.source import Source, open_source
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Prompt
 

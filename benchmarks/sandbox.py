@@ -19,8 +19,9 @@ from functools import partial
 from typing import IO, Any
 
 from recipe import RESULTS, write_result
-from rlvr.verifiers import bubblewrap, sandbox, seccomp
-from rlvr.verifiers.sandbox import Limits, Run, execute
+from rlvr.verifiers.sandbox import bubblewrap, seccomp
+from rlvr.verifiers.sandbox import run as sandbox
+from rlvr.verifiers.sandbox.run import Limits, Run, execute
 
 LIMITS = Limits(10.0, 5.0, 2**28, 2**22, 4, 2**14)
 PROGRAM = "print(int(input()) * 2)"

@@ -46,20 +46,21 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from recipe import RESULTS, write_result
-from rlvr import grpo, prepared
+from rlvr import grpo
 from rlvr.advantage import reward_tensors, total_rewards
 from rlvr.batch import pack
 from rlvr.chat import render_prompt
 from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
-from rlvr.meter import Meter
-from rlvr.prompts import draw
+from rlvr.problems import tables
+from rlvr.problems.draw import draw
 from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
+from rlvr.runtime.meter import Meter
 from rlvr.stages.begin import quiet_transformers
-from rlvr.stages.parts import open_trainee
+from rlvr.stages.opening import open_trainee
 from rlvr.stages.planning import plan_grpo
-from rlvr.state import Run
+from rlvr.training.run import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns
 
@@ -289,7 +290,7 @@ def check_prompts(theirs: Theirs) -> int:
 
 def measure(cfg: Config, *, block: int) -> dict[str, Any]:
     """Run both to the end and return what is to be written."""
-    prompts = prepared.read_prompts("train")
+    prompts = tables.read_prompts("train")
     steps, per_step = cfg.grpo.num_steps(len(prompts)), cfg.grpo.prompts_per_step
     drawn = [prompt for step in range(steps) for prompt in draw(prompts, per_step, step=step, seed=cfg.compute.seed)]
     turns, scoring = Turns(OURS, TRL, block=block), (cfg.rewards, cfg.verifiers, cfg.model.template.resolve())

@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from typing import Any
 
+from rlvr.verifiers.isolated import verdict
+
 from recipe import RESULTS, write_result
 from rlvr.verifiers import VERIFIERS
-from rlvr.verifiers.isolated import verdict
-from rlvr.verifiers.workers import Workers
+from rlvr.verifiers.workers.pool import Workers
 
 MEMORY_BYTES = 2**30
 SECONDS = 2.0  # the deadline of each

@@ -15,15 +15,15 @@ from hypothesis import settings
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from random_weights import randomize
-from rlvr import scratch
 from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
-from rlvr.policy import Policy, for_training, has_weights, load_policy, load_tokenizer
+from rlvr.model import scratch
+from rlvr.model.policy import Policy, for_training, has_weights, load_policy, load_tokenizer
+from rlvr.model.source import Source
 from rlvr.sampler import NativeSampler, Sampling
-from rlvr.source import Source
 from rlvr.types import Completion, Group, Problem, Prompt
 from rlvr.verifiers.judging import Verdicts, open_judge
+from support.random_weights import randomize
 
 STARTED = time.monotonic()
 

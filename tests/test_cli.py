@@ -43,7 +43,7 @@ def test_a_command_runs_its_stage_and_no_other(
 
 def test_what_serve_does_not_know_goes_to_the_server(call: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[tuple[int, list[str]]] = []
-    monkeypatch.setattr("rlvr.stages.serve.main", lambda place, extra: got.append((place.port, list(extra))))
+    monkeypatch.setattr("rlvr.commands.serve.main", lambda place, extra: got.append((place.port, list(extra))))
     assert call("serve", "--gpu-memory-utilization", "0.5", "--port", "9000", "--seed=3") == 0
     assert got == [(9000, ["--gpu-memory-utilization", "0.5", "--seed=3"])]
 

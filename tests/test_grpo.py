@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM
 from rlvr import grpo
 from rlvr.batch import pack
 from rlvr.config import Config
-from rlvr.meter import Meter
-from rlvr.optim import LossScale
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
-from rlvr.state import Run
+from rlvr.runtime.meter import Meter
+from rlvr.training.optim import LossScale
+from rlvr.training.run import Run
 from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt, UserError
 
 CPU = torch.device("cpu")

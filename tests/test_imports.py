@@ -1,4 +1,4 @@
-"""Imports point down, heavy packages have one home, and the command line starts without torch."""
+"""Imports point down, type-only ones too; heavy packages have one home; the command line starts without torch."""
 
 from __future__ import annotations
 
@@ -8,57 +8,46 @@ from pathlib import Path
 
 import pytest
 
-from imports import SOURCE, imported, module_file
+from rlvr.commands.deps import imported, module_file
 
+SOURCE = Path(__file__).parents[1] / "src"
 # Top to bottom; a module imports from lower lines only, or from its own package.
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("stages",),
-    ("grpo", "sft", "prepare", "report"),
-    ("evaluate", "steplog", "state", "scratch"),
+    ("grpo", "sft", "report"),
+    ("training", "evaluate"),
     ("rollout",),
-    ("sampler", "prepared", "selection", "meter", "optim"),
-    ("mismatch",),
-    ("policy", "loss"),
-    ("head",),
-    ("memory", "batch", "logprob", "config", "source", "tokens", "presets"),
-    ("doctor",),
-    ("trial", "generate"),
-    ("rewards", "tasks", "attention", "shared_prompt", "advantage", "serve"),
-    ("verifiers", "unpadded", "padded"),
-    ("advice", "linear", "attention_kernels"),
-    ("chat", "prompts", "progress", "printing", "interrupt", "provenance", "flow", "versions"),
-    ("types", "lifetime"),
+    ("sampler", "problems"),
+    ("model",),
+    ("memory", "loss", "tasks"),
+    ("batch", "config"),
+    ("attention", "logprob", "rewards", "advantage", "plan"),
+    ("verifiers", "linear", "chat", "flow"),
+    ("runtime",),
+    ("types",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-KNOW_CONFIG = {"cli", "stages", "grpo", "sft", "rollout"}  # the others get plain values
+# The others get plain values. tasks and problems read what a task's section of params.yaml says of its data.
+KNOW_CONFIG = {"cli", "commands", "stages", "grpo", "sft", "rollout", "problems", "tasks"}
 HOMES = {
     "matplotlib": {"report"},
-    "peft": {"policy", "memory"},
-    "bitsandbytes": {"policy", "optim", "memory"},
+    "peft": {"model", "memory"},
+    "bitsandbytes": {"model", "training", "memory"},
     "accelerate": {"memory"},
     "vllm_bnb_plugin": {"sampler"},
     "vllm": {"sampler"},
     "triton": {"loss", "logprob"},
     "pydantic": {"config"},
     "typer": {"cli"},
-    "rich": {"progress", "printing", "memory"},
+    "rich": {"runtime", "plan"},
 }
 WITHOUT_TORCH = (
-    "chat",
-    "types",
-    "config",
-    "rewards",
-    "verifiers",
-    "tasks",
-    "selection",
-    "report",
-    "cli",
-    "flow",
-    "prompts",
-    "provenance",
-)
+    "chat", "types", "config", "rewards", "verifiers", "tasks", "plan", "report", "cli", "flow",
+)  # fmt: skip
+FLAT_MODULES, FILES_OF_A_FOLDER = 12, 13
 FILES = sorted((SOURCE / "rlvr").rglob("*.py"))
 
 
@@ -68,7 +57,8 @@ def package(file: Path) -> str:
 
 
 def imported_packages(file: Path) -> set[str]:
-    modules = {name for name in imported(file) if name.startswith("rlvr.") and module_file(name)}
+    names = imported(file, with_types=True)
+    modules = {name for name in names if name.startswith("rlvr.") and module_file(name, SOURCE)}
     return {name.split(".")[1] for name in modules} - {package(file)}
 
 
@@ -79,7 +69,39 @@ def test_imports_point_down(file: Path) -> None:
         return
     assert package(file) in LEVEL, f"give {package(file)} a line in LAYERS"
     higher = {other for other in imported_packages(file) if LEVEL[other] <= LEVEL[package(file)]}
-    assert not higher, f"{package(file)} imports {higher}, which stand beside or above it"
+    assert not higher, f"{package(file)} imports {higher}, which are level with it or above it"
+
+
+def test_no_circle_between_modules() -> None:
+    """Within a package, too, and counting what only type checkers import."""
+    below = {
+        file: {
+            other
+            for name in imported(file, with_types=True)
+            if (other := module_file(name, SOURCE)) and not (other.stem == "__init__" and other.parent in file.parents)
+        }
+        for file in FILES
+    }
+    done: set[Path] = set()
+
+    def visit(file: Path, trail: tuple[Path, ...]) -> None:
+        circle = [str(f.relative_to(SOURCE)) for f in (*trail[trail.index(file) :], file)] if file in trail else []
+        assert not circle, " -> ".join(circle)
+        if file not in done:
+            for other in below[file] - {file}:
+                visit(other, (*trail, file))
+            done.add(file)
+
+    for file in FILES:
+        visit(file, ())
+
+
+def test_a_folder_can_be_taken_in_at_a_glance() -> None:
+    flat = [file for file in (SOURCE / "rlvr").glob("*.py") if not file.name.startswith("__")]
+    assert len(flat) <= FLAT_MODULES, [file.name for file in flat]
+    for folder in {file.parent for file in FILES if file.parent != SOURCE / "rlvr"}:
+        files = sorted(file.name for file in folder.glob("*.py"))
+        assert len(files) <= FILES_OF_A_FOLDER, f"{folder.relative_to(SOURCE)}: {files}"
 
 
 def test_only_drivers_know_the_configuration() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rlvr.linear import HAS_ONEDNN, Linear, linear, product, through_onednn
-from rlvr.optim import Optimizer
+from rlvr.training.optim import Optimizer
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
 

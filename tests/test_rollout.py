@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rlvr.config import Config
-from rlvr.meter import Meter
-from rlvr.prompts import draw, spare
+from rlvr.problems.draw import draw, spare
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
 from rlvr.rollout import Rollout, collect
+from rlvr.runtime.meter import Meter
 from rlvr.types import AdvantageMethod, Completion, Group, Prompt
 
 STEP, SEED = 3, 0

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from rlvr import sft
 from rlvr.chat import TAGS, render_target
-from rlvr.optim import Optimizer
-from rlvr.policy import Policy
-from rlvr.state import Run
+from rlvr.model.policy import Policy
 from rlvr.tasks.arithmetic import problem
+from rlvr.training.optim import Optimizer
+from rlvr.training.run import Run
 from rlvr.types import Completion, Group, Interrupted, Prompt
 from rlvr.verifiers.judging import Verdicts
 

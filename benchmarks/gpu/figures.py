@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvr.memory.ledger import Ledger
-from rlvr.provenance import commit
+from rlvr.runtime.ledger import Ledger
+from rlvr.stages.provenance import commit
 from rlvr.types import UserError
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "liger-kernel", "trl", "vllm")

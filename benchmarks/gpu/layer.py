@@ -23,9 +23,9 @@ from rlvr.batch import micro_batch, supervised
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
-from rlvr.memory.shapes import Shape
-from rlvr.memory.working_set import layer_bytes
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
+from rlvr.plan.shapes import Shape
+from rlvr.plan.working_set import layer_bytes
 
 TOKENS, TILES, RANK = 20_480, (2048, 4096), 32
 TINY = (256, (32, 64), 4)

@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlvr import attention
+from rlvr.attention import layout
 from rlvr.memory.quantized import decoder_linears, quantized_linear
-from rlvr.memory.settings import Choice, Settings
-from rlvr.memory.shapes import Shape, find_shape
-from rlvr.policy import Policy, for_training
+from rlvr.model.policy import Policy, for_training
+from rlvr.plan.settings import Choice, Settings
+from rlvr.plan.shapes import Shape, find_shape
 
 SHAPES = Path(__file__).parents[2] / "presets/shapes"
 DTYPE = torch.bfloat16
@@ -48,7 +48,7 @@ def make_policy(shape: Shape, *, rank: int, device: torch.device) -> Policy:
     config = config_of(shape)
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=attention.NAME)
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPE, attn_implementation=layout.NAME)
     for name, empty in decoder_linears(model).items():
         layer = nn.Linear(
             empty.in_features, empty.out_features, bias=empty.bias is not None, dtype=DTYPE, device=device

@@ -26,18 +26,18 @@ import torch
 
 from figures import Bench, attempt, begin, gib, milliseconds, settle
 from models import choice_of, make_policy, settings_of, shape_named, trained
+from rlvr.attention.shared_prompt import in_turn
 from rlvr.batch import MicroBatch, MiniBatch, Row
 from rlvr.loss import policy_loss
-from rlvr.memory.cards import card_of_size
-from rlvr.memory.ledger import Ledger
-from rlvr.memory.planner import plan
-from rlvr.memory.predict import predict
-from rlvr.memory.settings import Choice, Settings, shares_prompt
-from rlvr.memory.shapes import Shape
-from rlvr.optim import Optimizer
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
+from rlvr.plan.cards import card_of_size
+from rlvr.plan.planner import plan
+from rlvr.plan.predict import predict
+from rlvr.plan.settings import Choice, Settings, shares_prompt
+from rlvr.plan.shapes import Shape
+from rlvr.runtime.ledger import Ledger
 from rlvr.sampler import NativeSampler, Sampling
-from rlvr.shared_prompt import in_turn
+from rlvr.training.optim import Optimizer
 from rlvr.types import LossSpec, Problem, Prompt, Totals
 
 RANK = 32

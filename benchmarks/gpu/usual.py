@@ -19,7 +19,7 @@ from torch import Tensor
 import rivals
 from figures import Bench, attempt, begin, gib, milliseconds, settle
 from rlvr.batch import MicroBatch
-from rlvr.memory.ledger import Ledger
+from rlvr.runtime.ledger import Ledger
 from rlvr.types import Totals
 from updates import MAX_GRAD_NORM, Trainer, long_run, make_trainer, micro_batches
 

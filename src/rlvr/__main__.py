@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from rlvr.lifetime import die_with_parent
+from rlvr.runtime.lifetime import die_with_parent
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a stage that has nothing to save, without a traceback
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlvr.attention import PackedLayout
-from rlvr.shared_prompt import BehindPrompt, SharedPrompt
+from rlvr.attention.shared_prompt import BehindPrompt, SharedPrompt
 from rlvr.types import Group, SharePrompts, Totals
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlvr.memory.settings import Engine, Method, Quantization, Settings
+from rlvr.plan.settings import Engine, Method, Quantization, Settings
 from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
@@ -30,8 +30,8 @@ def _run(stage: str) -> None:
 @app.command()
 def check() -> None:
     """Check params.yaml, say what is wrong with it, and what in it is unlikely to work."""
-    from rlvr.advice import advice  # noqa: PLC0415
     from rlvr.config import load_config  # noqa: PLC0415
+    from rlvr.config.advice import advice  # noqa: PLC0415
 
     cfg = load_config()
     print("params.yaml is fine")
@@ -46,8 +46,11 @@ def preset(
     diff: Annotated[bool, typer.Option("--diff", help="Only show what would change.")] = False,
 ) -> None:
     """Write a preset's settings into params.yaml; comments stay."""
-    from rlvr import presets  # noqa: PLC0415
-    from rlvr.config import PARAMS_FILE, check_config  # noqa: PLC0415
+    from rlvr.config import (  # noqa: PLC0415
+        PARAMS_FILE,
+        check_config,
+        presets,
+    )
 
     if show_list or name is None:
         width = max(map(len, presets.names()), default=0)
@@ -64,13 +67,21 @@ def preset(
         print("\n".join(["", *presets.header(name), "Run it: snakemake --cores 1"]))
 
 
+@app.command()
+def deps() -> None:
+    """Write each stage's code dependencies into dvc.yaml, read from what the source imports."""
+    from rlvr.commands import deps as command  # noqa: PLC0415
+
+    command.main()
+
+
 @rewards.command("try")
 def try_rewards(
     file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file with a column completion.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many completions.")] = None,
 ) -> None:
     """Score a file of completions, each with the id or the question of a prepared problem, or its own answer."""
-    from rlvr.stages import rewards  # noqa: PLC0415
+    from rlvr.commands import rewards  # noqa: PLC0415
 
     rewards.try_file(file, limit)
 
@@ -80,7 +91,7 @@ def doctor(
     problems: Annotated[int, typer.Option(min=1, help="How many of the training problems to take.")] = 8,
 ) -> None:
     """Say what the rewards accept that they should not: they score completions that are made to fool them."""
-    from rlvr.stages import rewards  # noqa: PLC0415
+    from rlvr.commands import rewards  # noqa: PLC0415
 
     if not rewards.doctor(problems):
         sys.exit(1)
@@ -105,7 +116,7 @@ def plan(
     host_gib: Annotated[float | None, typer.Option(help="Memory of the host, to stay within.")] = None,
 ) -> None:
     """Say which run fits on which card, from a model's shape alone: no GPU, nothing is downloaded."""
-    from rlvr.memory import command  # noqa: PLC0415
+    from rlvr.plan import command  # noqa: PLC0415
 
     settings = Settings(
         method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
@@ -135,7 +146,7 @@ def generate(
     out: Annotated[Path | None, typer.Option(help="Write JSON lines to this file.")] = None,
 ) -> None:
     """Ask a model: the last that the pipeline trained, or --model. In a pipe, one JSON object for each answer."""
-    from rlvr.stages import generate as command  # noqa: PLC0415
+    from rlvr.commands import generate as command  # noqa: PLC0415
 
     command.main(
         command.Asked(
@@ -156,7 +167,7 @@ def serve(
     cache_gib: Annotated[int, typer.Option(min=1, help="For keys and values, on a CPU.")] = 1,
 ) -> None:
     """Serve a model with vLLM as OpenAI's API; arguments not listed here go to `vllm serve`."""
-    from rlvr.stages import serve as command  # noqa: PLC0415
+    from rlvr.commands import serve as command  # noqa: PLC0415
 
     command.main(
         command.Place(

@@ -17,7 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from rlvr.lifetime import die_with_parent, ignore_interrupts, in_child
+from rlvr.runtime.lifetime import die_with_parent, ignore_interrupts, in_child
 
 FOLDER = Path(".pipeline")  # stamps, logs and benchmarks
 CLEAN_TIME = 1_000_000_000  # all stamps of clean stages share one date, so that none is newer than another

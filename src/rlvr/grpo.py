@@ -9,21 +9,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rlvr.attention.shared_prompt import in_turn
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
 from rlvr.memory.states import waits_on_host
-from rlvr.meter import Meter
-from rlvr.mismatch import check, limit_of
-from rlvr.optim import Optimizer
-from rlvr.policy import Policy
-from rlvr.progress import Show
+from rlvr.model.policy import Policy
 from rlvr.rewards import Scorer
 from rlvr.rollout import check_scores, collect
+from rlvr.runtime.meter import Meter
+from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
-from rlvr.shared_prompt import in_turn
-from rlvr.state import Run
-from rlvr.steplog import completion_table, step_record
+from rlvr.training.log import completion_table, step_record
+from rlvr.training.mismatch import check, limit_of
+from rlvr.training.optim import Optimizer
+from rlvr.training.run import Run
 from rlvr.types import Interrupted, Prompt, StepFailed
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rlvr.advantage import advantages, has_signal, reward_tensors, total_rewards
 from rlvr.config import Config
-from rlvr.meter import Meter
-from rlvr.prompts import draw, spare
+from rlvr.problems.draw import draw, spare
 from rlvr.rewards import Scorer, Scores
+from rlvr.runtime.meter import Meter
 from rlvr.sampler import Sampler, places
 from rlvr.types import Group, Prompt, StepFailed
 

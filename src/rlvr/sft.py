@@ -15,12 +15,12 @@ from rlvr.batch import MiniBatch, supervised
 from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
 from rlvr.memory.states import waits_on_host
-from rlvr.optim import Optimizer
-from rlvr.policy import Policy
-from rlvr.progress import Show
-from rlvr.prompts import draw
+from rlvr.model.policy import Policy
+from rlvr.problems.draw import draw
+from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
-from rlvr.state import Run
+from rlvr.training.optim import Optimizer
+from rlvr.training.run import Run
 from rlvr.types import Group, Interrupted, Prompt, Totals
 from rlvr.verifiers.judging import Verdicts
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from imports import closure, imported, module_file
+from rlvr.commands.deps import imported, reached
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 SUITE = Path(__file__).parents[2] / "benchmarks/gpu"
+SOURCE = Path(__file__).parents[2] / "src"
 ALLOWED = {"torch", "triton", "transformers", "peft", "bitsandbytes", "liger_kernel", "trl", "rlvr"}
 Lines = list[dict[str, Any]]
 
@@ -131,11 +132,7 @@ def test_it_imports_little() -> None:
     for file in files:
         names = imported(file)
         assert {name.split(".")[0] for name in names} <= ALLOWED | sys.stdlib_module_names | own, file
-        reached = {
-            module for name in names if name.startswith("rlvr.") and module_file(name) for module in closure(name)
-        }
-        tops = {
-            top for module in reached if (path := module_file(module)) for top in imported(path, top_level_only=True)
-        }
+        files_below = {below for name in names if name.startswith("rlvr.") for below in reached(name, SOURCE)}
+        tops = {top for below in files_below for top in imported(below, top_level_only=True)}
         heavy = {"pydantic", "datasets", "pandas", "pyarrow", "ruamel", "typer", "rich", "rlvr.config"}
         assert not heavy & ({top.split(".")[0] for top in tops} | tops), file

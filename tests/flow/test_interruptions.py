@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pytest
 from clone import ENGINES, OTHER, Clone, Done, Running, nothing_left, under_each, wait
 
-from rlvr import state
+from rlvr.training import run as state
 
 Finished = Callable[[str], Clone]
 STEPS = 150  # long enough to be hit in the middle; the smoke run has 8

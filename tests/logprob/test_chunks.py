@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from head_cases import MAPS, PLAIN, SHAPES, compared, make_inputs, results
-from precision import agree, error, relative
 from rlvr.logprob import resolve, token_logprobs
-from rlvr.memory.ledger import LiveStorages
+from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
+from support.head_cases import MAPS, PLAIN, SHAPES, compared, make_inputs, results
+from support.precision import agree, error, relative
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,12 @@ from typing import get_args
 import pytest
 import torch
 
-from loss_cases import HEAD, TOTALS, Case, computed, converted, make_case, make_spec, truth, truth_on_logprobs
-from loss_mutants import MUTANTS
-from precision import agree, head_truth
 from rlvr.loss import kernel, sampler_correction, token_loss
 from rlvr.loss.reference import token_weights
 from rlvr.types import Correction, LossSpec, LossType
+from support.loss_cases import HEAD, TOTALS, Case, computed, converted, make_case, make_spec, truth, truth_on_logprobs
+from support.loss_mutants import MUTANTS
+from support.precision import agree, head_truth
 
 KL = {"no kl": {}, "kl": {"beta": 0.04}, "plain kl": {"beta": 0.04, "kl_unbiased": False}}
 

@@ -9,14 +9,14 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from loss_cases import HEAD, LENGTHS, TOTALS, computed, make_case, make_spec, truth
-from loss_mutants import MUTANTS
-from oracle import Row, ratios
-from precision import agree, head_truth, relative
 from rlvr.loss import policy_loss
 from rlvr.loss.fused import is_local
-from rlvr.memory.ledger import LiveStorages
+from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import Correction, LossType
+from support.loss_cases import HEAD, LENGTHS, TOTALS, computed, make_case, make_spec, truth
+from support.loss_mutants import MUTANTS
+from support.oracle import Row, ratios
+from support.precision import agree, head_truth, relative
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracle import Row, entropy_and_gradient, loss_and_gradient
 from rlvr.advantage import group_advantages, has_signal
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.loss import LossStats, policy_loss
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
 from rlvr.types import Group, LossSpec, LossType, Totals
+from support.oracle import Row, entropy_and_gradient, loss_and_gradient
 
 LOSS_TYPES = get_args(LossType)
 SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 3]), (1, [6, 1, 8])]

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from oracle import Row, corrections, loss_and_gradient, ratios
 from rlvr.loss import sampler_correction, token_loss
 from rlvr.types import Correction, LossSpec, LossType, Totals
+from support.oracle import Row, corrections, loss_and_gradient, ratios
 
 LOSS_TYPES = get_args(LossType)
 TOLERANCE = 1e-12

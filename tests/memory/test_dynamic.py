@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rlvr.memory.dynamic import Choice, choose
 from rlvr.memory.quantized import decoder_linears, is_quantized, quantize
-from rlvr.policy import Policy
-from tiny_models import plain_model, stream
+from rlvr.model.policy import Policy
+from support.tiny_models import plain_model, stream
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from rlvr.attention import PackedLayout
 from rlvr.memory.layer import install
-from rlvr.memory.ledger import LiveStorages
-from rlvr.policy import Policy
-from tiny_models import gradients, make_model, stream, worst
+from rlvr.model.policy import Policy
+from rlvr.runtime.ledger import LiveStorages
+from support.tiny_models import gradients, make_model, stream, worst
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
-from tiny_models import gradients, make_model, stream, worst
+from support.tiny_models import gradients, make_model, stream, worst
 
 LIMIT = {torch.float32: 1e-6, torch.float64: 1e-12}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rlvr.memory.layer import install
-from rlvr.memory.ledger import LiveStorages
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
-from tiny_models import gradients, make_model, stream, worst
+from rlvr.runtime.ledger import LiveStorages
+from support.tiny_models import gradients, make_model, stream, worst
 
 CPU = torch.device("cpu")
 

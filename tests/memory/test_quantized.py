@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from rlvr.linear import through_onednn
 from rlvr.memory.layer import install
-from rlvr.memory.ledger import LiveStorages
 from rlvr.memory.lora import fuse
 from rlvr.memory.quantized import decoder_linears, quantize, quantized_linear, weight_bytes, weight_of
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
+from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
-from tiny_models import gradients, plain_model, stream, worst
+from support.tiny_models import gradients, plain_model, stream, worst
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlvr.config import Config
 from rlvr.memory.quantized import Nf4, decoder_linears, quantize
 from rlvr.memory.views import NotShareable, Views, model_on
-from rlvr.policy import load_policy, load_tokenizer
-from rlvr.source import Source
-from tiny_models import FAMILIES, SHAPE, make_model, stream
+from rlvr.model.policy import load_policy, load_tokenizer
+from rlvr.model.source import Source
+from support.tiny_models import FAMILIES, SHAPE, make_model, stream
 
 CHANGES = {"llama": {"mlp_bias": True, "attention_bias": True}, "gemma3_text": {"tie_word_embeddings": True}}
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rlvr.chat import TAGS, read
-from rlvr.rewards import code
+from rlvr.rewards.functions import code
 from rlvr.rewards.sample import Sample
 from rlvr.types import Problem
 from rlvr.verifiers.verdict import GOLD, MISSING, NOT_APPLICABLE, RIGHT, TIMEOUT, WRONG, Verdict, fault, wrong

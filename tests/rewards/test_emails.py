@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from rlvr.rewards.functions import FUNCTIONS
-from samples import sample_of, well_formed
+from support.samples import sample_of, well_formed
 
 ROOT = Path(__file__).parent.parent.parent
 ROWS = [json.loads(line) for line in (ROOT / "examples/emails.jsonl").read_text().splitlines()]

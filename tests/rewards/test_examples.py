@@ -6,13 +6,13 @@ from importlib import import_module
 
 import pytest
 
-import reward_examples
-import verifier_examples
-from examples_page import COMMAND, PAGE, filled
+from make.rewards import PAGE, filled
 from rlvr.config.scoring import check_options
 from rlvr.rewards.functions import FUNCTIONS, check_values
 from rlvr.types import UserError
-from rlvr.verifiers import VERIFIERS, Verdict, sandbox
+from rlvr.verifiers import VERIFIERS, Verdict
+from rlvr.verifiers.sandbox import run as sandbox
+from support import reward_examples, verifier_examples
 
 
 def verdict(name: str, answer: str, gold: str) -> Verdict:
@@ -52,4 +52,4 @@ def test_nothing_is_without_examples() -> None:
 
 def test_the_page_shows_them() -> None:
     page = PAGE.read_text()
-    assert page == filled(page), f"docs/rewards.md is stale: run {COMMAND}"
+    assert page == filled(page), "docs/rewards.md is stale: make docs"

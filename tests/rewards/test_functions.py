@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_examples import EXAMPLES
 from rlvr.chat import TAGS, Tags, render_target
 from rlvr.config import Config
 from rlvr.config.scoring import check_options
 from rlvr.rewards.functions import FUNCTIONS, check_values
-from rlvr.rewards.steps import stated_steps
+from rlvr.rewards.functions.steps import stated_steps
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import UserError
 from rlvr.verifiers.verdict import NOT_APPLICABLE, RIGHT, WRONG
-from samples import sample_of, well_formed
+from support.reward_examples import EXAMPLES
+from support.samples import sample_of, well_formed
 
 DEFAULT = TAGS["working_out"]
 R, R_END, A, A_END = DEFAULT.marks()

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from rlvr.chat import TAGS
 from rlvr.config import Config
-from rlvr.rewards import ledger, open_scorer
-from rlvr.rewards.judge import Options, find_key, longest_seconds
-from rlvr.rewards.judgement import call, messages, parse
+from rlvr.rewards import open_scorer
+from rlvr.rewards.judge import ledger
+from rlvr.rewards.judge.options import Options, find_key, longest_seconds
+from rlvr.rewards.judge.verdicts import call, messages, parse
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Answered, UserError
 

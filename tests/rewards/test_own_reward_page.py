@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rlvr.config import Config, parse_yaml
-from rlvr.rewards import custom, judge
+from rlvr.rewards import custom
+from rlvr.rewards.judge import options as judge
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/your-own-reward.md").read_text()

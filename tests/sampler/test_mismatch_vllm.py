@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
-from rlvr.meter import Meter
-from rlvr.mismatch import Mismatch
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
 from rlvr.rewards import open_scorer
+from rlvr.runtime.meter import Meter
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
-from rlvr.state import Run
+from rlvr.training.mismatch import Mismatch
+from rlvr.training.run import Run
 from rlvr.types import Group, Prompt, StepFailed
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlvr.batch import pack
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.types import Completion, Group, Prompt
 

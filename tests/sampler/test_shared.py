@@ -18,11 +18,11 @@ from rlvr.attention import PackedLayout
 from rlvr.batch import MicroBatch, pack
 from rlvr.config import Config
 from rlvr.linear import Linear
-from rlvr.memory.ledger import LiveStorages
 from rlvr.memory.quantized import Nf4, is_quantized, weight_bytes, weight_of
-from rlvr.policy import Policy, for_training, load_policy
+from rlvr.model.policy import Policy, for_training, load_policy
+from rlvr.model.source import Source, open_source
+from rlvr.runtime.ledger import LiveStorages
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, shared, start_engine
-from rlvr.source import Source, open_source
 from rlvr.types import Group, Prompt, UserError
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")

@@ -16,10 +16,10 @@ from rlvr.attention import PackedLayout
 from rlvr.batch import pack
 from rlvr.chat import messages
 from rlvr.config import Config
-from rlvr.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.source import open_source
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, places, start_engine
 from rlvr.sampler.engine import BATCHED_TOKENS, batched_tokens
-from rlvr.source import open_source
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")

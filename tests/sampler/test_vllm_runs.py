@@ -13,16 +13,16 @@ import torch
 
 from rlvr import grpo
 from rlvr.config import Config
-from rlvr.memory.cards import GIB, card_of_size
-from rlvr.memory.planner import Plan, plan
-from rlvr.memory.settings import Settings
-from rlvr.memory.shapes import all_shapes, find_shape
-from rlvr.meter import Meter
+from rlvr.model.source import Source
+from rlvr.plan.cards import GIB, card_of_size
+from rlvr.plan.planner import Plan, plan
+from rlvr.plan.settings import Settings
+from rlvr.plan.shapes import all_shapes, find_shape
 from rlvr.rewards import open_scorer
+from rlvr.runtime.meter import Meter
 from rlvr.sampler import EngineSettings, Sampler, Sampling, VllmSampler, start_engine
-from rlvr.source import Source
-from rlvr.stages.parts import check_sampler, engine_settings
-from rlvr.state import Run
+from rlvr.stages.opening import check_sampler, engine_settings
+from rlvr.training.run import Run
 from rlvr.types import Interrupted, Prompt, UserError
 
 CPU = torch.device("cpu")

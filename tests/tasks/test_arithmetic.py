@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.config import Config
-from rlvr.selection import Limits, select, wanted
+from rlvr.problems.selection import Limits, select, wanted
 from rlvr.tasks import TASKS
 from rlvr.tasks.arithmetic import problem, working
 from rlvr.types import Problem, UserError

@@ -193,7 +193,7 @@ PROGRAMS = {
     "no Python": ("unparsable", "The answer is 4."),
     "imports the harness": (
         "crash",
-        "none_of(lambda: __import__('rlvr.verifiers.harness'), lambda: __import__('harness'))",
+        "none_of(lambda: __import__('rlvr.verifiers.sandbox.harness'), lambda: __import__('harness'))",
     ),
     "closes all descriptors": ("plain|crash", "os.closerange(0, 10000)"),
     "writes to all descriptors": (

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlvr.types import UserError
-from rlvr.verifiers import sandbox
 from rlvr.verifiers.python import judge
+from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import Verdict
 
 LIMITS: dict[str, Any] = {

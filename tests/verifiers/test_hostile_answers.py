@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rlvr.verifiers.isolated import verdict
 
 from rlvr.verifiers import VERIFIERS
-from rlvr.verifiers.isolated import verdict
 from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, OUTPUT, TIMEOUT, UNPARSABLE, Verdict
-from rlvr.verifiers.workers import Workers
+from rlvr.verifiers.workers.pool import Workers
 
 pytestmark = pytest.mark.deadline
 

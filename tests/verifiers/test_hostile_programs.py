@@ -16,7 +16,8 @@ from hostile import FORGERIES, LIMITS, PROGRAMS
 
 import rlvr
 from rlvr.types import UserError
-from rlvr.verifiers import bubblewrap, sandbox
+from rlvr.verifiers.sandbox import bubblewrap
+from rlvr.verifiers.sandbox import run as sandbox
 
 pytestmark = pytest.mark.deadline
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.types import UserError
-from rlvr.verifiers import gold, harness, sandbox
+from rlvr.verifiers import program_tests
 from rlvr.verifiers.python import judge, program_in
+from rlvr.verifiers.sandbox import harness
+from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
 
 LIMITS: dict[str, Any] = {
@@ -219,20 +221,20 @@ EXACT = st.none() | st.booleans() | st.integers() | st.text()
 
 @given(json_values(EXACT | st.floats(allow_nan=False)))
 def test_a_value_survives_the_way_out_of_the_sandbox(value: Any) -> None:
-    found = gold.decode(json.loads(harness._encode(value)))
-    assert gold.same(found, value)
+    found = program_tests.decode(json.loads(harness._encode(value)))
+    assert program_tests.same(found, value)
     assert json.dumps(found) == json.dumps(value)
 
 
 @given(json_values(EXACT), json_values(EXACT))
 def test_values_are_the_same_when_their_json_is(one: Any, other: Any) -> None:
-    assert gold.same(one, other) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+    assert program_tests.same(one, other) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
 def test_whatever_is_written_over_a_reply_is_refused_or_plain(reply: Any) -> None:
     try:
-        found = gold.decode(reply)
+        found = program_tests.decode(reply)
     except ValueError:
         return
     assert found is None or isinstance(found, bool | int | float | str | bytes | dict | list | tuple | set | frozenset)

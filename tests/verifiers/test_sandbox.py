@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from rlvr.types import UserError
-from rlvr.verifiers import bubblewrap, sandbox, seccomp
-from rlvr.verifiers.sandbox import Limits, Run, SandboxError, check, execute
+from rlvr.verifiers.sandbox import bubblewrap, seccomp
+from rlvr.verifiers.sandbox import run as sandbox
+from rlvr.verifiers.sandbox.run import Limits, Run, SandboxError, check, execute
 
 pytestmark = pytest.mark.deadline
 
@@ -93,7 +94,7 @@ import os, sys
 os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(60)  # " + "TOK" + "EN"])
 """
 STARTS = """
-from rlvr.verifiers.sandbox import Limits, Run, execute
+from rlvr.verifiers.sandbox.run import Limits, Run, execute
 execute({source!r}, [Run()], limits=Limits(50, 50, 2**28, 2**20, 4, 2**10), kind="bubblewrap")
 """
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from rlvr.verifiers.isolated import verdict
-from rlvr.verifiers.workers import Reply, Workers
+
+from rlvr.verifiers.workers.pool import Reply, Workers
 
 HERE = Path(__file__).parent
 MEMORY_BYTES = 2**30
@@ -46,7 +46,10 @@ def call(workers: Workers) -> Callable[..., Reply]:
 def processes() -> set[int]:
     """The worker processes of this process."""
     found = subprocess.run(
-        ["pgrep", "-P", str(os.getpid()), "-f", "rlvr.verifiers.worker"], capture_output=True, text=True, check=False
+        ["pgrep", "-P", str(os.getpid()), "-f", "rlvr.verifiers.workers.child"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {int(number) for number in found.stdout.split()}
 
@@ -127,7 +130,7 @@ def test_loading_a_module_does_not_count(workers: Workers) -> None:
 
 def test_a_module_that_is_never_loaded_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(HERE))
-    monkeypatch.setattr("rlvr.verifiers.workers.LOAD_SECONDS", 1.0)
+    monkeypatch.setattr("rlvr.verifiers.workers.pool.LOAD_SECONDS", 1.0)
     with Workers(1, memory_bytes=MEMORY_BYTES) as pool:
         reply = pool.submit("slow_module:answer", {}, seconds=20.0).result(60)
         assert reply == Reply(None, "worker", "slow_module:answer was not loaded within 1 s")
@@ -183,7 +186,7 @@ def test_a_full_worker_is_replaced_before_it_fails(call: Callable[..., Reply]) -
 
 def test_what_a_call_prints_goes_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "from rlvr.verifiers.workers import Workers\n"
+        "from rlvr.verifiers.workers.pool import Workers\n"
         "with Workers(1, memory_bytes=2**30) as pool:\n"
         "    print(pool.submit('called:talk', {}, seconds=20.0).result().value)\n"
     )
@@ -267,7 +270,7 @@ def environment() -> dict[str, str]:
 def test_a_killed_parent_leaves_no_process() -> None:
     program = (
         "import time\n"
-        "from rlvr.verifiers.workers import Workers\n"
+        "from rlvr.verifiers.workers.pool import Workers\n"
         "pool = Workers(2, memory_bytes=2**30)\n"
         "print(pool.submit('called:where', {}, seconds=20.0).result().value['pid'], flush=True)\n"
         "pool.submit('called:spin', {}, seconds=600.0)\n"

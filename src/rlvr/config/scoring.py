@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rlvr.config.base import Name, NonNegative, Positive, Rate, Section
-from rlvr.rewards import FUNCTIONS, custom, judge
+from rlvr.rewards import FUNCTIONS, custom
 from rlvr.rewards.functions import check_values
+from rlvr.rewards.judge import options as judge
 from rlvr.types import nearest
 from rlvr.verifiers import VERIFIERS
 

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 from rlvr.chat import Reading, Tags, read
 from rlvr.rewards import custom
-from rlvr.rewards import judge as language_model
 from rlvr.rewards.functions import FUNCTIONS
+from rlvr.rewards.judge import options as language_model
 from rlvr.rewards.sample import Sample
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.judging import VerifierSettings, make_judge, open_workers, settle
 from rlvr.verifiers.verdict import Verdict
-from rlvr.verifiers.workers import Reply
+from rlvr.verifiers.workers.pool import Reply
 
 Points = float | None
 

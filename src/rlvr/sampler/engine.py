@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.runtime.vllm_versions import LORA_RANKS
 from rlvr.sampler.failures import explained
 from rlvr.sampler.shared import shareable_weights
 from rlvr.types import UserError
-from rlvr.versions import LORA_RANKS
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's tensors are this process's

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from rlvr.attention import PackedLayout
-from rlvr.padded import Ragged
-from rlvr.policy import Policy
+from rlvr.attention.padded import Ragged
+from rlvr.model.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.protocol import Sampling
 from rlvr.types import Group, Prompt

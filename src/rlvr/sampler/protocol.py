@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from rlvr.memory.views import Views
-    from rlvr.policy import Policy
+    from rlvr.model.policy import Policy
     from rlvr.types import Group, Prompt
 
 

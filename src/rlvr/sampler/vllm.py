@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 
 from rlvr.memory.views import NotShareable, Views
-from rlvr.policy import Policy
+from rlvr.model.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.engine import release_cache, resume_cache, stop_engine, without_compiling
 from rlvr.sampler.failures import alive

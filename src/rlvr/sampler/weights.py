@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rlvr.policy import Policy
+    from rlvr.model.policy import Policy
 
 ADAPTER = 1  # the id of the one adapter
 ADAPTER_NAME = "policy"

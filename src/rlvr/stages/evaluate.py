@@ -9,18 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from rlvr import prepared, verifiers
+from rlvr import verifiers
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
-from rlvr.memory.command import demand
-from rlvr.policy import device_name, device_of, has_weights, load_tokenizer
-from rlvr.progress import progress
-from rlvr.provenance import hash_files, provenance, write_json
+from rlvr.model.policy import device_name, device_of, has_weights, load_tokenizer
+from rlvr.model.source import Source
+from rlvr.plan.command import demand
+from rlvr.problems import tables
+from rlvr.runtime.progress import progress
 from rlvr.sampler import Sampler, places
-from rlvr.source import Source
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_policy, open_sampler
+from rlvr.stages.opening import open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
+from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import kept_layers, precision
 from rlvr.types import Group, Prompt
 from rlvr.verifiers.judging import open_judge
@@ -35,7 +36,7 @@ def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
-        prompts, source = prepared.read_prompts("evaluation"), Source.read(prepared.BASE)
+        prompts, source = tables.read_prompts("evaluation"), Source.read(tables.BASE)
         for completions in (1, cfg.evaluate.samples_per_problem):
             demand(plan_sampling(cfg, source, prompts, completions=completions))
         kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
@@ -56,22 +57,22 @@ def main() -> None:
 
 def _kept(cfg: Config, start: Path | None) -> Path:
     """Where the table of these weights on these problems and settings is kept, once they were judged."""
-    weights = hash_files(*sorted((start or prepared.BASE).glob("*.safetensors")))
+    weights = hash_files(*sorted((start or tables.BASE).glob("*.safetensors")))
     settings = [
         cfg.digest("compute", "model", "rollout", "verifiers"),
         kept_layers(cfg),
         cfg.evaluate.samples_per_problem,
         cfg.evaluate.temperature,
     ]
-    problems = hash_files(prepared.FOLDER / "evaluation.parquet", prepared.BASE)
-    judges = hash_files(*sorted(VERIFIERS.glob("*.py")))
+    problems = hash_files(tables.FOLDER / "evaluation.parquet", tables.BASE)
+    judges = hash_files(*sorted(VERIFIERS.rglob("*.py")))
     key = hashlib.sha256(json.dumps([weights, problems, judges, settings]).encode()).hexdigest()
     return KEPT / f"{key}.parquet"
 
 
 def _judge(cfg: Config, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
     """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
-    tokenizer, k = load_tokenizer(prepared.BASE), cfg.evaluate.samples_per_problem
+    tokenizer, k = load_tokenizer(tables.BASE), cfg.evaluate.samples_per_problem
     made = plan_sampling(cfg, source, prompts, completions=k)
     with (
         closing(open_sampler(cfg, source, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,

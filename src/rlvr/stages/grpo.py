@@ -4,22 +4,23 @@ import json
 import shutil
 from pathlib import Path
 
-from rlvr import grpo, prepared
-from rlvr.advice import advice
+from rlvr import grpo
 from rlvr.chat import CHAT_TEMPLATE
-from rlvr.interrupt import stop_requested
-from rlvr.memory.account import memory_account, memory_summary
-from rlvr.meter import Meter
-from rlvr.policy import device_name, device_of, has_weights
-from rlvr.progress import progress
-from rlvr.provenance import commit, hash_files, provenance, write_json
+from rlvr.config.advice import advice
+from rlvr.model.policy import device_name, device_of, has_weights
+from rlvr.plan.account import memory_account, memory_summary
+from rlvr.problems import tables
 from rlvr.rewards import check_columns, open_scorer
+from rlvr.runtime.interrupt import stop_requested
+from rlvr.runtime.meter import Meter
+from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import open_trainee
+from rlvr.stages.opening import open_trainee
 from rlvr.stages.planning import plan_grpo
+from rlvr.stages.provenance import commit, hash_files, provenance, write_json
 from rlvr.stages.quantization import precision
-from rlvr.state import open_run
-from rlvr.steplog import largest_counted, peak_bytes, run_summary
+from rlvr.training.log import largest_counted, peak_bytes, run_summary
+from rlvr.training.run import open_run
 from rlvr.verifiers.judging import check_golds
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
@@ -37,8 +38,8 @@ def main() -> None:
         stage("grpo", SECTIONS) as cfg,
         open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer,
     ):
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER, SFT, *rewards_of_the_user())
-        prompts = prepared.read_prompts("train")
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER, SFT, *rewards_of_the_user())
+        prompts = tables.read_prompts("train")
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)

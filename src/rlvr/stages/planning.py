@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from rlvr import prepared
 from rlvr.config import Config
 from rlvr.logprob.fused import rows_within
-from rlvr.memory.cards import Card, this_host
-from rlvr.memory.own import Own, hold, hold_sampling
-from rlvr.memory.planner import Plan
-from rlvr.memory.settings import Settings
-from rlvr.memory.shapes import all_shapes, read_shape
 from rlvr.memory.states import waits_on_host
-from rlvr.policy import device_of, dtype_of, has_bfloat16, offloads
-from rlvr.source import Source, config_file
+from rlvr.model.policy import device_of, dtype_of, has_bfloat16, offloads
+from rlvr.model.source import Source, config_file
+from rlvr.plan.cards import Card, this_host
+from rlvr.plan.planner import Plan
+from rlvr.plan.run_settings import Own, hold, hold_sampling
+from rlvr.plan.settings import Settings
+from rlvr.plan.shapes import all_shapes, read_shape
+from rlvr.problems import tables
 from rlvr.types import Prompt
 
 
@@ -52,7 +52,7 @@ def plan_training(
     copy of what is trained is kept beside it. `lengths` are tokens of a prompt and of a completion: without them,
     the longest there can be. Raises UserError where only other settings than those of the run fit.
     """
-    device, shape = device_of(cfg), read_shape(config_file(Source.read(prepared.BASE)))
+    device, shape = device_of(cfg), read_shape(config_file(Source.read(tables.BASE)))
     settings = replace(
         _settings(cfg, device, prompts, completions, at_once),
         has_reference=has_reference,

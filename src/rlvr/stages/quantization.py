@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvr import prepared
 from rlvr.attention import PackedLayout
 from rlvr.config import Config
 from rlvr.memory.dynamic import choose
 from rlvr.memory.quantized import decoder_linears
-from rlvr.policy import device_of, dtype_of, load_policy, load_tokenizer
-from rlvr.progress import progress
-from rlvr.prompts import draw
-from rlvr.provenance import hash_files, write_json
-from rlvr.source import Source
+from rlvr.model.policy import device_of, dtype_of, load_policy, load_tokenizer
+from rlvr.model.source import Source
+from rlvr.problems import tables
+from rlvr.problems.draw import draw
+from rlvr.runtime.progress import progress
+from rlvr.stages.provenance import hash_files, write_json
 from rlvr.types import UserError
 
 FILE, MADE = Path("models/sft/quantization.json"), Path(".checkpoints/quantization")
@@ -36,7 +36,7 @@ def decide(cfg: Config) -> None:
     """
     if cfg.model.quantization != "nf4-dynamic":
         return
-    key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(prepared.FOLDER)}".encode()).hexdigest()
+    key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(tables.FOLDER)}".encode()).hexdigest()
     made = MADE / f"{key}.json"
     if not made.exists():
         writing = made.with_suffix(".writing")
@@ -66,7 +66,7 @@ def precision(cfg: Config) -> str:
 
 def calibration(tokens: int, *, seed: int) -> list[tuple[int, ...]]:
     """Training prompts, each with its worked solution where there is one, up to `tokens` in all."""
-    examples = prepared.read_examples("train")
+    examples = tables.read_examples("train")
     texts: list[tuple[int, ...]] = []
     for prompt, target in draw(examples, len(examples), step=0, seed=seed):
         room = tokens - sum(map(len, texts))
@@ -78,9 +78,9 @@ def calibration(tokens: int, *, seed: int) -> list[tuple[int, ...]]:
 def _choice(cfg: Config) -> dict[str, Any]:
     plain = cfg.model.model_copy(update={"adapter": "none", "quantization": "none"})
     on_host = cfg.compute.model_copy(update={"device": "cpu", "dtype": str(dtype_of(cfg)).removeprefix("torch.")})
-    source = Source.read(prepared.BASE)
+    source = Source.read(tables.BASE)
     policy = load_policy(
-        cfg.model_copy(update={"model": plain, "compute": on_host}), source, load_tokenizer(prepared.BASE), start=None
+        cfg.model_copy(update={"model": plain, "compute": on_host}), source, load_tokenizer(tables.BASE), start=None
     )
     device = device_of(cfg)
     texts = calibration(TOKENS, seed=cfg.compute.seed)

@@ -4,17 +4,18 @@ import shutil
 import time
 from pathlib import Path
 
-from rlvr import prepared, sft
-from rlvr.interrupt import stop_requested
-from rlvr.policy import device_name
-from rlvr.progress import progress
-from rlvr.provenance import hash_files, provenance, write_json
-from rlvr.source import Source
+from rlvr import sft
+from rlvr.model.policy import device_name
+from rlvr.model.source import Source
+from rlvr.problems import tables
+from rlvr.runtime.interrupt import stop_requested
+from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
-from rlvr.stages.parts import check_sampler, open_trainee
+from rlvr.stages.opening import check_sampler, open_trainee
 from rlvr.stages.planning import plan_training
+from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import decide, precision
-from rlvr.state import open_run
+from rlvr.training.run import open_run
 from rlvr.verifiers.judging import check_golds, open_judge
 
 SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")
@@ -25,15 +26,15 @@ def main() -> None:
     with stage("sft", SECTIONS) as cfg:
         LOG.parent.mkdir(exist_ok=True)
         if not cfg.sft.enabled:
-            check_sampler(cfg, Source.read(prepared.BASE))
+            check_sampler(cfg, Source.read(tables.BASE))
             decide(cfg)
             write_json(FOLDER / "card.json", {"enabled": False})
             write_json(METRICS, {"enabled": False})
             LOG.write_text("")
             return
         started = time.perf_counter()
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(prepared.FOLDER)
-        examples, dev = prepared.read_examples("sft"), prepared.read_prompts("dev")
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER)
+        examples, dev = tables.read_examples("sft"), tables.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
         made = plan_training(
             cfg, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False

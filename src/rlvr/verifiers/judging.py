@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlvr.types import Problem, UserError
-from rlvr.verifiers import VERIFIERS, isolated, sandbox
-from rlvr.verifiers.verdict import MISSING, Verdict, wrong
-from rlvr.verifiers.workers import Reply, Workers
+from rlvr.verifiers import VERIFIERS
+from rlvr.verifiers.sandbox import run as sandbox
+from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, TIMEOUT, WORKER, Verdict, fault, wrong
+from rlvr.verifiers.workers.pool import Reply, Workers
 
 GOLDS_READ = 32  # by check_golds, of an isolated verifier
+CAUSES = {"timeout": TIMEOUT, "memory": MEMORY, "crash": CRASH, "error": CRASH}
 
 Asked = tuple[str | None, str]  # answer, None where a completion has none, and gold
 Verdicts = Callable[[Sequence[Asked]], list[Verdict]]
@@ -113,4 +115,16 @@ def check_golds(settings: VerifierSettings, problems: Sequence[Problem]) -> None
 
 def settle(verdict: Verdict | Future[Reply]) -> Verdict:
     """The verdict, waited for."""
-    return verdict if isinstance(verdict, Verdict) else isolated.verdict(verdict.result())
+    return verdict if isinstance(verdict, Verdict) else replied(verdict.result())
+
+
+def replied(reply: Reply) -> Verdict:
+    """The verdict in `reply`. An answer that breaks its judge is wrong: nothing is to be gained that way.
+
+    Only what was never judged, because a worker or the verifier's module could not be loaded, is our fault.
+    """
+    if reply.failure is None:
+        return Verdict.from_json(reply.value)
+    if reply.failure == "worker":
+        return fault(WORKER, reply.message)
+    return wrong(CAUSES[reply.failure], reply.message)

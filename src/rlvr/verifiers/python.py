@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rlvr.verifiers.gold import Call, Script, decode, read_tests
-from rlvr.verifiers.sandbox import Ending, Kind, Limits, Run, SandboxError, execute
+from rlvr.verifiers.program_tests import Call, Script, decode, read_tests
+from rlvr.verifiers.sandbox.run import Ending, Kind, Limits, Run, SandboxError, execute
 from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, WORKER, Verdict, fault
 
 MIB, KIB = 2**20, 2**10

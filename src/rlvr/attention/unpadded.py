@@ -1,0 +1,170 @@
+"""Attention over sequences that lie one after the other: nothing is padded, and no tokens × tokens tensor exists.
+
+What a token sees comes in pieces: its own sequence so far, and for a completion the prompt before it. Each piece goes
+through a kernel by itself; outputs of a token are joined by their log-sum-exps, and backward goes through the pieces
+with the joined ones (flash attention, Dao 2023, arXiv 2307.08691; over pieces, Liu et al. 2023, arXiv 2310.01889). So
+the keys of a prompt are read by all its completions and never copied.
+"""
+# S tokens of the stream · H query heads · N key/value heads · E head size · L queries of a piece
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rlvr.attention import kernels
+from rlvr.attention.kernels import CALL_TOKENS, Piece
+
+JOIN_TOKENS = 1024  # joined at a time, in float32
+
+
+@dataclass(eq=False)
+class PromptKeys:
+    """Keys and values of prompts in one layer, [S, N, E], and the sums of what completions send back to them."""
+
+    k_SNE: Tensor
+    v_SNE: Tensor
+    gradients: tuple[Tensor, Tensor] | None = None
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Where to add gradients of keys and values: zeros at first."""
+        if self.gradients is None:
+            self.gradients = torch.zeros_like(self.k_SNE), torch.zeros_like(self.v_SNE)
+        return self.gradients
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What the tokens of a stream see: `own` sequences, which are all tokens, and what lies `behind` them."""
+
+    own: tuple[Piece, ...]
+    behind: tuple[Piece, ...]
+
+
+def own_pieces(lengths: Sequence[int], window: int | None, device: torch.device) -> tuple[Piece, ...]:
+    """Every sequence with itself; neighbours of up to CALL_TOKENS together."""
+    pieces, start = [], 0
+    for together in _calls([length for length in lengths if length]):
+        bounds = tuple(itertools.accumulate(together, initial=0))
+        where = slice(start, start + bounds[-1])
+        pieces.append(Piece(where, where, bounds, bounds, True, window, device))
+        start = where.stop
+    return tuple(pieces)
+
+
+def behind_pieces(
+    prefix_lengths: Sequence[int],
+    row_lengths: Sequence[int],
+    prefix_of_row: Sequence[int],
+    window: int | None,
+    device: torch.device,
+    *,
+    first_row: int,
+) -> tuple[Piece, ...]:
+    """Rows, the first of which begins at token `first_row`, with the prefixes, which begin at token 0 of the keys.
+
+    The rows of a prefix all see all of it, and so go together as if they were one. With a window each row goes alone:
+    its first tokens see the end of the prefix.
+    """
+    starts = list(itertools.accumulate(prefix_lengths, initial=0))
+    pieces = []
+    for prefix, numbers in itertools.groupby(range(len(row_lengths)), key=lambda row: prefix_of_row[row]):
+        lengths = [row_lengths[row] for row in numbers]
+        reach = prefix_lengths[prefix] if window is None else min(prefix_lengths[prefix], window - 1)
+        for together in _calls(lengths) if window is None else ([length] for length in lengths):
+            seeing = sum(together) if window is None else min(sum(together), window - 1)
+            if reach and seeing:
+                queries = slice(first_row, first_row + seeing)
+                keys = slice(starts[prefix + 1] - reach, starts[prefix + 1])
+                pieces.append(Piece(queries, keys, (0, seeing), (0, reach), False, window, device))
+            first_row += sum(together)
+    return tuple(pieces)
+
+
+def unpadded(
+    q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, pieces: Pieces, *, scale: float, prompts: PromptKeys | None = None
+) -> Tensor:
+    """softmax(scale · q·kᵀ)·v over what `pieces` let each token see, [S, H, E].
+
+    The keys of pieces behind are those of `prompts`, and without any those of the stream itself. Backward adds to the
+    sums of `prompts`.
+    """
+    out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, pieces, scale, prompts)  # type: ignore[no-untyped-call]
+    return out_SHE
+
+
+class _Unpadded(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, pieces: Pieces, scale: float, prompts: PromptKeys | None
+    ) -> Tensor:
+        out, lse_HS = _own(q, k, v, pieces.own, scale)
+        keys, values = (k, v) if prompts is None else (prompts.k_SNE, prompts.v_SNE)
+        for piece in pieces.behind:
+            more = kernels.forward(q[piece.queries], keys[piece.keys], values[piece.keys], piece, scale)
+            _join(out[piece.queries], lse_HS[:, piece.queries], *more)
+        out = out.to(q.dtype)
+        ctx.pieces, ctx.scale, ctx.prompts = pieces, scale, prompts
+        ctx.save_for_backward(q, k, v, out, lse_HS)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse_HS = ctx.saved_tensors
+        dq, dk, dv = (torch.zeros(x.shape, dtype=kernels.working_dtype(x), device=x.device) for x in (q, k, v))
+
+        def add(piece: Piece, keys: Tensor, values: Tensor, dkeys: Tensor, dvalues: Tensor) -> None:
+            mine, its = piece.queries, piece.keys
+            kernels.backward(
+                dout[mine], q[mine], keys[its], values[its], out[mine], lse_HS[:, mine], piece, ctx.scale,
+                (dq[mine], dkeys[its], dvalues[its]),
+            )  # fmt: skip
+
+        for piece in ctx.pieces.own:
+            add(piece, k, v, dk, dv)
+        for piece in ctx.pieces.behind:
+            if ctx.prompts is None:
+                add(piece, k, v, dk, dv)
+            else:
+                add(piece, ctx.prompts.k_SNE, ctx.prompts.v_SNE, *ctx.prompts.sums())
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None, None
+
+
+def _own(q: Tensor, k: Tensor, v: Tensor, own: Sequence[Piece], scale: float) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of every token with its own sequence."""
+    parts = (kernels.forward(q[p.queries], k[p.queries], v[p.queries], p, scale) for p in own)
+    if len(own) == 1:
+        return next(parts)
+    dtype = kernels.working_dtype(q)
+    out = torch.empty(q.shape, dtype=dtype, device=q.device)
+    lse_HS = torch.empty(q.shape[1], len(q), dtype=torch.promote_types(dtype, torch.float32), device=q.device)
+    for piece, (its_out, its_lse) in zip(own, parts, strict=True):
+        out[piece.queries], lse_HS[:, piece.queries] = its_out, its_lse
+    return out, lse_HS
+
+
+def _join(out: Tensor, lse_HL: Tensor, more: Tensor, more_lse_HL: Tensor) -> None:
+    """Make of attention over some keys, in place, that over others too: a mean weighted by exp(log-sum-exp)."""
+    share_LH1 = (more_lse_HL - lse_HL).sigmoid().T[..., None]
+    for a, b, share in zip(*(torch.split(x, JOIN_TOKENS) for x in (out, more, share_LH1)), strict=True):
+        a.copy_(torch.lerp(a.to(share.dtype), b.to(share.dtype), share))
+    lse_HL.copy_(torch.logaddexp(lse_HL, more_lse_HL))
+
+
+def _calls(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Neighbours of up to CALL_TOKENS in all, or one that is longer."""
+    together: list[int] = []
+    for length in lengths:
+        if together and sum(together) + length > CALL_TOKENS:
+            yield together
+            together = []
+        together.append(length)
+    if together:
+        yield together

@@ -1,0 +1,1 @@
+"""What a person types next to the stages: no stage depends on any of it."""

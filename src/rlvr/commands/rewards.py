@@ -1,0 +1,149 @@
+"""No stage: the rewards of params.yaml on completions from a file, and on some that are made to fool them."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
+from rlvr.commands.trial import Asked, asked_in, spelled, summaries, totals, without_signal
+from rlvr.problems import tables as prepared
+from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
+from rlvr.runtime.printing import print_table
+from rlvr.stages.begin import stage
+from rlvr.tasks.table import read_local
+from rlvr.types import Problem, UserError
+
+SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers")
+SPLITS = ("train", "evaluation", "dev", "sft")
+COMPLETIONS = Path("logs/completions")
+
+
+def try_file(file: Path, limit: int | None) -> None:
+    """Print what each completion of `file` gets, then each reward function over all of them. Raises UserError."""
+    with stage("rewards try", SECTIONS) as cfg:
+        asked = _asked(file, limit)
+        check_columns(cfg.rewards, [problem for problem, _ in asked])
+        with open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+            before = time.monotonic()
+            scores = _scores(scorer, asked)
+            seconds = time.monotonic() - before
+    _print_completions(asked, scores)
+    print()
+    _print_functions(scores)
+    sums = totals(scores)
+    count, unscorable = sum(map(len, sums)), sum(math.isnan(value) for group in sums for value in group)
+    print(f"\n{count} completions of {len(sums)} questions in {seconds:.2f} s ({count / seconds:,.0f} a second)")
+    right = sum(map(sum, scores.correct))
+    print(f"right: {right} ({right / count:.1%}); unscorable by our fault: {unscorable}")
+    print(_signal(sums))
+    for message in scores.messages:
+        print(f"note: {message}")
+
+
+def doctor(num_problems: int) -> bool:
+    """Print how made-up completions of the first training problems score; whether right answers score best.
+
+    Raises UserError when there are no prepared problems.
+    """
+    with stage("rewards doctor", SECTIONS) as cfg:
+        problems = _problems(("train",))[:num_problems]
+        if not problems:
+            raise UserError("there are no prepared problems: `dvc repro prepare` makes them")
+        check_columns(cfg.rewards, problems)
+        tags, most = cfg.model.template.resolve(), cfg.rollout.max_completion_tokens
+        with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
+            tricks = examine(scorer, problems, tags, max_completion_tokens=most)
+            tables = sorted(COMPLETIONS.glob("*.parquet"))
+            sums = totals(_scores(scorer, _asked(tables[-1], None))) if tables else None
+    _print_tricks(tricks)
+    print()
+    found = findings(tricks)
+    for finding in found:
+        print(f"{'ACCEPTED' if finding.is_accepted else 'look at '}  {finding.message}")
+    is_sound = is_conclusive(tricks) and not any(finding.is_accepted for finding in found)
+    if is_sound:
+        print(f"none of them is accepted or worth as much as the right answer, on {len(problems)} problems")
+    elif not is_conclusive(tricks):
+        print(f"nothing is shown: {HONEST} is not judged right with a score, so there is nothing to compare with")
+    if sums is None:
+        print(f"for the share of questions without signal, sample first: {COMPLETIONS} comes from `dvc repro grpo`")
+    else:
+        print(f"{tables[-1]}: {_signal(sums)}")
+    return is_sound
+
+
+def _problems(splits: Sequence[str]) -> list[Problem]:
+    there = [split for split in splits if (prepared.FOLDER / f"{split}.parquet").is_file()]
+    return [
+        prepared.to_problem({str(name): value for name, value in row.items()})
+        for split in there
+        for row in prepared.read_table(split).to_dict("records")
+    ]
+
+
+def _asked(file: Path, limit: int | None) -> list[Asked]:
+    rows = read_local(file)[:limit]
+    return asked_in(rows, _problems(SPLITS), file=str(file), count_tokens=_token_counter())
+
+
+def _token_counter() -> Callable[[str], int]:
+    """How many tokens a text has, the end of sequence included; words, where there is no tokenizer yet."""
+    if not prepared.BASE.is_dir():
+        return lambda text: len(text.split()) + 1
+    from rlvr.model.policy import load_tokenizer  # noqa: PLC0415
+
+    tokenizer = load_tokenizer(prepared.BASE)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+
+
+def _scores(scorer: Scorer, asked: Sequence[Asked]) -> Scores:
+    for problem, answered in asked:
+        scorer.submit(problem, answered)
+    return scorer.finish()
+
+
+def _print_completions(asked: Sequence[Asked], scores: Scores) -> None:
+    names = [f"{name} × {weight:g}" for name, weight in zip(scores.names, scores.weights, strict=True)]
+    rows = [
+        [problem.id, one.text, spelled(verdict), *map(_number, points), _number(total)]
+        for (problem, answered), verdicts, group, sums in zip(
+            asked, scores.verdicts, scores.points, totals(scores), strict=True
+        )
+        for one, verdict, points, total in zip(answered, verdicts, group, sums, strict=True)
+    ]
+    print_table(["problem", "completion", "verdict", *names, "sum"], rows)
+
+
+def _print_functions(scores: Scores) -> None:
+    head = ["reward", "weight", "mean", "lowest", "highest", "does not apply", "unscorable"]
+    rows = []
+    for one in summaries(scores):
+        numbers = map(_number, (one.mean, one.lowest, one.highest))
+        rows.append([one.name, f"{one.weight:g}", *numbers, str(one.not_applicable), str(one.unscorable)])
+    print_table(head, rows)
+
+
+def _print_tricks(tricks: Sequence[Trick]) -> None:
+    rows = [
+        [
+            trick.kind,
+            "honest" if trick.is_honest else "",
+            trick.verdict,
+            _number(sum(trick.totals) / len(trick.totals)),
+            f"{trick.seconds:.4f}",
+        ]
+        for trick in tricks
+    ]
+    print_table(["completion", "", "verdict", "sum, mean", "seconds each"], rows)
+
+
+def _signal(sums: Sequence[Sequence[float]]) -> str:
+    empty, groups = without_signal(sums)
+    if not groups:
+        return "questions without signal: not known, no question has two completions"
+    return f"questions without signal, all their completions being worth the same: {empty} of {groups}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

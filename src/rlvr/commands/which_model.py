@@ -1,0 +1,103 @@
+"""Which model a person means: the last of the pipeline, a folder of weights or of an adapter, any model source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr.chat import CHAT_TEMPLATE
+from rlvr.config import Config
+from rlvr.model.policy import has_weights, load_tokenizer
+from rlvr.model.source import Source, open_source
+from rlvr.problems import tables
+from rlvr.types import UserError
+
+LEFT = (Path("models/grpo"), Path("models/sft"))  # the last stage first
+BASE = "base"
+ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model to ask: `source`, moved on to the weights in `start` if any; `cfg` says whether those are an adapter.
+
+    `tokenizer` was loaded from `tokenizer_folder` and has a chat template.
+    """
+
+    name: str
+    cfg: Config
+    source: Source
+    start: Path | None
+    tokenizer: Any
+    tokenizer_folder: Path
+
+
+def find(cfg: Config, model: str | None, folder: Path) -> Checkpoint:
+    """The model that `model` names; None: the last that the pipeline left. Raises UserError.
+
+    `base` is the prepared model before any training. What has to be unpacked or put beside it goes to `folder`.
+    """
+    if model is None:
+        left = next((path for path in LEFT if has_weights(path)), None)
+        model = BASE if left is None else str(left)
+    path = Path(model)
+    if model == BASE and not path.exists():
+        return _trained(cfg, BASE, None)
+    if not path.is_dir() and path in LEFT:
+        raise UserError(f"--model {model}: its stage has not run; `snakemake --cores 1` runs what is missing")
+    if not path.is_dir():
+        source, tokenizer = _open(cfg, model, cfg.model.revision if model == cfg.model.source else None, folder)
+        return Checkpoint(model, _with_model(cfg, adapter="none"), source, None, tokenizer, folder)
+    if not has_weights(path):
+        raise UserError(f"--model {model}: no *.safetensors file is in this folder; did its stage run, to the end?")
+    return _adapter(cfg, path, folder) if (path / ADAPTER).is_file() else _weights(cfg, path)
+
+
+def _trained(cfg: Config, name: str, start: Path | None) -> Checkpoint:
+    return Checkpoint(name, cfg, _prepared_source(), start, load_tokenizer(tables.BASE), tables.BASE)
+
+
+def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
+    """An adapter over the base that its file names: the prepared model, or another."""
+    about = json.loads((path / ADAPTER).read_text())
+    lora = cfg.model.lora.model_copy(update={"rank": about["r"], "alpha": about["lora_alpha"]})
+    cfg = _with_model(cfg, adapter="lora", lora=lora)
+    named = about["base_model_name_or_path"]
+    if not named or named == str(tables.BASE) or (tables.BASE.is_dir() and named == _prepared_source().name):
+        return _trained(cfg, str(path), path)
+    source, tokenizer = _open(cfg, named, about.get("revision"), folder)
+    return Checkpoint(str(path), cfg, source, path, tokenizer, folder)
+
+
+def _weights(cfg: Config, path: Path) -> Checkpoint:
+    """A whole model; one that training left has no tokenizer of its own and takes the prepared one."""
+    has_tokenizer = (path / "tokenizer_config.json").is_file()
+    if not has_tokenizer:
+        _prepared_source()
+    place = path if has_tokenizer else tables.BASE
+    tokenizer = load_tokenizer(place)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    cfg = _with_model(cfg, adapter="none")
+    return Checkpoint(str(path), cfg, Source(str(path), None, None), None, tokenizer, place)
+
+
+def _open(cfg: Config, name: str, revision: str | None, folder: Path) -> tuple[Source, Any]:
+    """A model of the hub, a GGUF file or a folder, as `model.source` would name it, and its tokenizer."""
+    wanted = cfg.model.model_copy(update={"source": name, "revision": revision})
+    try:
+        return open_source(wanted, folder, dtype=cfg.compute.dtype)
+    except UserError as error:
+        raise UserError(f"--model {name}, read as model.source would be: {error}") from None
+
+
+def _prepared_source() -> Source:
+    if not tables.BASE.is_dir():
+        raise UserError("data/prepared is not there: `dvc repro prepare` makes it, `snakemake --cores 1` the whole run")
+    return Source.read(tables.BASE)
+
+
+def _with_model(cfg: Config, **changes: Any) -> Config:
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update=changes)})

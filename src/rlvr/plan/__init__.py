@@ -1,0 +1,1 @@
+"""What will fit on a card, from shapes alone: whole numbers, no torch."""

@@ -1,0 +1,132 @@
+"""`rlvr plan`: which run fits on which card, before anything is downloaded."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from rlvr.plan.cards import CARDS, COMMON, GIB, Card, card_of_size, find_card
+from rlvr.plan.grids import Grid, cards_grid, choices_of, longest_grid, plan_grid, published_grid
+from rlvr.plan.planner import CONTEXT_STEP, Plan, choose, longest_context, plan, with_context
+from rlvr.plan.published import rule_of_thumb
+from rlvr.plan.settings import Settings, check
+from rlvr.plan.shapes import Shape, all_shapes, find_shape
+from rlvr.types import UserError
+
+PIPED_WIDTH = 140
+LONGEST_NUMBER = 20  # letters of a cell that is still set to the right
+
+
+def show(model: str | None, card: Card | None, context: int | None, settings: Settings) -> bool:
+    """Print the plan of `model` on `card`, or of all models or on the common cards where these are None.
+
+    `context` None takes the longest that fits. False when what was asked for does not fit. Raises UserError.
+    """
+    if context is not None and context <= settings.prompt_tokens:
+        raise UserError(
+            f"--context is {context}, with --prompt {settings.prompt_tokens} of it: leave room for an answer"
+        )
+    check(settings)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    cards = [card] if card else [known for known in CARDS if known.name in COMMON]
+    if model is None:
+        return _show_all(console, cards, context, settings)
+    shape = find_shape(model)
+    for line in warnings(shape, context, cards):
+        console.print(line)
+    if card is None:
+        wanted = with_context(settings, context or min(2048, shape.max_position_embeddings))
+        console.print(_table(cards_grid(shape, cards, wanted)))
+        console.print(rule_of_thumb(shape))
+        return any(choose(shape, wanted, known) is not None for known in cards)
+    made = plan_at(shape, settings, card, context)
+    _show_plan(console, made)
+    return made.fits
+
+
+def plan_at(shape: Shape, settings: Settings, card: Card, context: int | None) -> Plan:
+    """The plan at `context`; at the longest that fits where it is None."""
+    tokens = context or max(longest_context(shape, settings, card), CONTEXT_STEP)
+    return plan(shape, with_context(settings, tokens), card, all_shapes())
+
+
+def verdict(made: Plan) -> list[str]:
+    """Whether the plan fits, in what it does or what would help, and the rule of thumb."""
+    peak, has = made.prediction.peak_bytes / GIB, made.card.memory_bytes / GIB
+    if made.fits:
+        longest = longest_context(made.shape, made.settings, made.card)
+        lines = [f"fits: {peak:.1f} of {has:.1f} GiB at its peak, {made.prediction.peak_phase}"]
+        lines += [f"  {choice}" for choice in choices_of(made)]
+        lines.append(
+            f"longest context: {longest:,} tokens (the model's own limit: {made.shape.max_position_embeddings:,})"
+        )
+    else:
+        lines = [f"does not fit: {made.prediction.peak_phase} needs {peak:.1f} GiB, and {made.card.name} has {has:.1f}"]
+        lines += [f"  try {remedy}" for remedy in made.remedies] or ["  nothing helps: take a larger card"]
+    return [*lines, f"memory of the host: {made.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(made.shape)]
+
+
+def demand(made: Plan) -> None:
+    """Let a run begin only when its plan fits. Raises UserError with the table and what would help."""
+    if made.fits:
+        return
+    text = io.StringIO()
+    Console(file=text, width=PIPED_WIDTH, highlight=False).print(_table(plan_grid(made)))
+    raise UserError("\n".join(["the model does not fit.", text.getvalue().rstrip(), *verdict(made)]))
+
+
+def warnings(shape: Shape, context: int | None, cards: Sequence[Card]) -> list[str]:
+    """What the numbers do not say."""
+    lines = []
+    if not shape.is_known:
+        lines.append(f"{shape.model_type} is not a model type that the planner knows: it is planned like a Llama")
+    if context is not None and context > shape.max_position_embeddings:
+        lines.append(f"{shape.name} was made for {shape.max_position_embeddings:,} tokens")
+    if len(cards) == 1 and not cards[0].has_bf16:
+        lines.append(f"{cards[0].name} has no bfloat16: 16 bit means float16 with loss scaling there")
+    return lines
+
+
+def card_named(name: str | None, vram_gib: float | None) -> Card | None:
+    """The card that the options name; None without any. Raises UserError."""
+    if name is not None and vram_gib is not None:
+        raise UserError("give --card or --vram-gib, not both")
+    if vram_gib is not None:
+        return card_of_size(vram_gib)
+    return find_card(name) if name is not None else None
+
+
+def _show_all(console: Console, cards: Sequence[Card], context: int | None, settings: Settings) -> bool:
+    if context is not None:
+        raise UserError("--context needs a MODEL: without one, the longest context of each is shown")
+    shapes = all_shapes()
+    if not shapes:
+        raise UserError("there is no presets/shapes here: run this in the project's folder, or name a model's folder")
+    console.print(_table(longest_grid(shapes, cards, settings)))
+    console.print(
+        "(all): the model was made for no more. –: not even 256 tokens. One model: rlvr plan MODEL --card CARD"
+    )
+    console.print("rule of thumb: 1 GB per billion weights for QLoRA, 4 GB for 16-bit LoRA")
+    return True
+
+
+def _show_plan(console: Console, made: Plan) -> None:
+    console.print(_table(plan_grid(made)))
+    for line in verdict(made):
+        console.print(line)
+    if made.shape.name == "Llama-3.1-8B" and made.settings.quantization == "nf4":
+        console.print(_table(published_grid(made.shape, made.settings)))
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(title=grid.title, title_justify="left")
+    for i, name in enumerate(grid.header):
+        is_prose = i == 0 or any(len(row[i]) > LONGEST_NUMBER for row in grid.rows)
+        table.add_column(name, justify="left" if is_prose else "right")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,201 @@
+"""What one decoder layer needs to be computed again and to back-propagate: the tensors that live at its two peaks.
+
+The layer's input comes back from where it was kept, attention is recomputed, the feed-forward goes forward and
+backward tile by tile, and then the gradient goes through attention. One peak is inside the last tile, the other in
+attention's backward.
+"""
+# S input tokens · D hidden · Q query width · K key width · F feed-forward
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlvr.plan.settings import Choice, Settings, input_tokens
+from rlvr.plan.shapes import Linear, Shape
+
+WORKSPACE = "attention's workspace"
+CALL_TOKENS = 8192  # of attention_kernels, as the next two of attention and padded, which import torch
+SHORT_ROW_BYTES = 2**17
+PART_BYTES = 2**20
+FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+
+
+def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    """Bytes of the larger of the two peaks, by what they are for."""
+    if settings.recompute == "none":
+        peaks = _plain_peaks(shape, settings, choice)
+    else:
+        peaks = _feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice)
+    largest = max(peaks, key=lambda rows: sum(rows.values()))
+    one_input = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+    return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
+
+
+def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
+    """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
+    rows = layer_bytes(shape, settings, choice)
+    amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
+    return amount / input_tokens(settings, choice)
+
+
+def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Bytes that one layer keeps for its backward pass when nothing is recomputed."""
+    of_input = 4 + (shape.hidden_size * settings.weight_bytes if settings.weight_bytes == 4 else 0)  # 1 / rms · input
+    of_attention = input_tokens(settings, choice) * (_kept(shape, settings) + of_input)
+    return of_attention + feed_forward_kept_bytes(shape, settings, choice)
+
+
+def feed_forward_kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """The part of it that the feed-forward and its norms keep, and free first; the gate works in place."""
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    per_token = D * (_fresh_norm_bytes(shape, settings) + size) + 4  # middle, in the norm · normed · 1 / rms
+    per_token += 3 * F * size  # gate, up and their product
+    if shape.family.norms_per_layer == 4:
+        per_token += D * _fresh_norm_bytes(shape, settings)
+    if settings.method == "lora":
+        per_token += 3 * settings.rank * size
+    return input_tokens(settings, choice) * per_token
+
+
+def _plain_peaks(shape: Shape, settings: Settings, choice: Choice) -> tuple[dict[str, int], dict[str, int]]:
+    """Where nothing is recomputed, in the last layer: as its gate goes backward, and as its attention does.
+
+    Until then the layer's feed-forward is kept besides what all others keep; attention has its place.
+    """
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    tokens = input_tokens(settings, choice)
+    feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
+    in_gate = {
+        "kept by the last feed-forward": feed_forward_kept_bytes(shape, settings, choice),
+        "output gradient and its sum": 2 * tokens * D * (size if size == 4 else size + 4),  # in a norm: in float32
+        "gradient of the gate": tokens * F * size,
+        "gradients not added yet": max(feed_forward) * size if settings.method == "full" else 0,
+    }
+    in_attention = {
+        "gradient of the middle": tokens * D * size,
+        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        WORKSPACE: _workspace(shape, settings, choice),
+    }
+    return in_gate, in_attention
+
+
+def _kept(shape: Shape, settings: Settings) -> int:
+    """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
+    D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
+    kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
+    kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
+    if shape.family.is_fused:
+        kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
+    if shape.family.qk_norm:
+        kept += (Q + K) * _fresh_norm_bytes(shape, settings)
+    if shape.family.norms_per_layer == 4:
+        kept += D * _fresh_norm_bytes(shape, settings)
+    if settings.method == "lora":
+        kept += 4 * settings.rank * size
+    return kept
+
+
+def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
+    tokens = input_tokens(settings, choice)
+    rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
+    inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
+    inner += 4 * F * size  # gate and up, over which their gradients are written, the product's gradient and up's
+    if shape.family.norms_per_layer == 4:
+        inner += D * _fresh_norm_bytes(shape, settings)
+    if settings.method == "lora":
+        inner += 3 * settings.rank * size
+    feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
+    copies = 2 if settings.recompute == "tiles" else 1  # of a tile, and of the tiles before
+    return {
+        "attention, recomputed": tokens * _kept(shape, settings),
+        "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "feed-forward": rows * inner,
+        "gradients not added yet": copies * _gradient_bytes(feed_forward, settings),
+    }
+
+
+def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+    tokens = input_tokens(settings, choice)
+    return {
+        "attention, recomputed": tokens * _kept(shape, settings),
+        "output gradient, middle and its gradient": 3 * tokens * shape.hidden_size * settings.weight_bytes,
+        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        "gradients not added yet": _gradient_bytes(shape.linears(), settings),
+        WORKSPACE: _workspace(shape, settings, choice),
+    }
+
+
+def _attention_gradients(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Bytes for each token of the gradients around attention's kernel, less what has left by then."""
+    D, Q, K = shape.hidden_size, shape.query_width, shape.key_width
+    gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
+    if shape.family.norms_per_layer != 4:
+        return gradients
+    workspace = _workspace(shape, settings, choice) // input_tokens(settings, choice)
+    left = D * _fresh_norm_bytes(shape, settings)  # the norm behind attention comes first, in float32, and leaves
+    return max(0, gradients - left, 4 * 4 * D - workspace)
+
+
+def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """What attention's backward needs for one call of its kernel: neighbouring sequences, or a long one.
+
+    Flash attention sums dq in float32, and dk and dv for every query head where heads share keys; long sequences go by
+    groups of heads. On a CPU it is the results, and in 16 bits the inputs in float32, of one sequence.
+    """
+    Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
+    longest = max(prompt, settings.completion_tokens)
+    if settings.is_cuda:
+        call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
+        wanted = min(shape.num_key_value_heads, -(-call // CALL_TOKENS))
+        groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
+        copies = 4 * Q + (2 * Q * settings.weight_bytes if K < Q else 0)
+        return call * (copies + settings.weight_bytes * (Q + 2 * K)) // groups
+    if settings.weight_bytes == 4 and _row_bytes(shape, settings) <= SHORT_ROW_BYTES:
+        return _padded_workspace(shape, settings, choice)
+    own = longest * (Q + 2 * K)
+    rows = min(choice.sequences * settings.completion_tokens, max(settings.completion_tokens, CALL_TOKENS))
+    behind = rows * Q + prompt * 2 * K if prompt else 0
+    upcast = own + 2 * longest * Q if settings.weight_bytes < 4 else 0
+    return 4 * (max(own, behind) + upcast)
+
+
+def _row_bytes(shape: Shape, settings: Settings) -> int:
+    """What padded.Padding counts for a row."""
+    of_key = settings.completion_tokens * shape.num_attention_heads + 2 * shape.key_width
+    return 4 * settings.context * of_key
+
+
+def _padded_workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+    """Short rows on a CPU, a part of them at a time: keys and values behind copies of the prompt, and all gradients.
+
+    Besides, what rows send back to the prompts.
+    """
+    Q, K = shape.query_width, shape.key_width
+    rows = min(choice.sequences, max(1, PART_BYTES // _row_bytes(shape, settings)))
+    prompts = -(-choice.sequences // settings.completions)
+    of_keys = 4 * K if settings.prompt_tokens else 2 * K  # without a prompt keys and values are where they were
+    part = rows * (settings.completion_tokens * Q + settings.context * of_keys)
+    return 4 * (part + prompts * settings.prompt_tokens * 2 * K)
+
+
+def _working_bytes(settings: Settings) -> int:
+    """Of a value in attention's sums: a CPU has them in float32."""
+    return settings.weight_bytes if settings.is_cuda else 4
+
+
+def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:
+    if settings.method == "full":
+        return sum(linear.weights for linear in linears) * settings.weight_bytes
+    return 4 * sum(settings.rank * (linear.inputs + linear.outputs) for linear in linears)
+
+
+def _norm_bytes(shape: Shape, settings: Settings) -> int:
+    """What a norm keeps of each value besides its input: a float32 copy, and the product that its weight scales."""
+    product = 4 if shape.family.norms_per_layer == 4 else settings.weight_bytes
+    return (4 if settings.weight_bytes < 4 else 0) + (product if settings.method == "full" else 0)
+
+
+def _fresh_norm_bytes(shape: Shape, settings: Settings) -> int:
+    """The same where nothing else keeps the norm's input."""
+    return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)

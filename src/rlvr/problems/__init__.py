@@ -1,0 +1,1 @@
+"""From problems to prepared tables, and from the tables to prompts."""

@@ -1,0 +1,122 @@
+"""Problems to tables: draw, check, render with the chat template, tokenize, write, and say so in a card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.chat import Message, messages, render_prompt, render_target, turns
+from rlvr.model import scratch, source
+from rlvr.model.source import Source, open_source
+from rlvr.model.tokenizer import check_round_trip, describe, target_end
+from rlvr.problems.selection import Limits, Split, select, set_aside, wanted
+from rlvr.problems.tables import write_table
+from rlvr.tasks import TASKS
+from rlvr.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Config
+
+
+def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
+    """Write the tables of every split to `folder` and a scratch model to `base`; return the card.
+
+    Raises UserError for data that cannot be read, and if too few problems are left of it.
+    """
+    pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
+    tokenizer = _tokenizer(cfg, pools.problems(), base)
+    limits = Limits(
+        prompt_tokens=cfg.prepare.max_prompt_tokens,
+        completion_tokens=cfg.rollout.max_completion_tokens,
+        truncate=cfg.prepare.long_prompts == "truncate",
+    )
+    examples, pools = set_aside(pools, cfg.prepare.few_shot)
+    encode = partial(_encode, cfg, tokenizer, target_end(tokenizer), _earlier(cfg, tokenizer, examples))
+    splits = select(pools, wanted(cfg.prepare), encode, limits, examples)
+    card: dict[str, Any] = {"origin": pools.origin, "few_shot": [p.id for p in examples], "splits": {}}
+    for name, split in splits.items():
+        path = folder / f"{name}.parquet"
+        write_table(path, split.rows)
+        card["splits"][name] = _card_of(split) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if name == "sft":
+            check_round_trip(tokenizer, split.rows[0][1]["target"])
+        if split.left_out or split.truncated:
+            print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
+    card["vocabulary"] = len(tokenizer)
+    card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
+    card["source"] = json.loads((base / source.FILE).read_text())
+    if (revision := card["source"]["revision"]) not in (None, cfg.model.revision):
+        print(f"warning: model.revision is {cfg.model.revision}: took {revision}; write it there")
+    card["chat_template"] = tokenizer.chat_template
+    return card
+
+
+def _card_of(split: Split) -> dict[str, Any]:
+    levels = Counter(problem.level for problem, _ in split.rows)
+    columns = [columns for _, columns in split.rows]
+    return {
+        "count": len(columns),
+        "left_out": dict(split.left_out),
+        "truncated": split.truncated,
+        "levels": {str(level): count for level, count in levels.items()},
+        "prompt_tokens": _lengths([len(c["prompt_tokens"]) for c in columns]),
+        "target_tokens": _lengths([len(c["target_tokens"]) for c in columns]),
+        "examples": [{key: c[key] for key in ("prompt", "target")} for c in columns[:3]],
+    }
+
+
+def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
+    if cfg.model.source == "scratch":
+        tags = cfg.model.template.resolve()
+        texts = [text for p in problems for text in (p.question, render_target(p, tags))]
+        tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
+        scratch.save_model(cfg, tokenizer, base)
+        Source(str(base), None, None).write(base)
+        return tokenizer
+    dtype = "float32" if cfg.compute.dtype == "auto" else cfg.compute.dtype
+    return open_source(cfg.model, base, dtype=dtype)[1]
+
+
+def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:
+    """The worked examples as turns of the chat. Raises UserError if the chat template does not show them whole."""
+    template = cfg.model.template
+    earlier = turns(examples, template.resolve())
+    prompt = render_prompt(tokenizer, "", system_prompt=template.system_prompt, opening="", earlier=earlier)
+    if not all(message["content"].strip() in prompt for message in earlier):
+        raise UserError(
+            f"prepare.few_shot {len(examples)}: the model's chat template rewrites earlier answers (some drop "
+            "<think>...</think>): take other model.template.tags, such as working_out, or few_shot 0"
+        )
+    return earlier
+
+
+def _encode(cfg: Config, tokenizer: Any, end: int, earlier: list[Message], problem: Problem) -> dict[str, Any]:
+    """Prompt and target as text and tokens. The target's tokens end with `end`.
+
+    Without a worked solution there is no target: one without reasoning would not be well-formed.
+    """
+    template = cfg.model.template
+    tags = template.resolve()
+    prompt = render_prompt(
+        tokenizer,
+        problem.question,
+        system_prompt=template.system_prompt,
+        opening=template.opening,
+        earlier=earlier,
+    )
+    target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
+    return {
+        "prompt": prompt,
+        "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),
+        "target": target,
+        "target_tokens": [*tokenizer.encode(target, add_special_tokens=False), end] if target else [],
+        "messages": messages(problem.question, template.system_prompt, earlier),
+    }
+
+
+def _lengths(counts: list[int]) -> dict[str, float]:
+    return {"min": min(counts), "mean": sum(counts) / len(counts), "max": max(counts)}

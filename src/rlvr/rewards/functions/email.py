@@ -1,0 +1,86 @@
+"""Rewards for e-mails: what a reader would look for, read from the answer and the row's columns.
+
+An answer is what follows the answer tag.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rlvr.rewards.functions.prose import LONGEST
+from rlvr.rewards.sample import Sample
+from rlvr.types import UserError
+
+SIGNATURE_CHARACTERS = 400  # where a signature block is looked for, from the end
+
+_TITLES = frozenset({"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "professor", "sir", "madam"})
+_ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+")
+_PHONE = re.compile(r"(?<![\w.])\+?\(?\d[\d ()./-]{5,24}\d(?!\w)")
+_STREETS = "street|st|road|rd|avenue|ave|lane|ln|drive|square|boulevard|blvd|court|place|quay|terrace|way"
+_STREET = re.compile(
+    rf"\b\d{{1,5}}[a-z]?,? (?:[\w.'-]{{1,30}} ){{1,3}}(?:{_STREETS})\b|\w{{2,30}}(?:straße|strasse) \d"
+)
+
+
+def email_keywords(sample: Sample, *, column: str, each: float, complete: float) -> float | None:
+    """`each` for every keyword of the row that the answer contains, plus `complete` when it contains all of them.
+
+    `column` holds a list, or text with commas or semicolons between the keywords; None without it. Whole words, in any
+    case. Raises UserError for another kind of column. Source: the e-mail rubric of Unsloth's GRPO guide, +1.
+    """
+    keywords = _listed(sample.problem.columns.get(column), column)
+    if not keywords:
+        return None
+    text = _plain((sample.reading.tagged or "")[:LONGEST])
+    found = sum(_contains(text, _plain(keyword)) for keyword in keywords)
+    return found * each + (complete if found == len(keywords) else 0.0)
+
+
+def recipient_name(sample: Sample, *, column: str, points: float) -> float | None:
+    """`points` if the answer names the row's recipient (in full, or by first or last name), else 0.
+
+    `column` holds the name, titles such as Dr. allowed; None without it. Source: the e-mail rubric of Unsloth's
+    GRPO guide, +1.
+    """
+    full = _plain(str(sample.problem.columns.get(column) or ""))
+    if not full:
+        return None
+    text = _plain((sample.reading.tagged or "")[:LONGEST])
+    words = [word for word in full.split() if word.rstrip(".") not in _TITLES]
+    return points if any(_contains(text, wanted) for wanted in {full, *words[:1], *words[-1:]}) else 0.0
+
+
+def signature_block(sample: Sample, *, points: float) -> float:
+    """`points` if the last 400 characters of the answer hold a phone number, an e-mail address or a street address.
+
+    Source: the e-mail rubric of Unsloth's GRPO guide, +1.
+    """
+    end = (sample.reading.tagged or "").rstrip()[-SIGNATURE_CHARACTERS:]
+    is_signed = _ADDRESS.search(end) or _PHONE.search(end) or _STREET.search(end.lower())
+    return points if is_signed else 0.0
+
+
+def _listed(value: Any, column: str) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = value.split(";" if ";" in value else ",")
+    if not isinstance(value, list):
+        raise UserError(f"column {column!r} must hold a list of keywords or text with commas between, found {value!r}")
+    return [str(keyword) for keyword in value if str(keyword).strip()]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _contains(text: str, wanted: str) -> bool:
+    """Whether `wanted` stands in `text` with no letter or digit right before or after."""
+    at = text.find(wanted)
+    while at >= 0:
+        end = at + len(wanted)
+        if not text[at - 1 : at].isalnum() and not text[end : end + 1].isalnum():
+            return True
+        at = text.find(wanted, at + 1)
+    return False

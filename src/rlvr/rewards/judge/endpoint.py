@@ -1,0 +1,149 @@
+"""One question to an OpenAI-compatible /chat/completions: time limit, retries, cost, and no key in any message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from rlvr.rewards.judge import ledger
+from rlvr.rewards.judge.options import LONGEST_WAIT_SECONDS, Options, find_key
+
+FIRST_WAIT_SECONDS = 0.5
+MORE_TOKENS = 100  # what a chat template adds to the text of a request, at most
+
+Ask = Callable[[dict[str, Any]], Awaitable[str]]
+
+
+class EndpointError(Exception):
+    """No reply, and no use in trying again; the message has no key in it."""
+
+
+@dataclass(eq=False)
+class _Failure(Exception):
+    """One request failed. `wait_seconds` is what the server asks for, None without a word; `is_billed`: perhaps."""
+
+    message: str
+    is_final: bool
+    is_billed: bool
+    wait_seconds: float | None = None
+
+
+@asynccontextmanager
+async def connect(options: Options, key: str, account: ledger.Account) -> AsyncIterator[Ask]:
+    """Give a function from the body of a request to the text of the reply. It raises EndpointError.
+
+    Too many requests, a server's error, a timeout and a lost connection are tried `retries` times more, after the time
+    that Retry-After names or 0.5 s, 1 s, 2 s and so on.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    json_mode: dict[str, Any] = {"response_format": {"type": "json_object"}}
+    turns = asyncio.Semaphore(options.concurrency)  # of this process: more would only wait for each other's slots
+    async with httpx2.AsyncClient(headers=headers, timeout=None) as client:
+
+        async def ask(body: dict[str, Any]) -> str:
+            wait, failures = FIRST_WAIT_SECONDS, 0
+            while True:
+                sent = body | json_mode
+                try:
+                    async with turns:
+                        return await _request(client, options, account, sent)
+                except _Failure as failure:
+                    if "response_format" in sent and "response_format" in failure.message:
+                        json_mode.clear()  # the server does not know it
+                        continue
+                    failures += 1
+                    await asyncio.sleep(_pause(failure, failures, wait, options))
+                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+        yield ask
+
+
+def _pause(failure: _Failure, failures: int, wait: float, options: Options) -> float:
+    """Seconds until the next try. Raises EndpointError when there is none."""
+    pause = wait if failure.wait_seconds is None else failure.wait_seconds
+    if failure.is_final or failures > options.retries or pause > LONGEST_WAIT_SECONDS:
+        asked = f" (it asks to wait {pause:g} s)" if pause > LONGEST_WAIT_SECONDS else ""
+        raise EndpointError(f"{failure.message}{asked}, try {failures} of {options.retries + 1}") from None
+    return pause
+
+
+async def _request(client: httpx2.AsyncClient, options: Options, account: ledger.Account, body: dict[str, Any]) -> str:
+    """One request under the cost cap. What may have been billed stays booked at its upper bound until it is known."""
+    letters = sum(len(message["content"].encode()) for message in body["messages"])  # a token is a byte or more
+    bound = _cost(options, letters + MORE_TOKENS, options.max_output_tokens)
+    async with ledger.slot(account):
+        if not ledger.reserve(account, bound):
+            raise EndpointError(
+                f"the cost cap is reached: {ledger.spent(account):.4g} of max_cost {options.max_cost:g} are spent, and "
+                f"one more request may cost {bound:.2g}; raise max_cost, or delete {account.folder / 'spent.json'}"
+            )
+        try:
+            text, usage = await _post(client, options, body)
+        except _Failure as failure:
+            if not failure.is_billed:
+                ledger.correct(account, -bound)
+            raise
+        if usage is not None:
+            ledger.correct(account, _cost(options, *usage) - bound)
+        return text
+
+
+def _cost(options: Options, input_tokens: int, output_tokens: int) -> float:
+    price_in, price_out = options.price_per_million_input, options.price_per_million_output
+    return (input_tokens * price_in + output_tokens * price_out) / 1e6
+
+
+async def _post(
+    client: httpx2.AsyncClient, options: Options, body: dict[str, Any]
+) -> tuple[str, tuple[int, int] | None]:
+    """The reply's text and its tokens in and out, None where the server does not count. Raises _Failure."""
+    url = f"{options.base_url.rstrip('/')}/chat/completions"
+    try:
+        async with asyncio.timeout(options.seconds):  # of the whole request, also if the reply trickles
+            response = await client.post(url, json=body)
+    except TimeoutError:
+        raise _Failure(f"{url} gave no reply within {options.seconds:g} s", False, is_billed=True) from None
+    except httpx2.ConnectError as error:
+        raise _Failure(f"{url} cannot be reached ({error})", False, is_billed=False) from None
+    except httpx2.HTTPError as error:
+        raise _Failure(f"{url} broke off ({type(error).__name__}: {error})", False, is_billed=True) from None
+    if response.status_code != 200:
+        again = response.status_code in (408, 429) or response.status_code >= 500
+        hint = f"; look at the key in {options.api_key_env}" if response.status_code in (401, 403) else ""
+        message = f"{url} answered {response.status_code}{hint}: {_shown(response.text, options)}"
+        raise _Failure(message, not again, is_billed=False, wait_seconds=_wait(response.headers.get("Retry-After")))
+    try:
+        reply = response.json()
+        text = reply["choices"][0]["message"]["content"] or ""
+        usage = reply.get("usage")
+        counts = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        message = f"{url} answered what is no chat completion: {_shown(response.text, options)!r}"
+        raise _Failure(message, False, is_billed=True) from None
+    return str(text), counts
+
+
+def _shown(text: str, options: Options) -> str:
+    key = find_key(options)
+    return (text.replace(key, "***") if key else text)[:300]
+
+
+def _wait(header: str | None) -> float | None:
+    """Seconds that a Retry-After asks for, given as such or as a date (RFC 9110, 10.2.3)."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # TypeError: a date without a zone
+        return None

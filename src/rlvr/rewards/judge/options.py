@@ -1,0 +1,92 @@
+"""A language model as a judge, as params.yaml names it: its options, and what its worker process is asked.
+
+judgement.py runs in that process, over an OpenAI-compatible endpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlvr.types import Answered, Problem
+
+NAME = "judge"
+TARGET = "rlvr.rewards.judge.verdicts:call"
+FOLDER = ".judge"  # verdicts and money spent, outlasting a run: a verdict that is there costs nothing
+LONGEST_WAIT_SECONDS = 60.0  # between two tries; a server that asks for more is taken to be down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What params.yaml says of a judge. Raises ValueError for values that cannot work.
+
+    `seconds` is the limit of one request, `concurrency` that of all processes together. `max_cost` is in the currency
+    of the prices, over all runs in this folder; `api_key_env` is empty for a server without a key.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str
+    instructions: str
+    low: float
+    high: float
+    seconds: float
+    retries: int
+    concurrency: int
+    max_cost: float
+    price_per_million_input: float
+    price_per_million_output: float
+    max_output_tokens: int
+    max_characters: int
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url {self.base_url!r} must begin with https:// or http://, and usually ends in /v1")
+        for name in ("model", "instructions"):
+            if not asdict(self)[name].strip():
+                raise ValueError(f"{name} must not be empty")
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        for name, least in (("concurrency", 1), ("max_output_tokens", 1), ("max_characters", 1), ("retries", 0)):
+            if asdict(self)[name] < least:
+                raise ValueError(f"{name} {asdict(self)[name]} must be at least {least}")
+        if self.seconds <= 0:
+            raise ValueError(f"seconds {self.seconds:g} must be above 0")
+        for name in ("max_cost", "price_per_million_input", "price_per_million_output"):
+            if asdict(self)[name] < 0:
+                raise ValueError(
+                    f"{name} {asdict(self)[name]:g} must not be negative; 0 for a server that costs nothing"
+                )
+
+
+def find_key(options: Options) -> str:
+    """The key from the environment, empty when none is asked for. Raises ValueError when it is not there."""
+    if not options.api_key_env:
+        return ""
+    key = os.environ.get(options.api_key_env, "").strip()
+    if not key:
+        raise ValueError(
+            f"the environment variable {options.api_key_env}, which api_key_env names, is not set: "
+            f"export {options.api_key_env}=... first, or set api_key_env to '' for a server without a key"
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(f"the environment variable {options.api_key_env} holds characters that no key has")
+    return key
+
+
+def longest_seconds(num_completions: int, options: Options) -> float:
+    """After how long `num_completions`, in all calls that run at once, have scores or messages, even if all fails.
+
+    Each of the two questions to the judge is one request and `retries` more, with waits between them.
+    """
+    rounds = math.ceil(num_completions / options.concurrency)
+    return rounds * 2 * (options.seconds * (options.retries + 1) + LONGEST_WAIT_SECONDS * options.retries)
+
+
+def arguments(name: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
+    """What TARGET is called with for the completions of one question; `name` is the reward's."""
+    items = [{"question": problem.question, "completion": one.text, "answer": problem.answer} for one in answered]
+    return {"items": items, "name": name, "folder": FOLDER, **options}

@@ -1,0 +1,1 @@
+"""Interrupts, progress, meters, versions: nothing in this folder changes a result."""

@@ -1,0 +1,1 @@
+"""What a training run stands on: the optimizer, its checkpoints, its log, the check of sampler against trainer."""

@@ -1,0 +1,259 @@
+"""Worker processes for what may hang or blow up: every call has a deadline, every process a memory limit.
+
+A process is a fresh interpreter (never a fork: this one holds threads) in a session of its own, which is killed as a
+whole when a call is over its deadline, and replaced. One thread per process supervises it from here; all it does is to
+wait for pipes. JSON lines go over two pipes of their own, so that whatever runs over there may print.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, Self
+
+from rlvr.verifiers.workers.child import MESSAGE_LENGTH, OUT_OF_MEMORY, REPLY_BYTES
+
+LOAD_SECONDS = 120.0  # for the interpreter to start and the target's module to load; no part of a deadline
+KILL_SECONDS = 10.0  # how long a killed process may take to be gone
+ATTEMPTS = 3  # of a call whose process dies before the call begins
+CHUNK_BYTES = 2**20
+
+SOURCE = Path(__file__).parents[3]  # the folder that holds the package
+
+Failure = Literal["timeout", "memory", "crash", "error", "worker"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a call returned (JSON), or why it did not.
+
+    `failure` is None, or "timeout" · "memory" · "crash" (its process died) · "error" (it raised, or its result is no
+    JSON or too long) · "worker" (our fault: the process or the module could not be loaded, or the pool was closed).
+    """
+
+    value: Any
+    failure: Failure | None
+    message: str
+
+
+class Workers:
+    """`count` processes of at most `memory_bytes` of address space each (macOS does not limit it).
+
+    None is started before it is needed. Leaving the context ends all of them, with whatever they are doing.
+    """
+
+    def __init__(self, count: int, *, memory_bytes: int) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._closing, self._close = os.pipe()  # readable from the moment of closing
+        self._threads = [
+            threading.Thread(target=_supervise, args=(self._jobs, self._closing, memory_bytes), daemon=True)
+            for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, target: str, arguments: dict[str, Any], *, seconds: float) -> Future[Reply]:
+        """Call `target` ("module:function") as function(**arguments) in a worker; the future has its Reply.
+
+        The `seconds` count from when the worker begins the call: neither waiting for a worker nor loading the module
+        is part of it. Raises RuntimeError after close, and TypeError or ValueError for arguments that JSON has not.
+        """
+        line = json.dumps({"target": target, "arguments": arguments}).encode() + b"\n"
+        job = _Job(line, target, seconds)
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the workers are closed: no call can be submitted any more")
+            self._jobs.put(job)
+        return job.future
+
+    def close(self) -> None:
+        """End all processes: waiting calls are cancelled, running ones get the reply "worker"."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        os.write(self._close, b"x")
+        with suppress(Empty):
+            while job := self._jobs.get_nowait():
+                job.future.cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        os.close(self._closing)
+        os.close(self._close)
+
+
+@dataclass(frozen=True)
+class _Job:
+    line: bytes
+    target: str
+    seconds: float
+    future: Future[Reply] = field(default_factory=Future)
+
+
+class _Process:
+    """A worker process and this end of its two pipes."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        requests, self.requests = os.pipe()
+        self.replies, replies = os.pipe()
+        # one thread each, and sets in one order: a verdict depends on nothing but the answer
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        numbers = [str(number) for number in (requests, replies, memory_bytes, os.getpid())]
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "rlvr.verifiers.workers.child", *numbers],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(requests, replies),
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(self.requests)
+            os.close(self.replies)
+            raise
+        finally:
+            os.close(requests)
+            os.close(replies)
+        os.set_blocking(self.requests, False)
+        self.is_dead = False
+
+    def kill(self) -> int | None:
+        """End the process and all it started; its exit status, negative for a signal, None if it is not gone."""
+        self.is_dead = True
+        os.close(self.requests)
+        os.close(self.replies)
+        with suppress(ProcessLookupError, PermissionError):  # not reaped yet: the number is still its own
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(KILL_SECONDS)
+        return None
+
+
+def _supervise(jobs: SimpleQueue[_Job | None], closing: int, memory_bytes: int) -> None:
+    """Give one process after the other the next job, until there is a None."""
+    process: _Process | None = None
+    try:
+        while job := jobs.get():
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            try:
+                for attempt in range(1, ATTEMPTS + 1):
+                    if process is None or process.is_dead:
+                        process = _Process(memory_bytes)
+                    reply, has_begun = _exchange(process, job, closing)
+                    if has_begun or reply.failure != "crash":
+                        break
+                    reply = Reply(None, "worker", f"before the call began, {attempt} times: {reply.message}")
+                job.future.set_result(reply)
+            except OSError as error:
+                job.future.set_result(Reply(None, "worker", f"a worker process could not be started: {error}"))
+            except BaseException as error:
+                job.future.set_exception(error)
+                raise
+    finally:
+        if process is not None and not process.is_dead:
+            process.kill()
+
+
+def _exchange(process: _Process, job: _Job, closing: int) -> tuple[Reply, bool]:
+    """Send the job, wait for its reply or its deadline; the process is dead afterwards if it must not be used again.
+
+    Beside the reply: whether the call had begun.
+    """
+    unsent, received, has_begun = memoryview(job.line), bytearray(), False
+    deadline = time.monotonic() + LOAD_SECONDS
+    poll = select.poll()
+    poll.register(closing, select.POLLIN)
+    poll.register(process.replies, select.POLLIN)
+    poll.register(process.requests, select.POLLOUT)
+    while True:
+        ready = {fd for fd, _ in poll.poll(max(0, math.ceil(1000 * (deadline - time.monotonic()))))}
+        if closing in ready:
+            process.kill()
+            return Reply(None, "worker", "the workers were closed"), has_begun
+        if process.requests in ready:
+            unsent = _send(process.requests, unsent)
+            if not unsent:
+                poll.unregister(process.requests)
+        if process.replies in ready:
+            chunk = os.read(process.replies, CHUNK_BYTES)
+            received += chunk
+            if not chunk:
+                return _death(process.kill()), has_begun
+            if not has_begun and received.startswith(BEGUN):
+                del received[: len(BEGUN)]
+                has_begun, deadline = True, time.monotonic() + job.seconds
+            if received.endswith(b"\n") or len(received) > REPLY_BYTES + MESSAGE_LENGTH:
+                return _reply(process, received), has_begun
+        elif time.monotonic() >= deadline:
+            process.kill()
+            return _overdue(job, has_begun), has_begun
+
+
+BEGUN = b'{"begun": true}\n'
+
+
+def _send(pipe: int, unsent: memoryview) -> memoryview:
+    """What is still to be sent; nothing when the other end is gone, which shows as the end of its replies."""
+    try:
+        return unsent[os.write(pipe, unsent[:CHUNK_BYTES]) :]
+    except BlockingIOError:
+        return unsent
+    except BrokenPipeError:
+        return unsent[:0]
+
+
+def _reply(process: _Process, received: bytearray) -> Reply:
+    try:
+        if len(received) > REPLY_BYTES + MESSAGE_LENGTH:
+            raise ValueError(f"more than {REPLY_BYTES:,} bytes")
+        answer = json.loads(received)
+        reply = Reply(answer.get("value"), answer.get("failure"), answer.get("message", ""))
+    except (ValueError, AttributeError, RecursionError) as error:
+        process.kill()
+        return Reply(None, "error", f"the worker's reply cannot be read: {error}")
+    if reply.failure in ("memory", "worker") or answer.get("is_spent"):
+        process.kill()
+    return reply
+
+
+def _death(status: int | None) -> Reply:
+    if status == OUT_OF_MEMORY:
+        return Reply(None, "memory", "over its memory limit")
+    if status is None:
+        return Reply(None, "crash", "the worker process closed its pipe")
+    if status < 0:
+        return Reply(None, "crash", f"the worker process was killed by {signal.Signals(-status).name}")
+    return Reply(None, "crash", f"the worker process ended with exit status {status}")
+
+
+def _overdue(job: _Job, has_begun: bool) -> Reply:
+    if has_begun:
+        return Reply(None, "timeout", f"over its limit of {job.seconds:g} s")
+    return Reply(None, "worker", f"{job.target} was not loaded within {LOAD_SECONDS:g} s")

@@ -1,0 +1,65 @@
+"""What is advised, one setting at a time: the default is silent, and each note has its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rlvr.config import Config
+from rlvr.config.advice import advice
+
+MakeConfig = Callable[..., Config]
+SCRATCH, OWN = {}, {"model.source": "some/model"}
+GSPO = {"grpo.loss_type": "gspo"}
+
+# settings and facts; what the only note says, or None
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
+    "the default": (SCRATCH, {}, None),
+    "few steps": ({"grpo.steps": 299}, {}, "grpo runs 299 steps"),
+    "enough steps": ({"grpo.steps": 300}, {}, None),
+    "few steps by epochs": ({"grpo.steps": None, "grpo.epochs": 1}, {"num_train": 4000}, "grpo runs 125 steps"),
+    "few problems": ({}, {"num_train": 499}, "499 training problems: 10 can do"),
+    "enough problems": ({}, {"num_train": 500}, None),
+    "gspo with the clip of grpo": (GSPO | {"grpo.epsilon": 0.2}, {}, "loss_type gspo with epsilon 0.2"),
+    "gspo at the limit": (GSPO | {"grpo.epsilon": 0.01}, {}, None),
+    "grpo with the clip of grpo": ({"grpo.loss_type": "grpo", "grpo.epsilon": 0.2}, {}, None),
+    "small groups": ({"grpo.completions_per_prompt": 3}, {}, "groups of 3 completions"),
+    "groups of four": ({"grpo.completions_per_prompt": 4}, {}, None),
+    "a small model by reinforcement alone": (
+        OWN,
+        {"num_parameters": 1_499_999_999, "pre_finetuned": False},
+        "a model under 1.5B parameters",
+    ),
+    "a small model with a pre-finetune": (OWN, {"num_parameters": 1_000_000}, None),
+    "a model that is not small": (OWN, {"num_parameters": 1_500_000_000, "pre_finetuned": False}, None),
+    "a model that was not loaded": (OWN, {"pre_finetuned": False}, None),
+    "a model from scratch without a pre-finetune": (
+        SCRATCH,
+        {"num_parameters": 1_000_000, "pre_finetuned": False},
+        "without the pre-finetune a model from scratch",
+    ),
+    "a template of ours": (OWN, {"template_added": True}, "no chat template and got the pipeline's own, which it has"),
+    "a template of ours without a pre-finetune": (
+        OWN,
+        {"template_added": True, "pre_finetuned": False},
+        "never seen; do the pre-finetune",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_advice(case: str, make_config: MakeConfig) -> None:
+    changes, facts, expected = CASES[case]
+    notes = advice(make_config(changes), **({"num_train": 4000, "pre_finetuned": True} | facts))
+    if expected is None:
+        assert notes == []
+    else:
+        (note,) = notes
+        assert expected in note
+
+
+def test_it_reads_what_the_grpo_stage_may_read(make_config: MakeConfig) -> None:
+    cfg = make_config({"grpo.steps": 1}).restricted(["model", "grpo"])
+    assert len(advice(cfg, 10, pre_finetuned=False, num_parameters=1, template_added=True)) == 4

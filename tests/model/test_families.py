@@ -1,0 +1,209 @@
+"""Architectures as transformers builds them, tiny and with random weights, against their own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rlvr.batch import MiniBatch, supervised
+from rlvr.config import Config
+from rlvr.grpo import make_optimizer, update
+from rlvr.logprob import LogitMap
+from rlvr.model.head import check_head
+from rlvr.model.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.source import Source
+from rlvr.runtime.meter import Meter
+from rlvr.sampler import NativeSampler, Sampling
+from rlvr.tasks.arithmetic import problem
+from rlvr.types import Prompt, Totals, UserError
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": None},
+    "phi3": {"pad_token_id": 0},
+    "gemma": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 24},
+    "gemma2": {
+        "head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 24,
+        "final_logit_softcapping": 2.0, "attn_logit_softcapping": None,
+    },
+    "olmo2": {},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 8.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7},
+}  # fmt: skip
+MAPS = {"gemma2": LogitMap(1.0, 2.0, 1.0), "cohere": LogitMap(1.0, None, 0.25), "granite": LogitMap(1.0, None, 0.125)}
+EXAMPLES = [
+    ((7, 8, 9, 10), torch.tensor([11, 12, 13])),
+    ((7, 8), torch.tensor([14, 1])),
+    ((9,), torch.tensor([15, 16])),
+]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path, base: Callable[[str], Path]) -> Callable[..., Path]:
+    """A folder with a model of a family and the tokenizer of the tiny one."""
+
+    def make(family: str, **changes: Any) -> Path:
+        tokenizer = load_tokenizer(base("llama"))
+        shape = {
+            "vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 256,
+            "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id,
+        }  # fmt: skip
+        config = AutoConfig.for_model(family, **(shape | FAMILIES.get(family, {}) | changes))
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight) * 0.1)
+        model.save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make
+
+
+WINDOWED = {"mistral": 5, "gemma3_text": 4, "phi3": 6}  # tokens of the window, less than those of a sequence
+LONGER = [
+    (tuple(range(6, 15)), torch.tensor([11, 12, 13, 9, 8, 7, 1])),
+    ((7, 8), torch.tensor([14, 9, 16, 6, 5, 4, 3])),
+]
+
+
+def load(cfg: Config, folder: Path) -> Policy:
+    policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    policy.model.double()
+    return policy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probabilities_and_gradients_are_the_models_own(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    compare_training(load(make_config(), folder := make_model(family)), folder, EXAMPLES)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_training_in_a_sliding_window(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family, sliding_window=WINDOWED[family], num_hidden_layers=3)
+    policy = load(make_config(), folder)
+    compare_training(policy, folder, LONGER)
+    whole = load(make_config(), make_model(family, sliding_window=64, num_hidden_layers=3))
+    (micro,) = MiniBatch(supervised(LONGER), Totals(2, 14)).split(1000, torch.device("cpu"))
+    assert (policy.hidden(micro) - whole.hidden(micro)).abs().max() > 0.01, "a window that changes nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_generate(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    compare_sampling(load(make_config(), folder := make_model(family)), folder, EXAMPLES)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_sampling_in_a_sliding_window(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family, sliding_window=WINDOWED[family])
+    compare_sampling(load(make_config(), folder), folder, LONGER)
+
+
+def compare_training(policy: Policy, folder: Path, examples: list[tuple[tuple[int, ...], torch.Tensor]]) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    (micro,) = MiniBatch(supervised(examples), Totals(3, 7)).split(1000, torch.device("cpu"))
+    found_T, _ = policy.token_logprobs(micro, temperature=1.0)
+    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in examples])
+    torch.testing.assert_close(found_T, expected_T, rtol=0, atol=1e-5)
+    found_T.sum().backward()
+    expected_T.sum().backward()
+    for a, b in zip(policy.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+
+
+def compare_sampling(policy: Policy, folder: Path, examples: list[tuple[tuple[int, ...], torch.Tensor]]) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    sampler = NativeSampler(load_tokenizer(folder), "", Sampling(0.0, 12, 100))
+    sampler.sync(policy)
+    prompts = [Prompt(problem(10, 10 + i, 2), prompt) for i, (prompt, _) in enumerate(examples)]
+    for group in sampler.sample(prompts, 1, seed=(0,)):
+        tokens = torch.tensor([group.prompt.tokens])
+        expected = plain.generate(tokens, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(tokens))
+        assert group.completions[0].token_ids.tolist() == expected[0, tokens.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("family", MAPS)
+def test_the_loss_sees_what_the_model_does_to_its_logits(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    """One step on advantages of 1 from a policy that has not moved: its gradient is that of the mean of -logp."""
+    folder = make_model(family)
+    changes = {"rollout.max_logp_gap": None, "grpo.passes_per_rollout": 1, "grpo.loss_type": "bnpo"}
+    cfg = make_config(changes | {"grpo.warmup_steps": 0})
+    policy, plain = load(cfg, folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    assert policy.logit_map == MAPS[family]
+    minibatch = MiniBatch(supervised(EXAMPLES), Totals(3, 7))
+    _, (stats,), norm = update(
+        cfg, policy, None, make_optimizer(cfg, policy, 1), [minibatch], Meter(torch.device("cpu"))
+    )
+    expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
+    torch.testing.assert_close(stats.logp_T, expected_T.detach(), rtol=0, atol=1e-5)
+    expected_T.mean().backward()
+    own_norm = torch.cat([weight.grad.flatten() for weight in plain.parameters() if weight.grad is not None]).norm()
+    assert norm == pytest.approx(own_norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", MAPS)
+def test_the_sampler_draws_from_what_the_model_does_to_its_logits(
+    family: str, make_model: Callable[..., Path], make_config: Callable[..., Config]
+) -> None:
+    folder = make_model(family)
+    policy, plain = load(make_config(), folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    sampler = NativeSampler(load_tokenizer(folder), "", Sampling(1.0, 6, 100))
+    sampler.sync(policy)
+    (group,) = sampler.sample([Prompt(problem(10, 10, 2), EXAMPLES[0][0])], 3, seed=(0,))
+    for completion in group.completions:
+        expected_T = own_logp(plain, group.prompt.tokens, completion.token_ids).detach()
+        torch.testing.assert_close(completion.logp.double(), expected_T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", MAPS)
+def test_rounding_to_16_bits_is_no_reason_to_refuse(
+    family: str, dtype: torch.dtype, make_model: Callable[..., Path]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(make_model(family), dtype=dtype, attn_implementation="rlvr")
+    check_head(model, name=family)
+
+
+def own_logp(model: Any, prompt: tuple[int, ...], target: torch.Tensor) -> torch.Tensor:
+    logits_SV = model(input_ids=torch.tensor([[*prompt, *target.tolist()]])).logits[0]
+    logp_TV = logits_SV[len(prompt) - 1 : -1].log_softmax(-1)
+    return logp_TV.gather(1, target[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 50.0}, "gemma2: attn_logit_softcapping is not supported"),
+        ("phi", {}, "head has a bias are not supported"),
+        ("hyperclovax", {"logits_scaling": 8.0}, "HyperCLOVAXForCausalLM changes its logits in another way"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(
+    family: str,
+    changes: dict[str, Any],
+    message: str,
+    make_model: Callable[..., Path],
+    make_config: Callable[..., Config],
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(make_config(), make_model(family, **changes))
