@@ -60,6 +60,7 @@ from rlvr.runtime.meter import Meter
 from rlvr.stages.begin import quiet_transformers
 from rlvr.stages.opening import open_trainee
 from rlvr.stages.planning import plan_grpo
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.run import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns
@@ -74,8 +75,9 @@ class Ours:
 
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], scorer: Scorer, folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.scorer, self.turns = cfg, prompts, scorer, turns
-        made = plan_grpo(cfg, prompts)
-        self.opened = open_trainee(cfg, made, start=SFT)
+        self.resolved = resolve_training(cfg)
+        plan = plan_grpo(cfg, self.resolved, prompts)
+        self.opened = open_trainee(cfg, self.resolved, plan, start=SFT)
         self.policy, self.tokenizer, self.sampler = self.opened.__enter__()
         self.meter = Meter(self.policy.device)
         self.run = Run(folder)
@@ -85,8 +87,8 @@ class Ours:
         try:
             self.turns.wait(OURS)
             grpo.train(
-                self.cfg, self.policy, self.sampler, self.scorer, self.prompts, run=self.run, meter=self.meter,
-                show=self._step_done, stop=lambda: self.turns.finished,
+                self.cfg, self.resolved, self.policy, self.sampler, self.scorer, self.prompts, run=self.run,
+                meter=self.meter, show=self._step_done, stop=lambda: self.turns.finished,
             )  # fmt: skip
         except BaseException as error:  # noqa: BLE001, RUF100 (raised again by the main thread)
             self.error = error

@@ -22,6 +22,7 @@ from rlvr.model.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
 from rlvr.runtime.meter import Meter
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.optim import LossScale
 from rlvr.training.run import Run
 from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt, UserError
@@ -76,6 +77,7 @@ def train(
     with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
         grpo.train(
             toy.cfg,
+            toy.resolved,
             toy.policy,
             sampler or toy.sampler,
             scorer,
@@ -269,7 +271,7 @@ class TestFloat16:
         self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
     ) -> None:
         toy = make_toy(self.CHANGES | {"compute.dtype": "float16", "grpo.passes_per_rollout": 1})
-        optimizer = grpo.make_optimizer(toy.cfg, toy.policy, 6)
+        optimizer = grpo.make_optimizer(toy.cfg, toy.resolved, toy.policy, 6)
         optimizer.loss_scale = LossScale(2.0**24)
         tmp_path.joinpath("run").mkdir()
         Run(tmp_path / "run").save(0, toy.policy, optimizer, {})
@@ -613,10 +615,12 @@ def test_an_update_is_the_textbook_loop(
             "memory.tokens_per_micro_batch": 112,
         }
     )
-    policy = make_policy()
+    policy, resolved = make_policy(), resolve_training(cfg)
     scorable_PG = torch.ones(4, 3, dtype=torch.bool)
     minibatches = pack(groups, advantage_PG, scorable_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
-    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches, Meter(CPU))
+    losses, _, grad_norm = grpo.update(
+        cfg, resolved, policy, None, grpo.make_optimizer(cfg, resolved, policy, 1), minibatches, Meter(CPU)
+    )
 
     plain = make_plain()
     adamw = torch.optim.AdamW(plain.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0)

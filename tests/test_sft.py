@@ -65,7 +65,16 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt], judge: Verdicts)
             return len(calls) >= stop_after
 
         return sft.train(
-            toy.cfg, toy.policy, toy.sampler, examples, prompts[:4], judge, run=Run(folder), show=show, stop=stop
+            toy.cfg,
+            toy.resolved,
+            toy.policy,
+            toy.sampler,
+            examples,
+            prompts[:4],
+            judge,
+            run=Run(folder),
+            show=show,
+            stop=stop,
         )
 
     return start

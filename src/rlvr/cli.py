@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlvr.plan.settings import Engine, Method, Quantization, Settings
+from rlvr.plan.settings import Engine, Method, PlanSettings, Quantization
 from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
@@ -118,7 +118,7 @@ def plan(
     """Say which run fits on which card, from a model's shape alone: no GPU, nothing is downloaded."""
     from rlvr.plan import command  # noqa: PLC0415
 
-    settings = Settings(
+    settings = PlanSettings(
         method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
         states_on_host=None, completions=completions, completions_per_step=completions, prompt_tokens=prompt,
         completion_tokens=1, has_reference=reference, engine=engine, shares_weights=share_weights,

@@ -14,8 +14,8 @@ from torch import Tensor
 from rlvr.batch import MiniBatch, supervised
 from rlvr.chat import Tags, extract_answer
 from rlvr.config import Config
-from rlvr.memory.states import waits_on_host
 from rlvr.model.policy import Policy
+from rlvr.model.resolved import ResolvedTraining
 from rlvr.problems.draw import draw
 from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
@@ -29,6 +29,7 @@ Example = tuple[tuple[int, ...], Tensor]  # prompt tokens, target tokens
 
 def train(
     cfg: Config,
+    resolved: ResolvedTraining,
     policy: Policy,
     sampler: Sampler,
     examples: Sequence[Example],
@@ -54,7 +55,7 @@ def train(
         schedule="constant",
         total_steps=cfg.sft.max_steps,
         kind=cfg.memory.optimizer,
-        on_host=waits_on_host(cfg.memory.optimizer_on_host, policy.device),
+        on_host=resolved.states_on_host,
         scales_loss=policy.is_float16,
     )
     start, notes = run.restore(policy, optimizer)

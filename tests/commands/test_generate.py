@@ -21,8 +21,8 @@ from rlvr.model.policy import load_tokenizer
 from rlvr.problems import tables
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.stages import prepare as prepare_stage
-from rlvr.stages.opening import open_policy
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
+from support.loading import prepared_policy
 from support.random_weights import randomize
 
 SMOKE = Path(__file__).parents[1] / "smoke" / "params.yaml"
@@ -40,11 +40,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_stage.main()
-        whole = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        whole = prepared_policy(start=None)
         randomize(whole.model)
         whole.save(Path("models/sft"))
         (folder / "params.yaml").write_text(SMOKE.read_text().replace("adapter: none", "adapter: lora"))
-        adapted = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        adapted = prepared_policy(start=None)
         randomize(adapted.model)
         adapted.save(Path("models/grpo"))
     copy(SMOKE, folder / "params.yaml")
@@ -67,7 +67,7 @@ def ask(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 def test_answers_are_those_of_the_sampler(ask: Callable[..., list[dict[str, Any]]], trained: Path) -> None:
     (trained / "questions.txt").write_text("What is 1+2?\n\n  What is 20+30?\n")
     records = ask(file=Path("questions.txt"), model="models/sft", completions=3, temperature=0.7, seed=4)
-    policy = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=Path("models/sft"))
+    policy = prepared_policy(start=Path("models/sft"))
     tokenizer = load_tokenizer(tables.BASE)
     sampler = NativeSampler(tokenizer, "", Sampling(0.7, load_config().rollout.max_completion_tokens, 64), policy)
     prompts = [

@@ -20,12 +20,10 @@ import torch
 
 from rlvr.config import load_config
 from rlvr.config.scoring import Reward
-from rlvr.model.policy import load_tokenizer
-from rlvr.problems import tables
 from rlvr.rewards import open_scorer
 from rlvr.stages import prepare
-from rlvr.stages.opening import open_policy
 from rlvr.types import Answered, Problem
+from support.loading import prepared_policy
 
 pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
 pytestmark = pytest.mark.slow
@@ -67,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         prepare.main()
-        policy = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        policy = prepared_policy(start=None)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, weight in policy.trainable().items():

@@ -97,7 +97,7 @@ def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> di
     folder.mkdir(exist_ok=True)
     with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
         grpo.train(
-            toy.cfg, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
+            toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: False,
         )  # fmt: skip
     return toy.policy.trainable_state()

@@ -16,13 +16,13 @@ from rlvr.chat import Message, render_prompt
 from rlvr.commands.answers import read_questions, records, show, to_problems
 from rlvr.commands.which_model import Checkpoint, find
 from rlvr.config import Config
-from rlvr.model.policy import load_policy
 from rlvr.model.source import config_file
 from rlvr.plan.command import demand
 from rlvr.problems import tables
 from rlvr.stages.begin import stage
-from rlvr.stages.opening import check_sampler, open_sampler
+from rlvr.stages.opening import check_sampler, open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
+from rlvr.stages.resolve import resolve
 from rlvr.tasks.table import Row
 from rlvr.types import Group, Prompt, UserError
 
@@ -59,15 +59,18 @@ def main(asked: Asked) -> None:
             checkpoint = find(params, asked.model, Path(folder))
             prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
             cfg = _sized(checkpoint, prompts, asked)
-            check_sampler(cfg, checkpoint.source)
+            resolved = resolve(cfg)
+            check_sampler(cfg, resolved, checkpoint.source)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
-            made = plan_sampling(cfg, checkpoint.source, prompts, completions=asked.completions)
-            demand(made)
+            plan = plan_sampling(cfg, resolved, checkpoint.source, prompts, completions=asked.completions)
+            demand(plan)
             temperature = cfg.rollout.temperature if asked.temperature is None else asked.temperature
-            sampler = open_sampler(cfg, checkpoint.source, checkpoint.tokenizer, made, temperature=temperature)
+            sampler = open_sampler(
+                cfg, resolved, checkpoint.source, checkpoint.tokenizer, plan, temperature=temperature
+            )
             files.callback(sampler.close)
-            policy = load_policy(
-                cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start, base=sampler.base_tensors()
+            policy = open_policy(
+                cfg, resolved, checkpoint.source, checkpoint.tokenizer, sampler, start=checkpoint.start
             )
             sampler.resume()
             sampler.sync(policy)

@@ -11,12 +11,13 @@ from typing import Any
 
 from rlvr.commands.server import Served, command, curl, environment, serving_template, url, write_files
 from rlvr.commands.which_model import Checkpoint, find
-from rlvr.model.policy import device_of, end_of_sequence_ids
+from rlvr.model.policy import end_of_sequence_ids
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.runtime.lifetime import run_group
 from rlvr.stages.begin import stage
 from rlvr.stages.opening import check_sampler
+from rlvr.stages.resolve import resolve
 from rlvr.types import UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout")
@@ -44,7 +45,8 @@ def main(place: Place, extra: Sequence[str]) -> None:
         checkpoint = find(params, place.model, FILES / "model")
         cfg = checkpoint.cfg
         with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
-        for note in check_sampler(with_vllm, checkpoint.source):
+        resolved = resolve(with_vllm)
+        for note in check_sampler(with_vllm, resolved, checkpoint.source):
             print(f"note: {note}")
         template = serving_template(
             checkpoint.tokenizer,
@@ -53,7 +55,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
             earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
-    served = _served(place, checkpoint)
+    served = _served(place, checkpoint, is_cuda=resolved.is_cuda)
     print(
         f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
     )
@@ -62,7 +64,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
         raise UserError(f"the server ended with code {code}; what it said last is above")
 
 
-def _served(place: Place, checkpoint: Checkpoint) -> Served:
+def _served(place: Place, checkpoint: Checkpoint, *, is_cuda: bool) -> Served:
     model = checkpoint.cfg.model
     return Served(
         name=place.name or Path(checkpoint.name).name,
@@ -73,7 +75,7 @@ def _served(place: Place, checkpoint: Checkpoint) -> Served:
         rank=model.lora.rank,
         dtype=checkpoint.cfg.compute.dtype,
         is_nf4=model.quantization == "nf4",
-        is_cuda=device_of(checkpoint.cfg).type == "cuda",
+        is_cuda=is_cuda,
         host=place.host,
         port=place.port,
         max_model_len=place.max_model_len,

@@ -86,9 +86,8 @@ def _weights(cfg: Config, path: Path) -> Checkpoint:
 
 def _open(cfg: Config, name: str, revision: str | None, folder: Path) -> tuple[Source, Any]:
     """A model of the hub, a GGUF file or a folder, as `model.source` would name it, and its tokenizer."""
-    wanted = cfg.model.model_copy(update={"source": name, "revision": revision})
     try:
-        return open_source(wanted, folder, dtype=cfg.compute.dtype)
+        return open_source(name, revision, folder, dtype=cfg.compute.dtype)
     except UserError as error:
         raise UserError(f"--model {name}, read as model.source would be: {error}") from None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rlvr.plan.predict import Prediction, predict
-from rlvr.plan.settings import Choice, Settings
+from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
 
 CONTEXT = 20 * 1024
@@ -45,7 +45,9 @@ def standard_weights_bytes(shape: Shape) -> int:
     return 2 * shape.parameters()
 
 
-def ours(shape: Shape, settings: Settings, *, sequences: int, kv_sequences: int) -> tuple[tuple[int, ...], Prediction]:
+def ours(
+    shape: Shape, settings: PlanSettings, *, sequences: int, kv_sequences: int
+) -> tuple[tuple[int, ...], Prediction]:
     """The rows of TABLE in bytes for this project, and the whole prediction, at the published context.
 
     `sequences` of a micro-batch and `kv_sequences` are 8 and 1 in the published accounting. Layer inputs are offloaded.

@@ -74,11 +74,12 @@ def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
         tags = cfg.model.template.resolve()
         texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
-        scratch.save_model(cfg, tokenizer, base)
+        shape = scratch.ScratchShape(**cfg.model.scratch.model_dump())
+        longest = cfg.prepare.max_prompt_tokens + cfg.rollout.max_completion_tokens
+        scratch.save_model(shape, tokenizer, base, max_tokens=longest, seed=cfg.compute.seed)
         Source(str(base), None, None).write(base)
         return tokenizer
-    dtype = "float32" if cfg.compute.dtype == "auto" else cfg.compute.dtype
-    return open_source(cfg.model, base, dtype=dtype)[1]
+    return open_source(cfg.model.source, cfg.model.revision, base, dtype=cfg.compute.dtype)[1]
 
 
 def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:

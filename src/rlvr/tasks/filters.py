@@ -14,18 +14,6 @@ from rlvr.types import UserError
 Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
 
 
-def check_filters(filters: Mapping[str, Conditions]) -> None:
-    """Raise ValueError for a value that its condition cannot use."""
-    for column, conditions in filters.items():
-        for name, value in conditions.items():
-            fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
-            if not fits:
-                raise ValueError(
-                    f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
-                    "not_empty takes true"
-                )
-
-
 def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
     """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
     text = text_of(row, column, where)
