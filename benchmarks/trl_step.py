@@ -49,11 +49,11 @@ from recipe import RESULTS, write_result
 from rlvr import grpo
 from rlvr.advantage import reward_tensors, total_rewards
 from rlvr.batch import pack
-from rlvr.chat import render_prompt
+from rlvr.chat import opening_of, render_prompt, tags_of
 from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
 from rlvr.problems import tables
-from rlvr.problems.draw import draw
+from rlvr.problems.draw import draw, num_steps
 from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
 from rlvr.runtime.meter import Meter
@@ -125,7 +125,7 @@ class Theirs(TrainerCallback):
             fused=True,  # what transformers would choose
         )
         warmup = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / cfg.grpo.warmup_steps))
-        template = {"system_prompt": cfg.model.template.system_prompt, "opening": cfg.model.template.opening}
+        template = {"system_prompt": cfg.model.template.system_prompt, "opening": opening_of(cfg.model.template)}
         texts = [render_prompt(tokenizer, prompt.problem.question, **template) for prompt in prompts]
         self.trainer = GRPOTrainer(
             model,
@@ -255,7 +255,7 @@ def our_gradient(ours: Ours, rollout: Rollout) -> float:
     policy, total = ours.policy, 0.0
     for micro in minibatch.split(ours.cfg.memory.tokens_per_micro_batch, policy.device):
         loss, _ = policy_loss(
-            policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=ours.cfg.loss_spec()
+            policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=grpo.loss_spec(ours.cfg)
         )
         torch.autograd.backward(loss)
         total += loss.item()
@@ -293,9 +293,9 @@ def check_prompts(theirs: Theirs) -> int:
 def measure(cfg: Config, *, block: int) -> dict[str, Any]:
     """Run both to the end and return what is to be written."""
     prompts = tables.read_prompts("train")
-    steps, per_step = cfg.grpo.num_steps(len(prompts)), cfg.grpo.prompts_per_step
+    steps, per_step = num_steps(cfg.grpo, len(prompts)), cfg.grpo.prompts_per_step
     drawn = [prompt for step in range(steps) for prompt in draw(prompts, per_step, step=step, seed=cfg.compute.seed)]
-    turns, scoring = Turns(OURS, TRL, block=block), (cfg.rewards, cfg.verifiers, cfg.model.template.resolve())
+    turns, scoring = Turns(OURS, TRL, block=block), (cfg.rewards, cfg.verifiers, tags_of(cfg.model.template))
     with (
         tempfile.TemporaryDirectory() as ours_folder,
         tempfile.TemporaryDirectory() as trl_folder,

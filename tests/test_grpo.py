@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.model.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
@@ -74,7 +75,7 @@ def train(
         calls.append(1)
         return len(calls) >= stop_after
 
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg,
             toy.resolved,

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from rlvr.types import Problem
+from rlvr.types import Problem, nearest
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 
@@ -59,6 +59,27 @@ TAGS = {
     "think": Tags("<think>", "</think>", "<answer>", "</answer>"),
     "xml": Tags("<reasoning>\n", "\n</reasoning>\n", "<answer>\n", "\n</answer>\n"),
 }
+
+
+class TemplateSettings(Protocol):
+    @property
+    def tags(self) -> str | dict[str, str]: ...
+    @property
+    def open_in_prompt(self) -> bool: ...
+
+
+def tags_of(template: TemplateSettings) -> Tags:
+    """The four tags that `template.tags` names or spells out. Raises ValueError."""
+    if isinstance(template.tags, str):
+        if template.tags not in TAGS:
+            raise ValueError(f"tags {template.tags!r} is not one of {', '.join(TAGS)}{nearest(template.tags, TAGS)}")
+        return TAGS[template.tags]
+    return Tags.of(template.tags)
+
+
+def opening_of(template: TemplateSettings) -> str:
+    """What the prompt gives away of the completion: the opening reasoning tag, or nothing."""
+    return tags_of(template).reasoning_start if template.open_in_prompt else ""
 
 
 def messages(question: str, system_prompt: str | None, earlier: Sequence[Message] = ()) -> list[Message]:

@@ -35,7 +35,11 @@ def check() -> None:
 
     cfg = load_config()
     print("params.yaml is fine")
-    for note in advice(cfg, cfg.prepare.train_problems, pre_finetuned=cfg.sft.enabled):
+    from rlvr.problems.draw import num_steps  # noqa: PLC0415
+
+    problems = cfg.prepare.train_problems
+    steps = cfg.grpo.steps if problems is None else num_steps(cfg.grpo, problems)
+    for note in advice(cfg, problems, steps=steps, pre_finetuned=cfg.sft.enabled):
         print(f"note: {note}")
 
 

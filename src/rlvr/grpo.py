@@ -14,6 +14,7 @@ from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
 from rlvr.model.policy import Policy, in_turn
 from rlvr.model.resolved import ResolvedTraining
+from rlvr.problems.draw import num_steps
 from rlvr.rewards import Scorer
 from rlvr.rollout import check_scores, collect
 from rlvr.runtime.meter import Meter
@@ -23,7 +24,7 @@ from rlvr.training.log import completion_table, step_record
 from rlvr.training.mismatch import check
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
-from rlvr.types import Interrupted, Prompt, StepFailed
+from rlvr.types import Interrupted, LossSpec, Prompt, StepFailed, clip_high
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step
 SAVED = (
@@ -52,7 +53,7 @@ def train(
     `rollout.max_logp_gap`; that step is then not trained on, and a next run begins with it.
     """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
-    steps = cfg.grpo.num_steps(len(prompts))
+    steps = num_steps(cfg.grpo, len(prompts))
     optimizer = make_optimizer(cfg, resolved, policy, steps)
     start, _ = run.restore(policy, optimizer)
     for step in range(start, steps):
@@ -104,7 +105,7 @@ def update(
 
     Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
     """
-    spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
+    spec, temperature = loss_spec(cfg), cfg.rollout.temperature
     tokens, share_prompts = cfg.memory.tokens_per_micro_batch, cfg.memory.share_prompts
     plan = [minibatch.split_sharing(tokens, policy.device, share_prompts=share_prompts) for minibatch in minibatches]
     if reference is not None:
@@ -146,6 +147,23 @@ def scored(policy: Policy, micros: Sequence[MicroBatch], temperature: float) -> 
     """Each micro-batch with the log-probabilities that `policy` gives its trained tokens."""
     for micro in in_turn(policy, micros, with_gradient=False):
         yield micro, policy.logprobs(micro, temperature=temperature)
+
+
+def loss_spec(cfg: Config) -> LossSpec:
+    return LossSpec(
+        loss_type=cfg.grpo.loss_type,
+        epsilon=cfg.grpo.epsilon,
+        epsilon_high=clip_high(cfg.grpo.epsilon, cfg.grpo.epsilon_high),
+        delta=cfg.grpo.delta,
+        beta=cfg.grpo.beta,
+        kl_unbiased=cfg.grpo.kl_unbiased,
+        importance_correction=cfg.grpo.importance_correction,
+        importance_min=cfg.grpo.importance_min,
+        importance_max=cfg.grpo.importance_max,
+        entropy_bonus=cfg.grpo.entropy_bonus,
+        max_completion_tokens=cfg.rollout.max_completion_tokens,
+        temperature=cfg.rollout.temperature,
+    )
 
 
 def make_optimizer(cfg: Config, resolved: ResolvedTraining, policy: Policy, steps: int) -> Optimizer:

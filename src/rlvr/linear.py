@@ -107,7 +107,7 @@ def _through_float32(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tenso
     if x.numel() < FEW_ROWS * x.shape[-1]:
         return F.linear(x, weight_OD, bias)
     y, first, wide_x = x.new_empty(*x.shape[:-1], len(weight_OD)), 0, x.float()
-    for block in weight_OD.split(max(1, BLOCK // weight_OD.shape[1])):
+    for block in torch.split(weight_OD, max(1, BLOCK // weight_OD.shape[1])):
         last = first + len(block)
         y[..., first:last] = F.linear(wide_x, block.float(), None if bias is None else bias[first:last].float())
         first = last

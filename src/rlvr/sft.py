@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from rlvr.batch import MiniBatch, supervised
-from rlvr.chat import Tags, extract_answer
+from rlvr.chat import Tags, extract_answer, tags_of
 from rlvr.config import Config
 from rlvr.model.policy import Policy
 from rlvr.model.resolved import ResolvedTraining
@@ -45,7 +45,7 @@ def train(
     The run's log has a line for every look at the dev answers, the first (step -1) before any training.
     Raises Interrupted after a checkpoint when `stop()`.
     """
-    tags, seed = cfg.model.template.resolve(), cfg.compute.seed
+    tags, seed = tags_of(cfg.model.template), cfg.compute.seed
     optimizer = Optimizer(
         policy.trainable(),
         learning_rate=cfg.sft.learning_rate,

@@ -25,7 +25,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was found, what is allowed, and the remedy."""
+    """An error the user can fix. The message says what was found, what is allowed and what to do."""
 
 
 class StepFailed(UserError):
@@ -123,3 +123,8 @@ class LossSpec:
     entropy_bonus: float
     max_completion_tokens: int
     temperature: float
+
+
+def clip_high(epsilon: float, epsilon_high: float | None) -> float:
+    """The upper clip distance (for cispo the absolute cap): `epsilon_high`, or `epsilon` where that is None."""
+    return epsilon if epsilon_high is None else epsilon_high

@@ -18,6 +18,7 @@ import httpx2
 import pytest
 import torch
 
+from rlvr.chat import tags_of
 from rlvr.config import load_config
 from rlvr.config.scoring import Reward
 from rlvr.rewards import open_scorer
@@ -125,7 +126,7 @@ def test_the_judge_of_the_rewards_asks_it(server: Running, folder: Path) -> None
     options = JUDGE | {"base_url": server.url}
     rewards = {"polite": Reward.model_validate({"function": "judge", "weight": 1.0, "options": options})}
     answers = [Answered("Please turn left, and have a lovely day.", 10, False), Answered("Get lost.", 4, False)]
-    with open_scorer(rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+    with open_scorer(rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
         scorer.submit(Problem("p", "Where is the station?", "left", "", 1), answers)
         scores = scorer.finish()
     assert not scores.messages

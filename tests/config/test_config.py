@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from rlvr.chat import TAGS, Tags
+from rlvr.chat import TAGS, Tags, opening_of, tags_of
 from rlvr.config import Config, load_config
+from rlvr.grpo import loss_spec
+from rlvr.problems.draw import num_steps
 from rlvr.types import UserError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -415,28 +417,28 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_tags_are_resolved(make_config: MakeConfig) -> None:
     own = {key: f"<{key}>" for key in Tags.__dataclass_fields__}
-    assert make_config({"model.template.tags": own}).model.template.resolve() == Tags(**own)
+    assert tags_of(make_config({"model.template.tags": own}).model.template) == Tags(**own)
     for name, tags in TAGS.items():
         template = make_config({"model.template.tags": name, "model.template.open_in_prompt": True}).model.template
-        assert template.resolve() == tags
-        assert template.opening == tags.reasoning_start
-    assert make_config().model.template.opening == ""
+        assert tags_of(template) == tags
+        assert opening_of(template) == tags.reasoning_start
+    assert opening_of(make_config().model.template) == ""
 
 
 @pytest.mark.parametrize("problems, epochs, steps", [(64, 1, 2), (65, 1, 3), (65, 2, 5), (1, 1, 1)])
 def test_epochs_become_steps(problems: int, epochs: int, steps: int, make_config: MakeConfig) -> None:
     cfg = make_config({"grpo.steps": None, "grpo.epochs": epochs, "grpo.prompts_per_step": 32})
-    assert cfg.grpo.num_steps(problems) == steps
+    assert num_steps(cfg.grpo, problems) == steps
 
 
 def test_the_loss_gets_plain_numbers(make_config: MakeConfig) -> None:
     changes = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
     changes |= {"grpo.importance_correction": "token_mask", "grpo.importance_min": 0.5, "grpo.importance_max": 2.0}
-    spec = make_config(changes | {"grpo.epsilon_high": None}).loss_spec()
+    spec = loss_spec(make_config(changes | {"grpo.epsilon_high": None}))
     assert (spec.importance_correction, spec.importance_min, spec.importance_max) == ("token_mask", 0.5, 2.0)
     assert (spec.epsilon, spec.epsilon_high, spec.delta, spec.beta, spec.temperature) == (0.1, 0.1, 3, 0.04, 0.9)
     assert spec.max_completion_tokens == make_config().rollout.max_completion_tokens
-    assert make_config({"grpo.epsilon_high": 0.28}).loss_spec().epsilon_high == 0.28
+    assert loss_spec(make_config({"grpo.epsilon_high": 0.28})).epsilon_high == 0.28
 
 
 class TestRestricted:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from clone import ROOT, SMOKE, STAGES
 
-from rlvr.commands.deps import code_dependencies, reached
 from rlvr.config import Config, load_config, read_yaml
+from rlvr.stages.code import code_dependencies, reached
 from rlvr.tasks.source import FOLLOWED
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
+from rlvr.chat import tags_of
 from rlvr.model.policy import Policy
 from rlvr.rewards import open_scorer
 from rlvr.runtime.meter import Meter
@@ -95,7 +96,7 @@ def engine(request: pytest.FixtureRequest, make: Callable[..., Any], tokenizer: 
 def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> dict[str, Tensor]:
     """Run or go on with a run in `folder`; its trained weights."""
     folder.mkdir(exist_ok=True)
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: False,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rlvr import grpo
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.model.source import Source
 from rlvr.plan.cards import GIB, card_of_size
@@ -50,7 +51,7 @@ def run(toy: Any, sampler: Sampler, prompts: Sequence[Prompt], folder: Path, *, 
     """Run or go on with a run in `folder`, up to `stop_after` more steps; its trained weights."""
     folder.mkdir(exist_ok=True)
     left = iter(range(stop_after - 1))
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: next(left, None) is None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TextIO
 
-from rlvr.chat import Message, render_prompt
+from rlvr.chat import Message, opening_of, render_prompt, tags_of
 from rlvr.commands.answers import read_questions, records, show, to_problems
 from rlvr.commands.which_model import Checkpoint, find
 from rlvr.config import Config
@@ -115,7 +115,7 @@ def _prompts(checkpoint: Checkpoint, rows: Sequence[Row], *, is_plain: bool) -> 
             tokenizer,
             problem.question,
             system_prompt=None if is_plain else template.system_prompt,
-            opening="" if is_plain else template.opening,
+            opening="" if is_plain else opening_of(template),
             earlier=earlier,
         )
         prompts.append(Prompt(problem, tuple(tokenizer.encode(text, add_special_tokens=False))))
@@ -144,7 +144,7 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], asked: Asked) -> C
 
 
 def _writer(cfg: Config, stream: TextIO) -> Callable[[Row, Group], None]:
-    tags = cfg.model.template.resolve()
+    tags = tags_of(cfg.model.template)
 
     def write_lines(row: Row, group: Group) -> None:
         for record in records(row, group, tags):

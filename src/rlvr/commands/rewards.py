@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rlvr.chat import tags_of
 from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.commands.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.problems import tables as prepared
@@ -24,7 +25,7 @@ def try_file(file: Path, limit: int | None) -> None:
     with stage("rewards try", SECTIONS) as cfg:
         asked = _asked(file, limit)
         check_columns(cfg.rewards, [problem for problem, _ in asked])
-        with open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+        with open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
             before = time.monotonic()
             scores = _scores(scorer, asked)
             seconds = time.monotonic() - before
@@ -51,7 +52,7 @@ def doctor(num_problems: int) -> bool:
         if not problems:
             raise UserError("there are no prepared problems: `dvc repro prepare` makes them")
         check_columns(cfg.rewards, problems)
-        tags, most = cfg.model.template.resolve(), cfg.rollout.max_completion_tokens
+        tags, most = tags_of(cfg.model.template), cfg.rollout.max_completion_tokens
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
             tricks = examine(scorer, problems, tags, max_completion_tokens=most)
             tables = sorted(COMPLETIONS.glob("*.parquet"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.chat import opening_of
 from rlvr.commands.server import Served, command, curl, environment, serving_template, url, write_files
 from rlvr.commands.which_model import Checkpoint, find
 from rlvr.model.policy import end_of_sequence_ids
@@ -51,7 +52,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
         template = serving_template(
             checkpoint.tokenizer,
             system_prompt=cfg.model.template.system_prompt,
-            opening=cfg.model.template.opening,
+            opening=opening_of(cfg.model.template),
             earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)

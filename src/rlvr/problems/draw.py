@@ -5,9 +5,26 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Duration(Protocol):
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def prompts_per_step(self) -> int: ...
+
+
+def num_steps(grpo: Duration, num_problems: int) -> int:
+    """Steps of a run: `grpo.steps`, or as many as `grpo.epochs` passes over `num_problems` take."""
+    if grpo.steps is not None:
+        return grpo.steps
+    assert grpo.epochs is not None
+    return -(-grpo.epochs * num_problems // grpo.prompts_per_step)
 
 
 def draw(items: Sequence[T], count: int, *, step: int, seed: int) -> list[T]:

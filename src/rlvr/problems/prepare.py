@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.chat import Message, messages, render_prompt, render_target, turns
+from rlvr.chat import Message, messages, opening_of, render_prompt, render_target, tags_of, turns
 from rlvr.model import scratch, source
 from rlvr.model.source import Source, open_source
 from rlvr.model.tokenizer import check_round_trip, describe, target_end
@@ -47,7 +47,7 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         if split.left_out or split.truncated:
             print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     card["vocabulary"] = len(tokenizer)
-    card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
+    card["tokenizer"] = describe(tokenizer, tags_of(cfg.model.template))
     card["source"] = json.loads((base / source.FILE).read_text())
     if (revision := card["source"]["revision"]) not in (None, cfg.model.revision):
         print(f"warning: model.revision is {cfg.model.revision}: took {revision}; write it there")
@@ -71,7 +71,7 @@ def _card_of(split: Split) -> dict[str, Any]:
 
 def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
     if cfg.model.source == "scratch":
-        tags = cfg.model.template.resolve()
+        tags = tags_of(cfg.model.template)
         texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
         shape = scratch.ScratchShape(**cfg.model.scratch.model_dump())
@@ -85,7 +85,7 @@ def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
 def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:
     """The worked examples as turns of the chat. Raises UserError if the chat template does not show them whole."""
     template = cfg.model.template
-    earlier = turns(examples, template.resolve())
+    earlier = turns(examples, tags_of(template))
     prompt = render_prompt(tokenizer, "", system_prompt=template.system_prompt, opening="", earlier=earlier)
     if not all(message["content"].strip() in prompt for message in earlier):
         raise UserError(
@@ -101,15 +101,15 @@ def _encode(cfg: Config, tokenizer: Any, end: int, earlier: list[Message], probl
     Without a worked solution there is no target: one without reasoning would not be well-formed.
     """
     template = cfg.model.template
-    tags = template.resolve()
+    tags = tags_of(template)
     prompt = render_prompt(
         tokenizer,
         problem.question,
         system_prompt=template.system_prompt,
-        opening=template.opening,
+        opening=opening_of(template),
         earlier=earlier,
     )
-    target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
+    target = render_target(problem, tags)[len(opening_of(template)) :] if problem.working else ""
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),

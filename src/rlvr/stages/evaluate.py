@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlvr import verifiers
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
 from rlvr.model.device import device_name
@@ -21,6 +21,7 @@ from rlvr.problems import tables
 from rlvr.runtime.progress import progress
 from rlvr.sampler import Sampler, places
 from rlvr.stages.begin import stage
+from rlvr.stages.code import code_hash
 from rlvr.stages.opening import open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
 from rlvr.stages.provenance import hash_files, provenance, write_json
@@ -31,7 +32,6 @@ from rlvr.verifiers.judging import open_judge
 
 SECTIONS = ("compute", "model", "rollout", "verifiers", "evaluate")
 FOLDER, KEPT = Path("evaluations"), Path(".checkpoints/evaluate")
-VERIFIERS = Path(verifiers.__file__).parent
 MODELS = {"base": None, "sft": Path("models/sft"), "grpo": Path("models/grpo")}
 
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _kept(cfg: Config, start: Path | None) -> Path:
-    """Where the table of these weights on these problems and settings is kept, once they were judged."""
+    """Where the table of these weights is kept, made on these problems, with these settings, by this code."""
     weights = hash_files(*sorted((start or tables.BASE).glob("*.safetensors")))
     settings = [
         cfg.digest("compute", "model", "rollout", "verifiers"),
@@ -69,8 +69,8 @@ def _kept(cfg: Config, start: Path | None) -> Path:
         cfg.evaluate.temperature,
     ]
     problems = hash_files(tables.FOLDER / "evaluation.parquet", tables.BASE)
-    judges = hash_files(*sorted(VERIFIERS.rglob("*.py")))
-    key = hashlib.sha256(json.dumps([weights, problems, judges, settings]).encode()).hexdigest()
+    code = code_hash("evaluate")
+    key = hashlib.sha256(json.dumps([weights, problems, code, settings]).encode()).hexdigest()
     return KEPT / f"{key}.parquet"
 
 
@@ -90,7 +90,7 @@ def _judge(cfg: Config, resolved: Resolved, source: Source, files: dict[str, Pat
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)
                 sampled = _answers(sampler, prompts, k, cfg.compute.seed, lambda done: show(len(prompts) + done))
             writing = file.with_suffix(".writing")
-            evaluation_table(greedy, sampled, cfg.model.template.resolve(), judge).to_parquet(writing)
+            evaluation_table(greedy, sampled, tags_of(cfg.model.template), judge).to_parquet(writing)
             writing.rename(file)
 
 

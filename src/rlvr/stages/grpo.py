@@ -5,17 +5,19 @@ import shutil
 from pathlib import Path
 
 from rlvr import grpo
-from rlvr.chat import CHAT_TEMPLATE
+from rlvr.chat import CHAT_TEMPLATE, tags_of
 from rlvr.config.advice import advice
 from rlvr.model.device import device_name
 from rlvr.model.policy import has_weights
 from rlvr.plan.account import memory_account, memory_summary
 from rlvr.problems import tables
+from rlvr.problems.draw import num_steps
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.runtime.interrupt import stop_requested
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
+from rlvr.stages.code import code_hash
 from rlvr.stages.opening import open_trainee
 from rlvr.stages.planning import plan_grpo
 from rlvr.stages.provenance import commit, hash_files, provenance, write_json
@@ -38,11 +40,13 @@ def rewards_of_the_user() -> list[Path]:
 def main() -> None:
     with (
         stage("grpo", SECTIONS) as cfg,
-        open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer,
+        open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer,
     ):
         resolved = resolve_training(cfg)
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER, SFT, *rewards_of_the_user())
+        inputs = hash_files(tables.FOLDER, SFT, *rewards_of_the_user())
+        fingerprint = cfg.digest(*SECTIONS) + inputs + code_hash("grpo")
         prompts = tables.read_prompts("train")
+        steps = num_steps(cfg.grpo, len(prompts))
         problems = [prompt.problem for prompt in prompts]
         check_columns(cfg.rewards, problems)
         check_golds(cfg.verifiers, problems)
@@ -52,11 +56,12 @@ def main() -> None:
             open_trainee(cfg, resolved, plan, start=SFT, meter=meter) as (policy, tokenizer, sampler),
             open_run("grpo", fingerprint) as run,
             stop_requested() as stop,
-            progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
+            progress("grpo", steps) as show,
         ):
             for note in advice(
                 cfg,
                 len(prompts),
+                steps=steps,
                 pre_finetuned=has_weights(SFT),
                 num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
                 template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",

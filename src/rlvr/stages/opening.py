@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from rlvr.chat import opening_of
 from rlvr.config import Config
 from rlvr.model.device import dtype_name
 from rlvr.model.policy import Policy, for_training, load_policy, load_tokenizer
@@ -76,7 +77,7 @@ def open_sampler(
     Raises UserError when an option is not possible on the device, or the engine with what is installed.
     """
     sampling = Sampling(temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
-    opening = cfg.model.template.opening
+    opening = opening_of(cfg.model.template)
     if not resolved.has_engine:
         return NativeSampler(tokenizer, opening, sampling)
     for note in check_sampler(cfg, resolved, source):

@@ -11,6 +11,7 @@ from rlvr.problems import tables
 from rlvr.runtime.interrupt import stop_requested
 from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
+from rlvr.stages.code import code_hash
 from rlvr.stages.opening import check_sampler, open_trainee
 from rlvr.stages.planning import plan_training
 from rlvr.stages.provenance import hash_files, provenance, write_json
@@ -35,7 +36,7 @@ def main() -> None:
             LOG.write_text("")
             return
         started = time.perf_counter()
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER)
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER) + code_hash("sft")
         examples, dev = tables.read_examples("sft"), tables.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
         plan = plan_training(
