@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+import rlvr.config
 from rlvr.chat import TAGS, Tags, opening_of, tags_of
 from rlvr.config import Config, load_config
+from rlvr.config.base import Section
 from rlvr.grpo import loss_spec
 from rlvr.problems.draw import num_steps
 from rlvr.types import UserError
@@ -472,3 +478,24 @@ class TestDigest:
     def test_it_is_that_of_a_restricted_copy(self, make_config: MakeConfig) -> None:
         cfg = make_config()
         assert cfg.restricted(["sft", "compute"]).digest("sft", "compute") == cfg.digest("sft", "compute")
+
+
+def test_sections_hold_values_and_no_behaviour() -> None:
+    """The stages do not depend on the package config: an edit of it may change what is refused, and nothing else."""
+    sections = {member for module in config_modules() for member in vars(module).values() if is_section(member)}
+    assert len(sections) >= 20
+    for section in sections:
+        behaviour = {
+            name
+            for name, member in vars(section).items()
+            if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        }
+        assert behaviour <= {"restricted", "digest"}, f"{section.__name__}: move {behaviour} to where it is used"
+
+
+def config_modules() -> list[ModuleType]:
+    return [importlib.import_module(f"rlvr.config.{info.name}") for info in pkgutil.iter_modules(rlvr.config.__path__)]
+
+
+def is_section(member: object) -> bool:
+    return isinstance(member, type) and issubclass(member, Section)
