@@ -107,7 +107,7 @@ class TestHub:
     def open(self, tmp_path: Path, name: str, *, revision: str | None = None, **environment: str) -> tuple[int, str]:
         code = (
             "import sys; from pathlib import Path; from types import SimpleNamespace as N\n"
-            "from rlvr.source import open_source; from rlvr.types import UserError\n"
+            "from rlvr.model.source import open_source; from rlvr.types import UserError\n"
             "try: print(open_source(N(source=sys.argv[1], revision=sys.argv[2] or None), Path(sys.argv[3]),"
             " dtype='float32')[0])\n"
             "except UserError as error: print(error); sys.exit(1)"

@@ -352,7 +352,7 @@ def test_a_killed_process_leaves_its_slot_and_whole_files(server: Server, judge:
     options = OPTIONS | {"base_url": server.url, "concurrency": 1}
     items = [{"question": "How are you?", "completion": "hang", "answer": ""}]
     arguments = {"items": items, "name": "robotic", "folder": str(tmp_path / "judge"), **options}
-    code = f"import json; from rlvr.rewards.judgement import call; call(**json.loads({json.dumps(arguments)!r}))"
+    code = f"import json; from rlvr.rewards.judge.verdicts import call; call(**json.loads({json.dumps(arguments)!r}))"
     other = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert arrived.wait(60)
     other.kill()
