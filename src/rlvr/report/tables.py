@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlvr.report.verdict import Change
+from rlvr.report.conclusion import Change
 
 TRAINING_COLUMNS = ["quantity", "first_quarter", "last_quarter", "change", "change_low", "change_high"]
 

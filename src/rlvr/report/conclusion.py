@@ -43,7 +43,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Conclusion:
     kind: Kind
     sentences: tuple[str, ...]
 
@@ -84,13 +84,13 @@ def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: 
     return found
 
 
-def judge(
+def conclude(
     before: str,
     summaries: Mapping[str, Mapping[str, Any]],
     changed: Mapping[str, Change],
     train: Mapping[str, Any],
-) -> Verdict:
-    """The verdict on the model `before` against `grpo`; `train` is metrics/train.json."""
+) -> Conclusion:
+    """How the model `grpo` compares with the model `before`; `train` is metrics/train.json."""
     start, end = summaries[before], summaries["grpo"]
     sampled = changed["mean_at_k"]
     sentences = [_sampled_sentence(before, start, end, sampled), _greedy_sentence(start, end, changed["accuracy"])]
@@ -106,7 +106,7 @@ def judge(
         )
     if end["count"] < FEW_PROBLEMS:
         sentences.append(f"With only {end['count']} problems these intervals are themselves rough.")
-    return Verdict(kind, tuple(sentences))
+    return Conclusion(kind, tuple(sentences))
 
 
 def _sampled_sentence(before: str, start: Mapping[str, Any], end: Mapping[str, Any], change: Change) -> str:
