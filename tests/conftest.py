@@ -22,7 +22,7 @@ from rlvr.model.policy import Policy, for_training, has_weights, load_policy, lo
 from rlvr.model.source import Source
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.types import Completion, Group, Problem, Prompt
-from rlvr.verifiers.judging import Verdicts, open_judge
+from rlvr.verifiers.verify import Verify, open_verifier
 from support.random_weights import randomize
 
 STARTED = time.monotonic()
@@ -92,9 +92,9 @@ def make_config(make_params: Callable[..., dict[str, Any]]) -> Callable[..., Con
 
 
 @pytest.fixture(scope="session")
-def judge(make_config: Callable[..., Config]) -> Iterator[Verdicts]:
+def verify(make_config: Callable[..., Config]) -> Iterator[Verify]:
     """The verifier of params.yaml."""
-    with open_judge(make_config().verifiers) as verdicts:
+    with open_verifier(make_config().verifiers) as verdicts:
         yield verdicts
 
 

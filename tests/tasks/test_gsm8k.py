@@ -169,11 +169,11 @@ class TestRealData:
             assert re.fullmatch(r"-?(0|[1-9]\d*)(\.\d*[1-9])?", p.answer), p.id
             assert (
                 last_number(rows[p.id]) == tail
-                and number.judge(last_number(rows[p.id]) or "", p.answer, tolerance=0.0).is_right
+                and number.verify(last_number(rows[p.id]) or "", p.answer, tolerance=0.0).is_right
             ), p.id
             assert p.working and "<<" not in p.working and "####" not in p.working, p.id
             for tags in TAGS.values():
                 target = render_target(p, tags)
                 for answer in (extract_answer(target, tags), extract_tagged(target, tags)):
-                    assert number.judge(answer or "", p.answer, tolerance=0.0).is_right, p.id
-                    assert not number.judge(answer or "", f"{p.answer}1", tolerance=0.0).is_right, p.id
+                    assert number.verify(answer or "", p.answer, tolerance=0.0).is_right, p.id
+                    assert not number.verify(answer or "", f"{p.answer}1", tolerance=0.0).is_right, p.id

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlvr.types import UserError
 from rlvr.verifiers import program_tests
-from rlvr.verifiers.python import judge, program_in
+from rlvr.verifiers.python import program_in, verify
 from rlvr.verifiers.sandbox import harness
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
@@ -37,7 +37,7 @@ def _bubblewrap() -> None:
 
 
 def judged(answer: str, *tests: dict[str, Any], **limits: Any) -> Verdict:
-    return judge(answer, json.dumps(tests), kind="bubblewrap", **LIMITS | limits)
+    return verify(answer, json.dumps(tests), kind="bubblewrap", **LIMITS | limits)
 
 
 def call(result: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_what_passed_before_a_hang_still_counts() -> None:
     ],
 )
 def test_tests_that_cannot_be_read_are_our_fault(text: str, says: str) -> None:
-    verdict = judge("print(1)", text, kind="bubblewrap", **LIMITS)
+    verdict = verify("print(1)", text, kind="bubblewrap", **LIMITS)
     assert (verdict.outcome, verdict.cause) == ("fault", GOLD)
     assert says in verdict.message
 

@@ -1,6 +1,6 @@
 """`rlvr deps`: write each stage's code dependencies into dvc.yaml, read from what the source imports.
 
-A stage depends on every module of rlvr that it reaches by an import, by a target such as "rlvr.verifiers.number:judge"
+A stage depends on every module of rlvr that it reaches by an import, by a target such as "rlvr.verifiers.number:verify"
 or by a file next to it that it names, such as "harness.py". Imports for type checkers change nothing and do not count.
 """
 

@@ -21,7 +21,7 @@ from rlvr.stages.provenance import commit, hash_files, provenance, write_json
 from rlvr.stages.quantization import precision
 from rlvr.training.log import largest_counted, peak_bytes, run_summary
 from rlvr.training.run import open_run
-from rlvr.verifiers.judging import check_golds
+from rlvr.verifiers.verify import check_golds
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
 SFT, FOLDER, USER = Path("models/sft"), Path("models/grpo"), Path("user")

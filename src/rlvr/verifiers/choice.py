@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
 LONGEST = 1000  # characters
 
@@ -22,7 +22,7 @@ _PHRASE = (
 _PHRASE_WORDS = frozenset(_PHRASE.split())
 
 
-def judge(answer: str, gold: str) -> Verdict:
+def verify(answer: str, gold: str) -> Verdict:
     """Right when the answer names the gold's letter, A to Z in either case, and no other.
 
     Read are `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer is B` and `B) Paris`; the gold in the same
@@ -34,7 +34,7 @@ def judge(answer: str, gold: str) -> Verdict:
     found = letter(answer)
     if found is None:
         return wrong(UNPARSABLE, "the answer names no letter, or more than one")
-    return judged(found == wanted)
+    return right_if(found == wanted)
 
 
 def letter(text: str) -> str | None:

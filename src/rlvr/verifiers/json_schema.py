@@ -22,7 +22,7 @@ DEPTH = 32  # of the answer's nesting; a recursive schema takes many Python fram
 MESSAGE_LENGTH = 300
 
 
-def judge(answer: str, gold: str) -> Verdict:
+def verify(answer: str, gold: str) -> Verdict:
     """Right when `answer` is JSON, in a code fence or bare, that the JSON Schema `gold` allows.
 
     The JSON is strict: no NaN, no number beyond a double's range, no key twice. Drafts 3 to 2020-12, by the schema's

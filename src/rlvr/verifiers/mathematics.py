@@ -13,12 +13,12 @@ import re
 from functools import lru_cache
 
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, convert_to_pct, latex2sympy, normalize_latex
-from math_verify import verify
+from math_verify import verify as equals
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, MatrixBase
 from sympy.core.random import seed
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
 LENGTH = 2000  # characters of an answer that may still be mathematics
 DEPTH = 15  # of brackets inside brackets; the parser's time grows exponentially with them
@@ -82,7 +82,7 @@ class Unreadable(Exception):
     """No mathematics, or none that should be tried."""
 
 
-def judge(answer: str, gold: str) -> Verdict:
+def verify(answer: str, gold: str) -> Verdict:
     """Right when math-verify finds `answer` equal to `gold`: 50 % is 0.5 and 50, x = 3 is 3, and so on.
 
     Decimals are compared to 6 places, and below 0.001 to a relative difference of 0.001 beside.
@@ -97,8 +97,8 @@ def judge(answer: str, gold: str) -> Verdict:
     except Unreadable as error:
         return wrong(UNPARSABLE, str(error))
     seed(0)  # sympy tries random numbers: the verdict shall not depend on what was judged before
-    is_equal = verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None)
-    return judged(is_equal and not differs_in_size(found, expected))
+    is_equal = equals(expected, found, allow_set_relation_comp=True, timeout_seconds=None)
+    return right_if(is_equal and not differs_in_size(found, expected))
 
 
 def differs_in_size(found: Basic | MatrixBase, expected: Basic | MatrixBase) -> bool:
@@ -205,4 +205,4 @@ def refuse_bombs(text: str) -> None:
             raise Unreadable("a tower of powers")
 
 
-judge("$1$", "1")  # builds the parser's tables while the module is loaded, before any deadline
+verify("$1$", "1")  # builds the parser's tables while the module is loaded, before any deadline

@@ -18,7 +18,7 @@ import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
 LONGEST = 200  # characters
 LARGEST_EXPONENT = 1000
@@ -77,7 +77,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
-def judge(answer: str, gold: str, *, tolerance: float) -> Verdict:
+def verify(answer: str, gold: str, *, tolerance: float) -> Verdict:
     """Right when |answer − gold| ≤ tolerance · |gold|, in exact arithmetic; a tolerance of 0 asks for equality.
 
     A percent sign is a unit and a hundredth: 50% is right for the golds 50 and 0.5, and the other way round. A gold
@@ -91,10 +91,10 @@ def judge(answer: str, gold: str, *, tolerance: float) -> Verdict:
         return wrong(UNPARSABLE, "the answer is no number, or more than one")
     (value, is_percent), (wanted, is_gold_percent) = found, target
     if _near(value, wanted, tolerance):
-        return judged(True)
+        return right_if(True)
     if is_percent == is_gold_percent:
-        return judged(False)
-    return judged(_near(value / 100, wanted, tolerance) if is_percent else _near(value, wanted / 100, tolerance))
+        return right_if(False)
+    return right_if(_near(value / 100, wanted, tolerance) if is_percent else _near(value, wanted / 100, tolerance))
 
 
 def parse(text: str) -> Fraction | None:

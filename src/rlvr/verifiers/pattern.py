@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from rlvr.verifiers.verdict import GOLD, Verdict, fault, judged
+from rlvr.verifiers.verdict import GOLD, Verdict, fault, right_if
 
 
-def judge(answer: str, gold: str) -> Verdict:
+def verify(answer: str, gold: str) -> Verdict:
     """Right when the pattern `gold` (Python's re) matches all of `answer`, spaces around it aside."""
     try:
         pattern = re.compile(gold)
     except (re.error, RecursionError, OverflowError) as error:
         return fault(GOLD, f"the gold {gold[:100]!a} is no regular expression: {error}")
-    return judged(pattern.fullmatch(answer.strip()) is not None)
+    return right_if(pattern.fullmatch(answer.strip()) is not None)

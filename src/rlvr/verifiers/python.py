@@ -13,7 +13,7 @@ MIB, KIB = 2**20, 2**10
 FENCE = "```"
 
 
-def judge(
+def verify(
     answer: str,
     gold: str,
     *,

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 from rlvr.verifiers.fences import unfence
-from rlvr.verifiers.verdict import GOLD, OUTPUT, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, OUTPUT, UNPARSABLE, Verdict, fault, right_if, wrong
 
 ROWS = 100_000  # of the gold's result
 VALUE_BYTES = 10_000_000  # of one value, or of one row
@@ -26,7 +26,7 @@ FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_
 Row = tuple[Any, ...]
 
 
-def judge(answer: str, gold: str) -> Verdict:
+def verify(answer: str, gold: str) -> Verdict:
     """Right when the query `answer` returns what the gold's query does, on the database that the gold's setup makes.
 
     `gold` is JSON: {"setup": "CREATE …; INSERT …", "query": "SELECT …", "ordered": bool}. Rows are compared as a
@@ -55,7 +55,7 @@ def judge(answer: str, gold: str) -> Verdict:
         if query.description is None:
             return wrong(UNPARSABLE, "no query")
         has_columns = len(query.description) == len(gold_query.description or ())
-    return judged(has_columns and same(found, expected, is_ordered=task["ordered"]))
+    return right_if(has_columns and same(found, expected, is_ordered=task["ordered"]))
 
 
 def read(gold: str) -> dict[str, Any]:

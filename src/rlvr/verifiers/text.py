@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from rlvr.verifiers.verdict import UNPARSABLE, Verdict, judged, wrong
+from rlvr.verifiers.verdict import UNPARSABLE, Verdict, right_if, wrong
 
 _QUOTES = "\"'`“”„‘’‚«»‹›"
 _FINAL = ".,;:!?…。！？"
@@ -13,7 +13,7 @@ _MOST_MARKS = 30  # combining marks in a row; Unicode's stream-safe text (UAX 15
 
 def exact(answer: str, gold: str) -> Verdict:
     """Right when equal to the gold, white space around both left out."""
-    return judged(answer.strip() == gold.strip())
+    return right_if(answer.strip() == gold.strip())
 
 
 def normalised(answer: str, gold: str) -> Verdict:
@@ -22,10 +22,10 @@ def normalised(answer: str, gold: str) -> Verdict:
     More than 30 combining marks in a row are wrong as unparsable: normal forms of such text take quadratic time.
     """
     if answer == gold:
-        return judged(True)
+        return right_if(True)
     if has_many_marks(answer):
         return wrong(UNPARSABLE, f"more than {_MOST_MARKS} combining marks in a row")
-    return judged(normalise(answer) == normalise(gold))
+    return right_if(normalise(answer) == normalise(gold))
 
 
 def normalise(text: str) -> str:

@@ -49,7 +49,7 @@ class Verdict:
 RIGHT, WRONG, NOT_APPLICABLE = Verdict("right"), Verdict("wrong"), Verdict("not_applicable")
 
 
-def judged(is_right: bool) -> Verdict:
+def right_if(is_right: bool) -> Verdict:
     return RIGHT if is_right else WRONG
 
 

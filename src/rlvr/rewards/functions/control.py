@@ -12,5 +12,5 @@ def random(sample: Sample, *, low: float, high: float) -> float:
 
     Source: docs/decisions/0003.
     """
-    digest = hashlib.sha256(f"{sample.problem.id}\n{sample.text}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{sample.problem.id}\n{sample.completion.text}".encode("utf-8", "surrogatepass")).digest()
     return low + (high - low) * int.from_bytes(digest[:8], "big") / 2**64

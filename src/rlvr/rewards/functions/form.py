@@ -31,7 +31,7 @@ def soft_format(sample: Sample, *, points: float) -> float:
     White space between the two is free. Source: Will Brown's GRPO demo for GSM8K, soft_format_reward_func.
     """
     start, end, answer_start, answer_end = sample.tags.marks()
-    before, found, after = sample.text.partition(answer_start)
+    before, found, after = sample.completion.text.partition(answer_start)
     before = before.rstrip()
     is_there = found and answer_end in after and before.endswith(end) and start in before[: -len(end)]
     return points if is_there else 0.0
@@ -43,7 +43,7 @@ def strict_format(sample: Sample, *, points: float) -> float:
     One line break at the end may be missing or added. Source: Will Brown's GRPO demo for GSM8K,
     strict_format_reward_func.
     """
-    tags, text = sample.tags, sample.text.removesuffix("\n")
+    tags, text = sample.tags, sample.completion.text.removesuffix("\n")
     is_strict = (
         sample.reading.answer is not None
         and text.startswith(tags.reasoning_start)
@@ -59,5 +59,5 @@ def tag_count(sample: Sample, *, each: float, trailing_character: float) -> floa
 
     Source: Will Brown's GRPO demo for GSM8K, count_xml: 0.125 and -0.001.
     """
-    _, _, trailing = sample.text.partition(sample.tags.marks()[3])
+    _, _, trailing = sample.completion.text.partition(sample.tags.marks()[3])
     return sample.reading.counts.count(1) * each + len(trailing.strip()) * trailing_character

@@ -43,7 +43,7 @@ def repetition(sample: Sample, *, words: int, points: float) -> float:
     0 for fewer words than that; case is ignored. Source: the repetition penalty of Yeo et al., Demystifying Long
     Chain-of-Thought Reasoning in LLMs (arXiv 2502.03373).
     """
-    found = sample.text[:LONGEST].casefold().split()
+    found = sample.completion.text[:LONGEST].casefold().split()
     runs = list(zip(*(found[i:] for i in range(words)), strict=False))
     return points * (1 - len(set(runs)) / len(runs)) if runs else 0.0
 
@@ -92,7 +92,7 @@ def syllables(word: str) -> int:
 
 def _words(sample: Sample) -> list[str]:
     """The words of two letters or more, in lower case, tags left out; a run of Chinese or Japanese is one."""
-    text = sample.text[:LONGEST]
+    text = sample.completion.text[:LONGEST]
     for mark in sample.tags.marks():
         text = text.replace(mark, " ")
     return _WORD.findall(text.casefold())

@@ -30,7 +30,7 @@ def step_check(sample: Sample, *, points: float) -> float | None:
     rounded to them: 10 / 3 = 3.33. Read are the first 20,000 characters and 100 beside each sign. Source: the
     calculator annotations of GSM8K (Cobbe et al., arXiv 2110.14168).
     """
-    steps = list(stated_steps((sample.reading.reasoning or sample.text)[:LONGEST]))
+    steps = list(stated_steps((sample.reading.reasoning or sample.completion.text)[:LONGEST]))
     return points * sum(steps) / len(steps) if steps else None
 
 

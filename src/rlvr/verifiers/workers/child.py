@@ -84,7 +84,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> bytes:
     """The reply to a call, as a JSON object."""
     try:
         reply = json.dumps({"value": function(**arguments)}, default=plain).encode()
-    except BaseException as error:  # SystemExit too: no answer may end its judge unseen
+    except BaseException as error:  # SystemExit too: no answer may end its verifier unseen
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return json.dumps({"failure": "memory", "message": "over its memory limit"}).encode()
         return json.dumps({"failure": "error", "message": describe(error)}).encode()
