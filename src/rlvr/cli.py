@@ -32,11 +32,12 @@ def check() -> None:
     """Check params.yaml, say what is wrong with it, and what in it is unlikely to work."""
     from rlvr.config import load_config  # noqa: PLC0415
     from rlvr.config.advice import advice  # noqa: PLC0415
+    from rlvr.runtime.messages import note  # noqa: PLC0415
 
     cfg = load_config()
     print("params.yaml is fine")
-    for note in advice(cfg, cfg.prepare.train_problems, pre_finetuned=cfg.sft.enabled):
-        print(f"note: {note}")
+    for text in advice(cfg, cfg.prepare.train_problems, pre_finetuned=cfg.sft.enabled):
+        note(text)
 
 
 @app.command()

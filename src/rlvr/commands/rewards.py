@@ -9,6 +9,7 @@ from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.commands.trial import Asked, asked_in, spelled, summaries, totals, without_signal
 from rlvr.problems import tables as prepared
 from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
+from rlvr.runtime.messages import note
 from rlvr.runtime.printing import print_table
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
@@ -38,7 +39,7 @@ def try_file(file: Path, limit: int | None) -> None:
     print(f"right: {right} ({right / count:.1%}); unscorable by our fault: {unscorable}")
     print(_signal(sums))
     for message in scores.messages:
-        print(f"note: {message}")
+        note(message)
 
 
 def doctor(num_problems: int) -> bool:

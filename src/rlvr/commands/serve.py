@@ -15,6 +15,7 @@ from rlvr.model.policy import device_of, end_of_sequence_ids
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.runtime.lifetime import run_group
+from rlvr.runtime.messages import note
 from rlvr.stages.begin import stage
 from rlvr.stages.opening import check_sampler
 from rlvr.types import UserError
@@ -44,8 +45,8 @@ def main(place: Place, extra: Sequence[str]) -> None:
         checkpoint = find(params, place.model, FILES / "model")
         cfg = checkpoint.cfg
         with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
-        for note in check_sampler(with_vllm, checkpoint.source):
-            print(f"note: {note}")
+        for text in check_sampler(with_vllm, checkpoint.source):
+            note(text)
         template = serving_template(
             checkpoint.tokenizer,
             system_prompt=cfg.model.template.system_prompt,

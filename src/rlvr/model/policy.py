@@ -26,6 +26,7 @@ from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.model.head import at_least_float32, check_head, logit_map
 from rlvr.model.source import Source
 from rlvr.model.tokenizer import turn_end
+from rlvr.runtime.messages import note
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def load_policy(
     if cfg.model.quantization != "none" and shared is None:
         for name, why in quantize(model, device=device, keep=keep).left.items():
             if name not in keep:
-                print(f"note: {name} stays in 16 bits: {why}", flush=True)
+                note(f"{name} stays in 16 bits: {why}")
     model = model.to(device).train()
     check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
@@ -175,7 +176,7 @@ def for_training(policy: Policy, memory: Memory) -> Policy:
     gate_in_place(policy.model)
     if memory.tile_rows is not None:
         for name in install(policy.model, tile_rows=memory.tile_rows, offload=offloads(memory, policy.device)):
-            print(f"note: {name} is of a kind that is recomputed as a whole, not in tiles", flush=True)
+            note(f"{name} is of a kind that is recomputed as a whole, not in tiles")
     return replace(policy, kernels=memory.kernels, logit_chunk_rows=memory.logit_chunk_rows)
 
 
@@ -271,7 +272,7 @@ def _shared_model(cfg: Config, source: Source, base: Views) -> Any:
         config = AutoConfig.from_pretrained(source.name, **where)
         model = model_on(base, config, dtype=dtype_of(cfg), attention=attention.NAME)
     except NotShareable as reason:
-        print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+        note(f"trainer and engine keep a copy of the weights each: {reason}")
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None

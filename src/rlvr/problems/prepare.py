@@ -15,6 +15,7 @@ from rlvr.model.source import Source, open_source
 from rlvr.model.tokenizer import check_round_trip, describe, target_end
 from rlvr.problems.selection import Limits, Split, select, set_aside, wanted
 from rlvr.problems.tables import write_table
+from rlvr.runtime.messages import warn
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
@@ -50,7 +51,7 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
     card["source"] = json.loads((base / source.FILE).read_text())
     if (revision := card["source"]["revision"]) not in (None, cfg.model.revision):
-        print(f"warning: model.revision is {cfg.model.revision}: took {revision}; write it there")
+        warn(f"model.revision is {cfg.model.revision}: took {revision}; write it there")
     card["chat_template"] = tokenizer.chat_template
     return card
 

@@ -12,6 +12,7 @@ from rlvr.plan.account import memory_account, memory_summary
 from rlvr.problems import tables
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.runtime.interrupt import stop_requested
+from rlvr.runtime.messages import note
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
@@ -51,14 +52,14 @@ def main() -> None:
             stop_requested() as stop,
             progress("grpo", cfg.grpo.num_steps(len(prompts))) as show,
         ):
-            for note in advice(
+            for text in advice(
                 cfg,
                 len(prompts),
                 pre_finetuned=has_weights(SFT),
                 num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
                 template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
             ):
-                print(f"note: {note}", flush=True)
+                note(text)
             grpo.train(cfg, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)

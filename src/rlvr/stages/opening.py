@@ -17,6 +17,7 @@ from rlvr.plan.kv_cache import engine_cache_bytes
 from rlvr.plan.planner import Plan
 from rlvr.plan.shapes import read_shape
 from rlvr.problems import tables
+from rlvr.runtime.messages import note
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.vllm_versions import Wanted, check_engine, installed
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
@@ -67,8 +68,8 @@ def open_sampler(cfg: Config, source: Source, tokenizer: Any, made: Plan, *, tem
     opening = cfg.model.template.opening
     if cfg.rollout.sampler == "native":
         return NativeSampler(tokenizer, opening, sampling)
-    for note in check_sampler(cfg, source):
-        print(f"note: {note}", flush=True)
+    for text in check_sampler(cfg, source):
+        note(text)
     settings = engine_settings(cfg, source, made)
     llm = start_engine(settings)
     sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)
