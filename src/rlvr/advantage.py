@@ -29,9 +29,9 @@ def reward_tensors(points: Sequence[Sequence[Sequence[float | None]]]) -> tuple[
 
 def total_rewards(points_PGK: Tensor, weights: tuple[float, ...]) -> Tensor:
     """r = Σ_k weight_k · R_k, [P, G]; NaN where the completion is unscorable."""
-    used = [k for k, weight in enumerate(weights) if weight != 0.0]
-    weight_K = torch.tensor([weights[k] for k in used], dtype=points_PGK.dtype)
-    return (points_PGK[..., used] * weight_K).sum(-1)
+    used_columns = [k for k, weight in enumerate(weights) if weight != 0.0]
+    weight_K = torch.tensor([weights[k] for k in used_columns], dtype=points_PGK.dtype)
+    return (points_PGK[..., used_columns] * weight_K).sum(-1)
 
 
 def advantages(

@@ -127,11 +127,11 @@ class Reading:
 
 def read(text: str, tags: Tags) -> Reading:
     start, end, answer_start, answer_end = tags.marks()
-    _, found, rest = text.partition(start)
-    reasoning, closed, _ = rest.partition(end)
+    _, start_tag, rest = text.partition(start)
+    reasoning, end_tag, _ = rest.partition(end)
     counts = text.count(start), text.count(end), text.count(answer_start), text.count(answer_end)
     return Reading(
-        extract_answer(text, tags), extract_tagged(text, tags), reasoning if found and closed else None, counts
+        extract_answer(text, tags), extract_tagged(text, tags), reasoning if start_tag and end_tag else None, counts
     )
 
 
@@ -144,10 +144,10 @@ def extract_answer(text: str, tags: Tags) -> str | None:
     body = text.strip()
     if not body.startswith(start) or not body.endswith(answer_end):
         return None
-    before, found, answer = body[len(start) :].removesuffix(answer_end).partition(answer_start)
+    before, tag, answer = body[len(start) :].removesuffix(answer_end).partition(answer_start)
     before = before.rstrip()
     reasoning = before.removesuffix(end)
-    if not found or not reasoning or not answer or len(reasoning) == len(before):
+    if not tag or not reasoning or not answer or len(reasoning) == len(before):
         return None
     if any(mark in reasoning or mark in answer for mark in marks):
         return None
@@ -161,10 +161,10 @@ def extract_answer(text: str, tags: Tags) -> str | None:
 def extract_tagged(text: str, tags: Tags) -> str | None:
     """What follows the first answer tag, up to its end tag or the end of the text; None without the tag."""
     _, _, answer_start, answer_end = tags.marks()
-    _, found, rest = text.partition(answer_start)
-    return rest.partition(answer_end)[0] if found else None
+    _, tag, rest = text.partition(answer_start)
+    return rest.partition(answer_end)[0] if tag else None
 
 
 def last_number(text: str) -> str | None:
-    found = NUMBER.findall(text)
-    return found[-1] if found else None
+    numbers = NUMBER.findall(text)
+    return numbers[-1] if numbers else None

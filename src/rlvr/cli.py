@@ -150,7 +150,7 @@ def generate(
     from rlvr.commands import generate as command  # noqa: PLC0415
 
     command.main(
-        command.Asked(
+        command.Request(
             question=question, file=file, column=column, model=model, completions=n, sampler=sampler,
             temperature=temperature, max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
         )
@@ -171,7 +171,7 @@ def serve(
     from rlvr.commands import serve as command  # noqa: PLC0415
 
     command.main(
-        command.Place(
+        command.ServeOptions(
             model=model, name=name, host=host, port=port, max_model_len=max_model_len, cache_gib=cache_gib
         ),
         extra.args,

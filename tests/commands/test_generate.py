@@ -15,7 +15,7 @@ import pytest
 from rlvr.chat import TAGS
 from rlvr.commands import generate
 from rlvr.commands.answers import read_questions, show
-from rlvr.commands.generate import Asked
+from rlvr.commands.generate import Request
 from rlvr.config import load_config
 from rlvr.model.policy import load_tokenizer
 from rlvr.problems import tables
@@ -26,7 +26,7 @@ from rlvr.types import Completion, Group, Problem, Prompt, UserError
 from support.random_weights import randomize
 
 SMOKE = Path(__file__).parents[1] / "smoke" / "params.yaml"
-ASKED = Asked(
+ASKED = Request(
     question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
     max_tokens=None, seed=None, is_plain=False, out=None,
 )  # fmt: skip

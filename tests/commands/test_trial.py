@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rlvr.chat import TAGS, render_target
 from rlvr.cli import app
 from rlvr.commands.rewards import try_file
-from rlvr.commands.trial import asked_in, summaries, total, totals, without_signal
+from rlvr.commands.trial import group_by_problem, summaries, total, totals, without_signal
 from rlvr.problems import tables
 from rlvr.rewards import Scores
 from rlvr.tasks.arithmetic import problem
@@ -30,7 +30,7 @@ FIRST, SECOND = (render_target(one, TAGS["working_out"]) for one in KNOWN)
 
 
 def asked(*rows: dict[str, Any]) -> list[tuple[Problem, list[str]]]:
-    found = asked_in(rows, KNOWN, file="some.jsonl", count_tokens=len)
+    found = group_by_problem(rows, KNOWN, file="some.jsonl", count_tokens=len)
     return [(one, [answered.text for answered in group]) for one, group in found]
 
 
@@ -60,7 +60,7 @@ def test_a_table_of_another_run_brings_its_problems() -> None:
 
 def test_tokens_are_counted_unless_the_table_knows() -> None:
     rows = [{"id": KNOWN[0].id, "completion": "abc"} | more for more in ({}, {"num_tokens": "7"}, {"num_tokens": 9})]
-    ((_, group),) = asked_in(rows, KNOWN, file="some.csv", count_tokens=len)
+    ((_, group),) = group_by_problem(rows, KNOWN, file="some.csv", count_tokens=len)
     assert [one.num_tokens for one in group] == [3, 7, 9]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from rlvr.chat import Tags, read
 from rlvr.runtime.printing import print_pairs
-from rlvr.tasks.table import READERS, Row, read_local
+from rlvr.tasks.table import READERS, TableRow, read_local
 from rlvr.types import Completion, Group, Problem, UserError
 
 
-def read_questions(file: Path, column: str) -> list[Row]:
+def read_questions(file: Path, column: str) -> list[TableRow]:
     """Rows with a question each, from `column` of a table or from the lines of any other file. Raises UserError."""
     if file.suffix not in READERS and not file.is_dir():
         return [{"question": line} for line in _lines(file)]
@@ -38,7 +38,7 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def to_problems(rows: Sequence[Row]) -> list[Problem]:
+def to_problems(rows: Sequence[TableRow]) -> list[Problem]:
     """A problem for each row; its id, its row's number, is what its random numbers depend on."""
     return [Problem(str(number), row["question"], "", "", 0) for number, row in enumerate(rows)]
 

@@ -104,14 +104,16 @@ def examine(scorer: Scorer, problems: Sequence[Problem], tags: Tags, *, max_comp
 
     Tokens are counted as a quarter of the characters, up to `max_completion_tokens`, where a completion is cut.
     """
-    made = [completions(problem, [*problems[p + 1 :], *problems[:p]], tags) for p, problem in enumerate(problems)]
-    kinds = list(dict.fromkeys(kind for one in made for kind in one))
-    _try(scorer, problems[:1], [made[0][HONEST]], HONEST, max_completion_tokens)  # starts the workers
+    texts_by_problem = [
+        completions(problem, [*problems[p + 1 :], *problems[:p]], tags) for p, problem in enumerate(problems)
+    ]
+    kinds = list(dict.fromkeys(kind for by_kind in texts_by_problem for kind in by_kind))
+    _try(scorer, problems[:1], [texts_by_problem[0][HONEST]], HONEST, max_completion_tokens)  # starts the workers
     tricks = []
     for kind in kinds:
-        chosen = [p for p, one in enumerate(made) if kind in one][: 1 if kind in HEAVY else None]
-        texts = [made[p][kind] for p in chosen]
-        tricks.append(_try(scorer, [problems[p] for p in chosen], texts, kind, max_completion_tokens))
+        indices = [p for p, by_kind in enumerate(texts_by_problem) if kind in by_kind][: 1 if kind in HEAVY else None]
+        texts = [texts_by_problem[p][kind] for p in indices]
+        tricks.append(_try(scorer, [problems[p] for p in indices], texts, kind, max_completion_tokens))
     return tricks
 
 
@@ -143,17 +145,17 @@ def is_conclusive(tricks: Sequence[Trick]) -> bool:
 
 
 def _accepted(trick: Trick, honest: Trick) -> list[str]:
-    found, count = [], len(trick.totals)
+    messages, count = [], len(trick.totals)
     if right := sum(verdict.is_right for verdict in trick.verdicts):
-        found.append(f"{trick.kind}: judged right, {right} of {count}")
+        messages.append(f"{trick.kind}: judged right, {right} of {count}")
     pairs = zip(trick.totals, honest.totals, strict=False)  # the heavy ones have the first problem only
     if as_high := [pair for pair in pairs if pair[0] >= pair[1]]:
         value, least = as_high[0]
-        found.append(
+        messages.append(
             f"{trick.kind}: worth as much as the right answer, or more, {len(as_high)} of {count} "
             f"(for example {value:g}, the right answer {least:g})"
         )
-    return found
+    return messages
 
 
 def _rejected(tricks: Sequence[Trick]) -> list[str]:

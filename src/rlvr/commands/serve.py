@@ -25,7 +25,7 @@ FILES = Path(".checkpoints/serve")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ServeOptions:
     """What the command line says of the server; `name` None: the model's folder's."""
 
     model: str | None
@@ -36,13 +36,13 @@ class Place:
     cache_gib: int
 
 
-def main(place: Place, extra: Sequence[str]) -> None:
+def main(options: ServeOptions, extra: Sequence[str]) -> None:
     """Run the server until it is told to end, and leave none of its processes behind.
 
     Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
     """
     with stage("serve", SECTIONS) as params:
-        checkpoint = find(params, place.model, FILES / "model")
+        checkpoint = find(params, options.model, FILES / "model")
         cfg = checkpoint.cfg
         with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
         for text in check_sampler(with_vllm, checkpoint.source):
@@ -54,7 +54,7 @@ def main(place: Place, extra: Sequence[str]) -> None:
             earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
-    served = _served(place, checkpoint)
+    served = _served(options, checkpoint)
     print(
         f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
     )
@@ -63,10 +63,10 @@ def main(place: Place, extra: Sequence[str]) -> None:
         raise UserError(f"the server ended with code {code}; what it said last is above")
 
 
-def _served(place: Place, checkpoint: Checkpoint) -> Served:
+def _served(options: ServeOptions, checkpoint: Checkpoint) -> Served:
     model = checkpoint.cfg.model
     return Served(
-        name=place.name or Path(checkpoint.name).name,
+        name=options.name or Path(checkpoint.name).name,
         base=checkpoint.source.name,
         revision=checkpoint.source.revision,
         tokenizer=checkpoint.tokenizer_folder,
@@ -75,10 +75,10 @@ def _served(place: Place, checkpoint: Checkpoint) -> Served:
         dtype=checkpoint.cfg.compute.dtype,
         is_nf4=model.quantization == "nf4",
         is_cuda=device_of(checkpoint.cfg).type == "cuda",
-        host=place.host,
-        port=place.port,
-        max_model_len=place.max_model_len,
-        cache_gib=place.cache_gib,
+        host=options.host,
+        port=options.port,
+        max_model_len=options.max_model_len,
+        cache_gib=options.cache_gib,
     )
 
 

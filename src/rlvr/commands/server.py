@@ -65,10 +65,10 @@ def command(served: Served, files: Path, extra: Sequence[str]) -> list[str]:
 
 
 def _room(rank: int) -> int:
-    room = next((room for room in LORA_RANKS if room >= rank), None)
-    if room is None:
+    max_rank = next((max_rank for max_rank in LORA_RANKS if max_rank >= rank), None)
+    if max_rank is None:
         raise UserError(f"the adapter has rank {rank}, and vLLM serves none above {LORA_RANKS[-1]}")
-    return room
+    return max_rank
 
 
 def environment(served: Served, present: Mapping[str, str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from rlvr.rewards.rubric import Scores
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.verdict import Verdict
 
-Row = Mapping[str, Any]
-Asked = tuple[Problem, list[Answered]]
+CompletionRow = Mapping[str, Any]
+CompletionGroup = tuple[Problem, list[Answered]]
 
 FIELDS = frozenset({"id", "question", "answer", "working", "solution", "level"})
 OF_COMPLETION = frozenset(
@@ -36,16 +36,16 @@ class Summary:
     unscorable: int
 
 
-def asked_in(
-    rows: Sequence[Row], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
-) -> list[Asked]:
+def group_by_problem(
+    rows: Sequence[CompletionRow], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
+) -> list[CompletionGroup]:
     """The completions of a table, grouped by the problem that they answer, in the order of the table.
 
     A row has completion (or text), and either the id of a problem in `known` (or problem_id), or its question, or a
     question and an answer of its own, with its other columns. Raises UserError naming `file` and the row.
     """
     by_id, by_question = ({getattr(problem, name): problem for problem in known} for name in ("id", "question"))
-    groups: dict[str, Asked] = {}
+    groups: dict[str, CompletionGroup] = {}
     for number, row in enumerate(rows, start=1):
         place = f"{file} row {number}"
         problem = _problem(row, by_id, by_question, place)
@@ -54,7 +54,7 @@ def asked_in(
     return list(groups.values())
 
 
-def _answered(row: Row, place: str, count_tokens: Callable[[str], int]) -> Answered:
+def _answered(row: CompletionRow, place: str, count_tokens: Callable[[str], int]) -> Answered:
     text = row.get("completion", row.get("text"))
     if not isinstance(text, str):
         raise UserError(
@@ -68,12 +68,14 @@ def _answered(row: Row, place: str, count_tokens: Callable[[str], int]) -> Answe
     return Answered(text, num_tokens, str(row.get("is_truncated", False)).lower() in ("true", "1"))
 
 
-def _problem(row: Row, by_id: Mapping[str, Problem], by_question: Mapping[str, Problem], place: str) -> Problem:
+def _problem(
+    row: CompletionRow, by_id: Mapping[str, Problem], by_question: Mapping[str, Problem], place: str
+) -> Problem:
     name = row.get("problem_id", row.get("id"))
     question, answer = row.get("question"), row.get("answer")
-    found = by_id.get(str(name))
-    if found is not None and (_is_empty(question) or question == found.question):
-        return found
+    problem = by_id.get(str(name))
+    if problem is not None and (_is_empty(question) or question == problem.question):
+        return problem
     if not _is_empty(question) and not _is_empty(answer):
         return _own(row)
     if str(question) in by_question:
@@ -85,7 +87,7 @@ def _problem(row: Row, by_id: Mapping[str, Problem], by_question: Mapping[str, P
     )
 
 
-def _own(row: Row) -> Problem:
+def _own(row: CompletionRow) -> Problem:
     """The problem that a row brings along; without an id, one made from all that it says."""
     fields = {name: "" if _is_empty(row.get(name)) else str(row[name]) for name in FIELDS - {"level"}}
     left_out = FIELDS | OF_COMPLETION | (OF_RUN if "problem_id" in row else frozenset())
@@ -113,7 +115,7 @@ def totals(scores: Scores) -> list[list[float]]:
 def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
     """How many questions teach nothing, all their completions being worth the same, and of how many that was asked.
 
-    Asked are those with two or more completions, as in training: what cannot be scored does not count as different.
+    Only questions with two or more completions count, as in training. Unscorable completions are left out.
     """
     groups = [[value for value in group if not math.isnan(value)] for group in totals_PG if len(group) > 1]
     return sum(len(set(group)) < 2 for group in groups), len(groups)
@@ -121,12 +123,12 @@ def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
 
 def summaries(scores: Scores) -> list[Summary]:
     """Each reward function over all completions."""
-    found = []
+    rows = []
     for k, (name, weight) in enumerate(zip(scores.names, scores.weights, strict=True)):
         column = [points[k] for group in scores.points for points in group]
         given = [value for value in column if value is not None]
         known = [value for value in given if not math.isnan(value)]
-        found.append(
+        rows.append(
             Summary(
                 name,
                 weight,
@@ -137,7 +139,7 @@ def summaries(scores: Scores) -> list[Summary]:
                 unscorable=len(given) - len(known),
             )
         )
-    return found
+    return rows
 
 
 def spelled(verdict: Verdict) -> str:

@@ -14,7 +14,7 @@ from rlvr.model.source import Source, open_source
 from rlvr.problems import tables
 from rlvr.types import UserError
 
-LEFT = (Path("models/grpo"), Path("models/sft"))  # the last stage first
+TRAINED = (Path("models/grpo"), Path("models/sft"))  # the last stage first
 BASE = "base"
 ADAPTER = "adapter_config.json"
 
@@ -40,12 +40,12 @@ def find(cfg: Config, model: str | None, folder: Path) -> Checkpoint:
     `base` is the prepared model before any training. What has to be unpacked or put beside it goes to `folder`.
     """
     if model is None:
-        left = next((path for path in LEFT if has_weights(path)), None)
-        model = BASE if left is None else str(left)
+        trained = next((path for path in TRAINED if has_weights(path)), None)
+        model = BASE if trained is None else str(trained)
     path = Path(model)
     if model == BASE and not path.exists():
         return _trained(cfg, BASE, None)
-    if not path.is_dir() and path in LEFT:
+    if not path.is_dir() and path in TRAINED:
         raise UserError(f"--model {model}: its stage has not run; `snakemake --cores 1` runs what is missing")
     if not path.is_dir():
         source, tokenizer = _open(cfg, model, cfg.model.revision if model == cfg.model.source else None, folder)

@@ -13,7 +13,7 @@ from rlvr.chat import Message, messages, render_prompt, render_target, turns
 from rlvr.model import scratch, source
 from rlvr.model.source import Source, open_source
 from rlvr.model.tokenizer import check_round_trip, describe, target_end
-from rlvr.problems.selection import Limits, Split, select, set_aside, wanted
+from rlvr.problems.selection import Split, TokenLimits, select, set_aside, split_sizes
 from rlvr.problems.tables import write_table
 from rlvr.runtime.messages import warn
 from rlvr.tasks import TASKS
@@ -30,14 +30,14 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     """
     pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
     tokenizer = _tokenizer(cfg, pools.problems(), base)
-    limits = Limits(
+    limits = TokenLimits(
         prompt_tokens=cfg.prepare.max_prompt_tokens,
         completion_tokens=cfg.rollout.max_completion_tokens,
         truncate=cfg.prepare.long_prompts == "truncate",
     )
     examples, pools = set_aside(pools, cfg.prepare.few_shot)
     encode = partial(_encode, cfg, tokenizer, target_end(tokenizer), _earlier(cfg, tokenizer, examples))
-    splits = select(pools, wanted(cfg.prepare), encode, limits, examples)
+    splits = select(pools, split_sizes(cfg.prepare), encode, limits, examples)
     card: dict[str, Any] = {"origin": pools.origin, "few_shot": [p.id for p in examples], "splits": {}}
     for name, split in splits.items():
         path = folder / f"{name}.parquet"

@@ -24,7 +24,7 @@ Encode = Callable[[Problem], Columns]
 
 
 @dataclass(frozen=True)
-class Limits:
+class TokenLimits:
     """The most tokens of a prompt and of an sft target, and whether questions are cut to fit."""
 
     prompt_tokens: int
@@ -56,7 +56,7 @@ class Split:
             self.longest[reason] = max(tokens, self.longest.get(reason, 0))
 
 
-def wanted(prepare: Prepare) -> dict[str, int | None]:
+def split_sizes(prepare: Prepare) -> dict[str, int | None]:
     """How many problems each split shall have, those of none left out; None for all that are left."""
     counts = {
         "train": prepare.train_problems,
@@ -84,7 +84,11 @@ def set_aside(pools: Pools, count: int) -> tuple[list[Problem], Pools]:
 
 
 def select(
-    pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits, examples: Sequence[Problem] = ()
+    pools: Pools,
+    counts: Mapping[str, int | None],
+    encode: Encode,
+    limits: TokenLimits,
+    examples: Sequence[Problem] = (),
 ) -> dict[str, Split]:
     """The splits named in `counts`, in its order, each of the size given there; None takes all that are left.
 
@@ -102,7 +106,7 @@ def select(
 
 
 def _take(
-    pool: list[Problem], name: str, count: int | None, first: dict[str, str], encode: Encode, limits: Limits
+    pool: list[Problem], name: str, count: int | None, first: dict[str, str], encode: Encode, limits: TokenLimits
 ) -> tuple[Split, list[Problem]]:
     """The first `count` problems of `pool` that fit, and those that a later split may have."""
     split = Split()

@@ -72,16 +72,16 @@ def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: 
     different prompts. Steps without a value are left out; a column without two values in each quarter is too.
     """
     quarter = len(log) // 4
-    found: dict[str, Change] = {}
+    result: dict[str, Change] = {}
     if quarter < 2:
-        return found
+        return result
     for title, column in names.items():
         values = log[column].astype(float)
         first, last = (part.dropna().to_numpy() for part in (values[:quarter], values[len(log) - quarter :]))
         if min(len(first), len(last)) >= 2:
             low, high = bootstrap_difference(first, last, resamples=resamples, seed=seed)
-            found[title] = Change(float(first.mean()), float(last.mean()), low, high)
-    return found
+            result[title] = Change(float(first.mean()), float(last.mean()), low, high)
+    return result
 
 
 def conclude(

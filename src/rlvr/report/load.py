@@ -56,8 +56,8 @@ class Inputs:
 
 def load_inputs(root: Path) -> Inputs:
     """Read the outputs of the other stages under `root`. Raises UserError for what is missing or does not match."""
-    found = _read_json(root / "metrics/evaluate.json")
-    summaries = {name: found[name] for name in MODELS if found.get(name) is not None}
+    metrics = _read_json(root / "metrics/evaluate.json")
+    summaries = {name: metrics[name] for name in MODELS if metrics.get(name) is not None}
     for needed in ("base", "grpo"):
         if needed not in summaries:
             raise UserError(f"metrics/evaluate.json holds no model {needed!r}: run the stage evaluate again")

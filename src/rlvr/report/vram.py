@@ -97,12 +97,12 @@ def _bars(account: Mapping[str, Any]) -> Figure:
     unit, unit_name = next((pair for pair in UNITS if max(peaks) >= pair[0]), UNITS[-1])
     figure = Figure(figsize=(11.0, 3.9), layout="constrained")
     axes = figure.subplots()
-    left = dict.fromkeys((phase["phase"] for phase in phases), 0.0)
+    starts = dict.fromkeys((phase["phase"] for phase in phases), 0.0)
     shown, small = _largest(amounts, 0.01 * max(peaks))
     for color, (name, by_phase) in zip([*COLORS[: len(shown)], GREY], [*shown.items(), *small.items()], strict=False):
-        widths = [by_phase.get(phase, 0.0) / unit for phase in left]
-        axes.barh(list(left), widths, left=list(left.values()), color=color, label=name, height=0.55)
-        left = {phase: start + width for (phase, start), width in zip(left.items(), widths, strict=True)}
+        widths = [by_phase.get(phase, 0.0) / unit for phase in starts]
+        axes.barh(list(starts), widths, left=list(starts.values()), color=color, label=name, height=0.55)
+        starts = {phase: start + width for (phase, start), width in zip(starts.items(), widths, strict=True)}
     for place, phase in enumerate(phases):
         if phase["measured_bytes"] is not None:
             axes.plot([phase["measured_bytes"] / unit] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2.5)
@@ -119,10 +119,10 @@ def _largest(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """The rows with a color of their own, in their order, and the others as one."""
     ranked = sorted(amounts, key=lambda name: max(amounts[name].values()), reverse=True)
-    chosen = {name for name in ranked[: len(COLORS)] if max(amounts[name].values()) >= least}
-    rest: Sequence[dict[str, float]] = [row for name, row in amounts.items() if name not in chosen]
+    names = {name for name in ranked[: len(COLORS)] if max(amounts[name].values()) >= least}
+    rest: Sequence[dict[str, float]] = [row for name, row in amounts.items() if name not in names]
     together = {phase: sum(row.get(phase, 0.0) for row in rest) for row in rest for phase in row}
-    return {name: row for name, row in amounts.items() if name in chosen}, {"the rest": together} if together else {}
+    return {name: row for name, row in amounts.items() if name in names}, {"the rest": together} if together else {}
 
 
 def _amount(num_bytes: int | None) -> str:

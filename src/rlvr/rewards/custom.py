@@ -76,11 +76,15 @@ def check_columns(signature: Signature, columns: Collection[str]) -> None:
         )
 
 
-def arguments(spec: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
+def arguments(
+    spec: str, options: Mapping[str, Any], problem: Problem, completions: Sequence[Answered]
+) -> dict[str, Any]:
     """What TARGET is called with for the completions of one question."""
     path, _, function = spec.partition(":")
     shared = {"prompt": problem.question, "answer": problem.answer, "columns": columns_of(problem)}
-    items = [{"completion": one.text, "num_tokens": one.num_tokens, **shared} for one in answered]
+    items = [
+        {"completion": completion.text, "num_tokens": completion.num_tokens, **shared} for completion in completions
+    ]
     return {"path": path, "function": function, "items": items, "options": dict(options)}
 
 
@@ -94,9 +98,9 @@ def _parsed(file: Path) -> ast.Module:
     if not file.resolve().is_relative_to(FOLDER.resolve()):
         raise ValueError(f"python: {file} must lie inside {FOLDER}/, which the pipeline watches for changes")
     if not file.is_file():
-        there = [str(path) for path in sorted(FOLDER.rglob("*.py"))]
+        files = [str(path) for path in sorted(FOLDER.rglob("*.py"))]
         raise ValueError(
-            f"python: {file} does not exist; there are {_listed(there) or 'no files'}{nearest(str(file), there)}"
+            f"python: {file} does not exist; there are {_listed(files) or 'no files'}{nearest(str(file), files)}"
         )
     try:
         return ast.parse(file.read_bytes(), str(file))
@@ -122,7 +126,7 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, spec: str, options:
     given = set(positional[len(positional) - len(arguments.defaults) :] if arguments.defaults else ())
     given |= {a.arg for a, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value is not None}
     is_batch = "completions" in names
-    mine, others = (set(FORMS.values()), set(FORMS)) if is_batch else (set(FORMS), set(FORMS.values()))
+    own_names, other_names = (set(FORMS.values()), set(FORMS)) if is_batch else (set(FORMS), set(FORMS.values()))
 
     def refuse(what: str) -> ValueError:
         return ValueError(
@@ -136,13 +140,15 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, spec: str, options:
         raise refuse("parameters are given by name, so *args and positional-only ones cannot be filled")
     if not is_batch and "completion" not in names:
         raise refuse("it has neither completion nor completions")
-    if mixed := sorted((others - mine) & set(names)):
-        raise refuse(f"{_listed(mixed)} belongs to the {'single' if is_batch else 'batch'} form, this is the other one")
+    if misplaced := sorted((other_names - own_names) & set(names)):
+        raise refuse(
+            f"{_listed(misplaced)} belongs to the {'single' if is_batch else 'batch'} form, this is the other one"
+        )
     if reserved := sorted((set(FORMS) | set(FORMS.values())) & set(options)):
         raise refuse(f"{_listed(reserved)} cannot be an option: the pipeline fills it")
     if unknown := sorted(set(options) - set(names)):
         raise refuse(f"there is no parameter for the option {_listed(unknown)}{nearest(unknown[0], names)}")
-    columns = [name for name in names if name not in mine | set(options)]
+    columns = [name for name in names if name not in own_names | set(options)]
     return Signature(
         spec.partition(":")[0],
         node.name,
@@ -194,8 +200,8 @@ def _load(path: str, function: str) -> Callable[..., Any]:
         sys.modules[module.__name__] = module  # where dataclasses look for the names of their annotations
         exec(compile(source, path, "exec"), module.__dict__)
         _modules[path] = digest, module
-    found: Callable[..., Any] = _modules[path][1].__dict__[function]
-    return found
+    target: Callable[..., Any] = _modules[path][1].__dict__[function]
+    return target
 
 
 def _flat(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,12 +160,12 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        read = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
-        made = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        inputs = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+        outputs = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         if not self.reads:
-            before = {value.untyped_storage()._cdata for value in read if not value.is_mkldnn}
-            read, made = [], [x for x in made if not x.is_mkldnn and x.untyped_storage()._cdata not in before]
-        for value in (*read, *made):
+            before = {value.untyped_storage()._cdata for value in inputs if not value.is_mkldnn}
+            inputs, outputs = [], [x for x in outputs if not x.is_mkldnn and x.untyped_storage()._cdata not in before]
+        for value in (*inputs, *outputs):
             self.count(value)
         return out
 

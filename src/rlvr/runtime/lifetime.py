@@ -48,12 +48,12 @@ def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
         _signal_with_parent(signal.SIGTERM)
 
     leader = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_leader)  # noqa: PLW1509
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = [signal.signal(each, lambda *_: leader.terminate()) for each in asked]
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, lambda *_: leader.terminate()) for number in signals]
     try:
         return leader.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(leader.pid, signal.SIGKILL)
-        for each, handler in zip(asked, previous, strict=True):
-            signal.signal(each, handler)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

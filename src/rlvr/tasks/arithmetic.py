@@ -39,7 +39,7 @@ def load(prepare: Prepare, seed: int) -> Pools:
     levels = range(prepare.arithmetic.min_level, prepare.arithmetic.max_level + 1)
     rng = random.Random(f"arithmetic {seed}")
     needed = -(-count // len(levels))
-    drawn: list[Problem] = []
+    problems: list[Problem] = []
     for level in levels:
         low, high = 10 ** (level - 1), 10**level
         available = (high - low) ** 2
@@ -49,7 +49,7 @@ def load(prepare: Prepare, seed: int) -> Pools:
                 f"over {len(levels)} level(s): ask for fewer problems or raise prepare.arithmetic.min_level"
             )
         picks = rng.sample(range(available), needed)
-        drawn += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
-    rng.shuffle(drawn)
-    check_distinct(drawn)
-    return Pools(drawn, None, {"warnings": []})
+        problems += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
+    rng.shuffle(problems)
+    check_distinct(problems)
+    return Pools(problems, None, {"warnings": []})

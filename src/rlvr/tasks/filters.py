@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from rlvr.tasks.table import Row
+from rlvr.tasks.table import TableRow
 from rlvr.tasks.text import plain_number
 from rlvr.types import UserError
 
@@ -26,7 +26,7 @@ def check_filters(filters: Mapping[str, Conditions]) -> None:
                 )
 
 
-def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
+def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bool:
     """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
     text = text_of(row, column, where)
     if "in" in conditions and _comparable(text) not in {
@@ -45,7 +45,7 @@ def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
     return bool(least <= float(number) <= most)
 
 
-def text_of(row: Row, column: str, where: str) -> str:
+def text_of(row: TableRow, column: str, where: str) -> str:
     """A value as text without white space around it; empty for null and NaN, 4.0 as 4.
 
     Raises UserError, naming `where`, for a value that is neither text nor number.

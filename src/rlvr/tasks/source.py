@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvr.tasks.table import READERS, Row, files_of, read_local
+from rlvr.tasks.table import READERS, TableRow, files_of, read_local
 from rlvr.types import UserError
 
 FOLLOWED = (Path("data/raw"), Path("examples/records"))  # dependencies of prepare in dvc.yaml
@@ -16,7 +16,7 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Place:
+class DataSource:
     """A file, a folder, or a hub data set with what names a part of it; `key` is the section of params.yaml."""
 
     key: str
@@ -26,13 +26,13 @@ class Place:
     revision: str | None
 
 
-def read(place: Place) -> tuple[list[Row], dict[str, Any]]:
+def read(data: DataSource) -> tuple[list[TableRow], dict[str, Any]]:
     """The rows, and for the card: commit or file hashes, and warnings. Raises UserError."""
-    path = Path(place.source).expanduser()
-    if path.exists() or path.suffix in READERS or not HUB_NAME.fullmatch(place.source):
-        return read_local(path), describe(place.source, files_of(path))
-    commit, found = pinned(place.source, place.revision, f"{place.key}revision")
-    return read_hub(place.source, place.subset, place.split, commit), found
+    path = Path(data.source).expanduser()
+    if path.exists() or path.suffix in READERS or not HUB_NAME.fullmatch(data.source):
+        return read_local(path), describe(data.source, files_of(path))
+    commit, origin = pinned(data.source, data.revision, f"{data.key}revision")
+    return read_hub(data.source, data.subset, data.split, commit), origin
 
 
 def describe(source: str, files: list[Path]) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def pinned(name: str, revision: str | None, key: str) -> tuple[str, dict[str, An
     return commit, {"source": name, "revision": commit, "warnings": [warning]}
 
 
-def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[Row]:
+def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[TableRow]:
     """The rows of a split of a hub data set. Raises UserError."""
     from datasets import load_dataset  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
 
     try:
-        rows: list[Row] = load_dataset(name, subset, split=split, revision=commit).to_list()
+        rows: list[TableRow] = load_dataset(name, subset, split=split, revision=commit).to_list()
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(f"{_unreadable(name)} (subset {subset}, split {split}, revision {commit})\n{error}") from None
     return rows

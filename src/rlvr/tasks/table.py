@@ -11,10 +11,10 @@ from typing import Any
 
 from rlvr.types import UserError
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def read_local(path: Path) -> list[Row]:
+def read_local(path: Path) -> list[TableRow]:
     """The rows of a file, or of all files of a folder by name.
 
     Raises UserError for what is missing, empty, of another kind, not UTF-8 or malformed, naming file and line.
@@ -47,12 +47,12 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it with that encoding") from None
 
 
-def _jsonl(path: Path) -> list[Row]:
+def _jsonl(path: Path) -> list[TableRow]:
     lines = _text(path).split("\n")
     return [_object(line, f"{path} line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _json(path: Path) -> list[Row]:
+def _json(path: Path) -> list[TableRow]:
     try:
         rows = json.loads(_text(path) or "[]")
     except json.JSONDecodeError as error:
@@ -62,7 +62,7 @@ def _json(path: Path) -> list[Row]:
     return rows
 
 
-def _object(line: str, place: str) -> Row:
+def _object(line: str, place: str) -> TableRow:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -72,7 +72,7 @@ def _object(line: str, place: str) -> Row:
     return row
 
 
-def _csv(path: Path) -> list[Row]:
+def _csv(path: Path) -> list[TableRow]:
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         head = next(reader, [])
@@ -91,15 +91,20 @@ def _csv(path: Path) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet(path: Path) -> list[TableRow]:
     import pyarrow  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
+        rows: list[TableRow] = parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
     return rows
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+READERS: dict[str, Callable[[Path], list[TableRow]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -17,8 +17,8 @@ def normalized(text: str) -> str:
     """Lower case, NFKC, without punctuation, runs of white space as one space; numbers and operators stay."""
     folded = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
     folded = FULL_STOP.sub(" ", BETWEEN_LETTERS.sub(" ", folded))
-    kept = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
-    return " ".join(kept.split()) or text
+    letters = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
+    return " ".join(letters.split()) or text
 
 
 def plain_number(text: str) -> str | None:
@@ -34,5 +34,5 @@ def plain_number(text: str) -> str | None:
 def number_with_unit(text: str) -> str | None:
     """The one number in `text`, currency and other units around it left out; None for none or several."""
     bare = "".join(c for c in text if unicodedata.category(c) != "Sc").replace("\N{MINUS SIGN}", "-")
-    found = re.findall(r"[-+]?\s*[\d.,]*\d", bare)
-    return plain_number("".join(found[0].split())) if len(found) == 1 else None
+    numbers = re.findall(r"[-+]?\s*[\d.,]*\d", bare)
+    return plain_number("".join(numbers[0].split())) if len(numbers) == 1 else None

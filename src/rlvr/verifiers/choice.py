@@ -28,13 +28,13 @@ def verify(answer: str, gold: str) -> Verdict:
     Read are `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer is B` and `B) Paris`; the gold in the same
     way. A gold that names no letter is our fault.
     """
-    wanted = letter(gold)
-    if wanted is None:
+    gold_choice = letter(gold)
+    if gold_choice is None:
         return fault(GOLD, f"the gold {gold[:80]!r} names no letter A to Z, such as B or B) Paris")
-    found = letter(answer)
-    if found is None:
+    choice = letter(answer)
+    if choice is None:
         return wrong(UNPARSABLE, "the answer names no letter, or more than one")
-    return right_if(found == wanted)
+    return right_if(choice == gold_choice)
 
 
 def letter(text: str) -> str | None:

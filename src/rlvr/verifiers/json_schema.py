@@ -63,10 +63,10 @@ def strict(text: str) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a key occurs twice in an object")
-    return found
+    return values
 
 
 def refuse(name: str) -> None:

@@ -93,21 +93,21 @@ def verify(answer: str, gold: str) -> Verdict:
     except Unreadable as error:
         return fault(GOLD, f"the gold {gold[:100]!a} is no mathematics: {error}")
     try:
-        found = read(answer)
+        expression = read(answer)
     except Unreadable as error:
         return wrong(UNPARSABLE, str(error))
     seed(0)  # sympy tries random numbers: the verdict shall not depend on what was judged before
-    is_equal = equals(expected, found, allow_set_relation_comp=True, timeout_seconds=None)
-    return right_if(is_equal and not differs_in_size(found, expected))
+    is_equal = equals(expected, expression, allow_set_relation_comp=True, timeout_seconds=None)
+    return right_if(is_equal and not differs_in_size(expression, expected))
 
 
-def differs_in_size(found: Basic | MatrixBase, expected: Basic | MatrixBase) -> bool:
+def differs_in_size(answer: Basic | MatrixBase, gold: Basic | MatrixBase) -> bool:
     """Whether both are numbers below 0.001 that six decimal places cannot tell apart, but three digits can."""
-    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (found, expected)):
+    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (answer, gold)):
         return False
-    ours, theirs = float(found), float(expected)
-    size = max(abs(ours), abs(theirs))
-    return size < SMALL and abs(ours - theirs) > SMALL * size
+    answer_value, gold_value = float(answer), float(gold)
+    size = max(abs(answer_value), abs(gold_value))
+    return size < SMALL and abs(answer_value - gold_value) > SMALL * size
 
 
 @lru_cache(maxsize=256)  # the completions of a group share a gold

@@ -83,24 +83,26 @@ def verify(answer: str, gold: str, *, tolerance: float) -> Verdict:
     A percent sign is a unit and a hundredth: 50% is right for the golds 50 and 0.5, and the other way round. A gold
     that is no number is our fault.
     """
-    target = _read(gold)
-    if target is None:
+    gold_number = _read(gold)
+    if gold_number is None:
         return fault(GOLD, f"the gold {gold[:80]!r} is no number; for words take the verifier text, for formulas math")
-    found = _read(answer)
-    if found is None:
+    number = _read(answer)
+    if number is None:
         return wrong(UNPARSABLE, "the answer is no number, or more than one")
-    (value, is_percent), (wanted, is_gold_percent) = found, target
-    if _near(value, wanted, tolerance):
+    (value, is_percent), (gold_value, is_gold_percent) = number, gold_number
+    if _near(value, gold_value, tolerance):
         return right_if(True)
     if is_percent == is_gold_percent:
         return right_if(False)
-    return right_if(_near(value / 100, wanted, tolerance) if is_percent else _near(value, wanted / 100, tolerance))
+    return right_if(
+        _near(value / 100, gold_value, tolerance) if is_percent else _near(value, gold_value / 100, tolerance)
+    )
 
 
 def parse(text: str) -> Fraction | None:
     """The one number that `text` names (50% is 50); None if it names none or several, or is over 200 characters."""
-    found = _read(text)
-    return found[0] if found else None
+    number = _read(text)
+    return number[0] if number else None
 
 
 def first(text: str) -> Fraction | None:

@@ -114,27 +114,27 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def same(found: Any, wanted: Any) -> bool:
+def same(value: Any, expected: Any) -> bool:
     """Equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
 
     A key that is a whole number equals its text, as in JSON's objects.
     """
-    if isinstance(wanted, list):
-        is_list = isinstance(found, list | tuple) and len(found) == len(wanted)
-        return is_list and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
+    if isinstance(expected, list):
+        is_list = isinstance(value, list | tuple) and len(value) == len(expected)
+        return is_list and all(map(same, value, expected))
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
             return False
-        named = {str(key) if type(key) is int else key: value for key, value in found.items()}
-        is_whole = len(named) == len(found) and set(named) == set(wanted)
-        return is_whole and all(same(named[key], value) for key, value in wanted.items())
-    if isinstance(wanted, bool) or isinstance(found, bool) or wanted is None or found is None:
-        return found is wanted
-    if isinstance(wanted, float) and isinstance(found, int | float):
-        return math.isclose(found, wanted) if abs(found) < 1e300 else found == wanted
-    if isinstance(wanted, int | float):
-        return isinstance(found, int | float) and bool(found == wanted)
-    return isinstance(found, str) and found == wanted
+        named = {str(key) if type(key) is int else key: item for key, item in value.items()}
+        is_whole = len(named) == len(value) and set(named) == set(expected)
+        return is_whole and all(same(named[key], item) for key, item in expected.items())
+    if isinstance(expected, bool) or isinstance(value, bool) or expected is None or value is None:
+        return value is expected
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected) if abs(value) < 1e300 else value == expected
+    if isinstance(expected, int | float):
+        return isinstance(value, int | float) and bool(value == expected)
+    return isinstance(value, str) and value == expected
 
 
 def decode(value: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from rlvr.verifiers.program_tests import Call, Script, decode, read_tests
-from rlvr.verifiers.sandbox.run import Ending, Kind, Limits, Run, SandboxError, execute
+from rlvr.verifiers.sandbox.run import Ending, Kind, ProgramLimits, ProgramRun, SandboxError, execute
 from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, WORKER, Verdict, fault
 
 MIB, KIB = 2**20, 2**10
@@ -42,10 +42,10 @@ def verify(
         return fault(GOLD, str(error))
     scripts = [test for test in tests if isinstance(test, Script)]
     calls = [test for test in tests if isinstance(test, Call)]
-    runs = [Run(test.stdin) for test in scripts]
+    runs = [ProgramRun(test.stdin) for test in scripts]
     if calls:
-        runs.append(Run(calls=tuple(call.request for call in calls)))
-    limits = Limits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
+        runs.append(ProgramRun(calls=tuple(call.request for call in calls)))
+    limits = ProgramLimits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
     try:
         report = execute(program_in(answer), runs, limits=limits, kind=kind)
     except SandboxError as error:
@@ -81,16 +81,16 @@ def _call_results(calls: Sequence[Call], ending: Ending) -> list[Result]:
 
 def _call_result(call: Call, line: bytes) -> Result:
     try:
-        word, value = json.loads(line)
-        found = decode(value)
+        word, encoded = json.loads(line)
+        value = decode(encoded)
     except (ValueError, TypeError, RecursionError):
         return False, CRASH, "the program wrote over the reply"
     if word == "raised":
-        return False, MEMORY if str(found).startswith("MemoryError") else CRASH, str(found)[:200]
+        return False, MEMORY if str(value).startswith("MemoryError") else CRASH, str(value)[:200]
     if word != "value":
-        return False, None, str(found)[:200]
+        return False, None, str(value)[:200]
     try:
-        return call.passes(found), None, f"found {ascii(value)[:80]}"
+        return call.passes(value), None, f"found {ascii(encoded)[:80]}"
     except (TypeError, OverflowError) as error:
         return False, None, f"cannot be compared: {error}"
 

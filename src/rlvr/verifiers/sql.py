@@ -23,7 +23,7 @@ LIMITS = {
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 
 def verify(answer: str, gold: str) -> Verdict:
@@ -48,14 +48,14 @@ def verify(answer: str, gold: str) -> Verdict:
             return fault(GOLD, f"the gold's query returns more than {ROWS:,} rows")
         try:
             query = database.execute(unfence(answer))
-            found = query.fetchmany(len(expected) + 1)  # more are wrong anyway
+            rows = query.fetchmany(len(expected) + 1)  # more are wrong anyway
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             is_too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
             return wrong(OUTPUT if is_too_big else UNPARSABLE, ascii(str(error))[:300])
         if query.description is None:
             return wrong(UNPARSABLE, "no query")
         has_columns = len(query.description) == len(gold_query.description or ())
-    return right_if(has_columns and same(found, expected, is_ordered=task["ordered"]))
+    return right_if(has_columns and same(rows, expected, is_ordered=task["ordered"]))
 
 
 def read(gold: str) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def authorize(action: int, first: str | None, second: str | None, *_: str | None
     return sqlite3.SQLITE_OK if action in READING and not is_forbidden else sqlite3.SQLITE_DENY
 
 
-def same(found: list[Row], expected: list[Row], *, is_ordered: bool) -> bool:
-    ours, theirs = [rounded(row) for row in found], [rounded(row) for row in expected]
-    return ours == theirs if is_ordered else Counter(ours) == Counter(theirs)
+def same(rows: list[SqlRow], expected: list[SqlRow], *, is_ordered: bool) -> bool:
+    rounded_rows, rounded_expected = [rounded(row) for row in rows], [rounded(row) for row in expected]
+    return rounded_rows == rounded_expected if is_ordered else Counter(rounded_rows) == Counter(rounded_expected)
 
 
-def rounded(row: Row) -> Row:
+def rounded(row: SqlRow) -> SqlRow:
     return tuple(float(f"{value:.9g}") if isinstance(value, float) else value for value in row)

@@ -100,14 +100,14 @@ def check_golds(settings: VerifierSettings, problems: Sequence[Problem]) -> None
 
     An isolated verifier is slow, so it reads only the first GOLDS_READ of them.
     """
-    chosen = problems[:GOLDS_READ] if VERIFIERS[settings.answer].isolated else problems
+    sample = problems[:GOLDS_READ] if VERIFIERS[settings.answer].isolated else problems
     with open_verifier(settings) as verify:
-        verdicts = verify([(problem.solution or problem.answer, problem.answer) for problem in chosen])
-    faults = [(problem, verdict) for problem, verdict in zip(chosen, verdicts, strict=True) if verdict.is_fault]
+        verdicts = verify([(problem.solution or problem.answer, problem.answer) for problem in sample])
+    faults = [(problem, verdict) for problem, verdict in zip(sample, verdicts, strict=True) if verdict.is_fault]
     if faults:
         problem, verdict = faults[0]
         raise UserError(
-            f"verifiers.answer {settings.answer} cannot read the answer of {len(faults)} of {len(chosen)} problems, "
+            f"verifiers.answer {settings.answer} cannot read the answer of {len(faults)} of {len(sample)} problems, "
             f"the first {problem.id} ({problem.question[:60]!r}): {verdict.message}. Fix or filter these rows, or "
             "choose another verifier (text compares words): docs/rewards.md"
         )

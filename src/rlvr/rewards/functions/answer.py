@@ -56,10 +56,10 @@ def number(sample: Sample, *, right: float, wrong: float, missing: float) -> flo
     gold = parse(sample.problem.answer)
     if gold is None:
         return None
-    found = first(sample.reading.tagged or "")
-    if found is None:
+    guess = first(sample.reading.tagged or "")
+    if guess is None:
         return missing
-    return right if found == gold else wrong
+    return right if guess == gold else wrong
 
 
 def number_detected(sample: Sample, *, present: float, absent: float) -> float:

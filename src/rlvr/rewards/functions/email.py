@@ -33,8 +33,8 @@ def email_keywords(sample: Sample, *, column: str, each: float, complete: float)
     if not keywords:
         return None
     text = _plain((sample.reading.tagged or "")[:LONGEST])
-    found = sum(_contains(text, _plain(keyword)) for keyword in keywords)
-    return found * each + (complete if found == len(keywords) else 0.0)
+    num_found = sum(_contains(text, _plain(keyword)) for keyword in keywords)
+    return num_found * each + (complete if num_found == len(keywords) else 0.0)
 
 
 def recipient_name(sample: Sample, *, column: str, points: float) -> float | None:

@@ -31,9 +31,9 @@ def soft_format(sample: Sample, *, points: float) -> float:
     White space between the two is free. Source: Will Brown's GRPO demo for GSM8K, soft_format_reward_func.
     """
     start, end, answer_start, answer_end = sample.tags.marks()
-    before, found, after = sample.completion.text.partition(answer_start)
+    before, tag, after = sample.completion.text.partition(answer_start)
     before = before.rstrip()
-    is_there = found and answer_end in after and before.endswith(end) and start in before[: -len(end)]
+    is_there = tag and answer_end in after and before.endswith(end) and start in before[: -len(end)]
     return points if is_there else 0.0
 
 

@@ -43,8 +43,8 @@ def repetition(sample: Sample, *, words: int, points: float) -> float:
     0 for fewer words than that; case is ignored. Source: the repetition penalty of Yeo et al., Demystifying Long
     Chain-of-Thought Reasoning in LLMs (arXiv 2502.03373).
     """
-    found = sample.completion.text[:LONGEST].casefold().split()
-    runs = list(zip(*(found[i:] for i in range(words)), strict=False))
+    tokens = sample.completion.text[:LONGEST].casefold().split()
+    runs = list(zip(*(tokens[i:] for i in range(words)), strict=False))
     return points * (1 - len(set(runs)) / len(runs)) if runs else 0.0
 
 

@@ -72,8 +72,8 @@ def _last_expression(text: str) -> Found | None:
     if lead[-1:].isalpha() and _OPERATOR.match(run):
         return None
     run = run.strip()
-    found = _first_expression(run)
-    return found if found and found[2] == len(run) else None
+    expression = _first_expression(run)
+    return expression if expression and expression[2] == len(run) else None
 
 
 def _first_expression(text: str) -> Found | None:

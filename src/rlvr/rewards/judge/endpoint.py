@@ -50,12 +50,12 @@ async def connect(options: Options, key: str, account: ledger.Account) -> AsyncI
         async def ask(body: dict[str, Any]) -> str:
             wait, failures = FIRST_WAIT_SECONDS, 0
             while True:
-                sent = body | json_mode
+                request = body | json_mode
                 try:
                     async with turns:
-                        return await _request(client, options, account, sent)
+                        return await _request(client, options, account, request)
                 except _Failure as failure:
-                    if "response_format" in sent and "response_format" in failure.message:
+                    if "response_format" in request and "response_format" in failure.message:
                         json_mode.clear()  # the server does not know it
                         continue
                     failures += 1
@@ -69,8 +69,8 @@ def _pause(failure: _Failure, failures: int, wait: float, options: Options) -> f
     """Seconds until the next try. Raises EndpointError when there is none."""
     pause = wait if failure.wait_seconds is None else failure.wait_seconds
     if failure.is_final or failures > options.retries or pause > LONGEST_WAIT_SECONDS:
-        asked = f" (it asks to wait {pause:g} s)" if pause > LONGEST_WAIT_SECONDS else ""
-        raise EndpointError(f"{failure.message}{asked}, try {failures} of {options.retries + 1}") from None
+        wait_note = f" (it asks to wait {pause:g} s)" if pause > LONGEST_WAIT_SECONDS else ""
+        raise EndpointError(f"{failure.message}{wait_note}, try {failures} of {options.retries + 1}") from None
     return pause
 
 

@@ -86,7 +86,12 @@ def longest_seconds(num_completions: int, options: Options) -> float:
     return rounds * 2 * (options.seconds * (options.retries + 1) + LONGEST_WAIT_SECONDS * options.retries)
 
 
-def arguments(name: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
+def arguments(
+    name: str, options: Mapping[str, Any], problem: Problem, completions: Sequence[Answered]
+) -> dict[str, Any]:
     """What TARGET is called with for the completions of one question; `name` is the reward's."""
-    items = [{"question": problem.question, "completion": one.text, "answer": problem.answer} for one in answered]
+    items = [
+        {"question": problem.question, "completion": completion.text, "answer": problem.answer}
+        for completion in completions
+    ]
     return {"items": items, "name": name, "folder": FOLDER, **options}

@@ -44,30 +44,30 @@ def call(*, items: list[dict[str, Any]], name: str, folder: str, **options: Any)
 
 
 async def _judge_all(items: list[dict[str, Any]], name: str, folder: Path, options: Options) -> dict[str, list[Any]]:
-    asked = [messages(item, options) for item in items]
-    once = {json.dumps(text): text for text in asked}  # equal completions are judged once
+    conversations = [messages(item, options) for item in items]
+    by_key = {json.dumps(text): text for text in conversations}  # equal completions are judged once
     account = ledger.Account(folder / ledger.file_name(name), options.max_cost, options.concurrency)
     async with connect(options, find_key(options), account) as ask:
-        found = await asyncio.gather(*(_judge(text, folder, options, ask) for text in once.values()))
-    judged = dict(zip(once, found, strict=True))
-    told = [judged[json.dumps(text)] for text in asked]
-    return {"points": [score for score, _ in told], "messages": [message for _, message in told]}
+        replies = await asyncio.gather(*(_judge(text, folder, options, ask) for text in by_key.values()))
+    reply_by_key = dict(zip(by_key, replies, strict=True))
+    ordered = [reply_by_key[json.dumps(text)] for text in conversations]
+    return {"points": [score for score, _ in ordered], "messages": [message for _, message in ordered]}
 
 
-async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str]:
+async def _judge(conversation: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str]:
     """A score and its reason, or NaN and what went wrong."""
-    body = {"model": options.model, "messages": asked, "temperature": 0, "seed": SEED}
+    body = {"model": options.model, "messages": conversation, "temperature": 0, "seed": SEED}
     body |= {"max_tokens": options.max_output_tokens}
     key = hashlib.sha256(json.dumps([options.base_url, body], sort_keys=True).encode()).hexdigest()
-    if kept := ledger.read(folder, key):
-        return kept["score"], kept["reason"]
+    if verdict := ledger.read(folder, key):
+        return verdict["score"], verdict["reason"]
     try:
         reply = await ask(body)
         try:
             score, reason = parse(reply, options)
         except ValueError as error:
             again = {"role": "user", "content": REPAIR.format(problem=error)}
-            turns = [*asked, {"role": "assistant", "content": clean(reply)}, again]
+            turns = [*conversation, {"role": "assistant", "content": clean(reply)}, again]
             score, reason = parse(await ask(body | {"messages": turns}), options)
     except EndpointError as error:
         return math.nan, str(error)

@@ -72,8 +72,8 @@ def visible() -> tuple[str, ...]:
 def _packages() -> list[str]:
     """Folders of installed packages inside what is visible."""
     places = {Path(sys.base_prefix), Path("/usr")}
-    found = {path for place in places for path in place.glob("lib*/python3*/*-packages")}
-    return sorted(str(path) for path in found if path.is_dir() and str(path.resolve()) == str(path))
+    folders = {path for place in places for path in place.glob("lib*/python3*/*-packages")}
+    return sorted(str(path) for path in folders if path.is_dir() and str(path.resolve()) == str(path))
 
 
 @cache
@@ -85,7 +85,7 @@ def as_nobody() -> tuple[str, ...]:
     if os.geteuid() != 0 or not _is_mapped(NOBODY):
         return ()
     words: list[str] = []
-    made: list[str] = []
+    parents: list[str] = []
     outer: tuple[str, ...] = ()
     for path in visible():
         ancestors = [str(parent) for parent in reversed(Path(path).parents)]
@@ -93,15 +93,15 @@ def as_nobody() -> tuple[str, ...]:
         if closed is None:
             continue
         for number, parent in enumerate(ancestors[closed:]):
-            if parent not in made:
+            if parent not in parents:
                 words += ["--perms", "0755", "--dir" if number else "--tmpfs", parent]
-                made.append(parent)
+                parents.append(parent)
         words += ["--ro-bind", path, path]
     if words:
         # Its own processes, since it has no right to end those of nobody but by the end of their namespace. Linux lets
         # the inner one mount its /proc only while another is wholly visible, which bubblewrap's own is not.
         start = ("bwrap", "--unshare-pid", "--die-with-parent", "--dev-bind", "/", "/")
-        outer = (*start, *words, "--proc", "/proc", "--dev-bind", "/proc", f"{made[0]}/.proc", "--")
+        outer = (*start, *words, "--proc", "/proc", "--dev-bind", "/proc", f"{parents[0]}/.proc", "--")
     return *outer, "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"
 
 

@@ -56,14 +56,14 @@ def program() -> bytes:
     if machine not in ARCHITECTURES:
         return struct.pack("=HBBI", RETURN, 0, 0, ALLOW)
     numbers = [pair[list(ARCHITECTURES).index(machine)] for pair in REFUSED.values()]
-    left = len(numbers)  # comparisons between the current line and the line that allows
+    remaining = len(numbers)  # comparisons between the current line and the line that allows
     lines = [
         (LOAD, 0, 0, ARCHITECTURE_AT),
         (JUMP_IF_EQUAL, 1, 0, ARCHITECTURES[machine]),
         (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NUMBER_AT),
-        (JUMP_IF_AT_LEAST, left + 1, 0, X32),
-        *((JUMP_IF_EQUAL, left - place, 0, number) for place, number in enumerate(numbers)),
+        (JUMP_IF_AT_LEAST, remaining + 1, 0, X32),
+        *((JUMP_IF_EQUAL, remaining - place, 0, number) for place, number in enumerate(numbers)),
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, REFUSE),
     ]
