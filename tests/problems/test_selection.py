@@ -173,7 +173,7 @@ def test_no_worked_solution_at_all_says_what_to_do() -> None:
     assert "prepare.sft_problems asks for 3 and gets 0 of 16 problems; left out: 16 without a worked" in str(
         caught.value
     )
-    assert "Ask for fewer in this or the other splits (or 0, with sft.enabled: false)" in str(caught.value)
+    assert "Ask for fewer in this or another split (or 0, with sft.enabled: false)" in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", [1, 4])
@@ -216,5 +216,5 @@ class TestExamples:
         assert set_aside(pools, 0) == ([], pools)
 
     def test_too_few_are_refused(self) -> None:
-        with pytest.raises(UserError, match=r"few_shot asks for 3 worked examples, and 2 of 3 problems have"):
+        with pytest.raises(UserError, match=r"few_shot asks for 3 worked examples, but only 2 of 3 problems have"):
             set_aside(Pools([*numbered(0, 2), problem("bare", working="")], None, {}), 3)

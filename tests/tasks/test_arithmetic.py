@@ -110,7 +110,7 @@ def test_all_sums_of_a_level_can_be_asked_for(load: Callable[..., Splits]) -> No
 
 
 def test_too_few_sums_are_refused_with_the_remedy(load: Callable[..., Splits]) -> None:
-    with pytest.raises(UserError, match=r"level 1 has 81 sums, 82 are needed for 82 problems over 1 level"):
+    with pytest.raises(UserError, match=r"level 1 has 81 sums, but 82 problems over 1 level"):
         load((1, 1), train=52, sft=10, dev=10, evaluation=10)
     with pytest.raises(UserError, match=r"level 1 has 81 sums.*ask for fewer problems or raise .*min_level"):
         load((1, 2), train=200)

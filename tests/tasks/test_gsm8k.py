@@ -137,14 +137,16 @@ class TestHub:
         pools = load({"prepare.gsm8k.source": "openai/gsm8k"})
         assert [call[-1] for call in hub] == ["abc123", "abc123"]
         assert pools.origin["revision"] == "abc123"
-        assert pools.origin["warnings"] == ["prepare.gsm8k.revision is null: took the newest, abc123; write it there"]
+        assert pools.origin["warnings"] == [
+            "prepare.gsm8k.revision is null, so the newest commit abc123 was used; write it there"
+        ]
 
     def test_what_cannot_be_read_is_named(self, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> Any:
             raise OSError("no such data set")
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fail))
-        with pytest.raises(UserError, match=r"'open/gsm' is no file or folder here, .*\n*no such data set"):
+        with pytest.raises(UserError, match=r"'open/gsm' is not a file or folder, .*\n*no such data set"):
             load({"prepare.gsm8k.source": "open/gsm", "prepare.gsm8k.revision": "f00"})
 
 

@@ -1,4 +1,4 @@
-"""`rlvr deps`: write each stage's code dependencies into dvc.yaml, read from what the source imports.
+"""`rlvr deps`: write the code dependencies of each stage into dvc.yaml, as found from imports.
 
 A stage depends on every module of rlvr that it reaches by an import, by a target such as "rlvr.verifiers.number:verify"
 or by a file next to it that it names, such as "harness.py". Imports for type checkers change nothing and do not count.
@@ -14,7 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 SOURCE, PIPELINE = Path("src"), Path("dvc.yaml")
-# Reached by a stage, but unable to change its result: an edit re-runs nothing. `config` only reads and checks values.
+# Modules that a stage reaches but that cannot change its result: an edit re-runs nothing. `config` only checks values.
 WITHOUT_EFFECT = ("rlvr.config", "rlvr.runtime")
 
 
@@ -25,7 +25,7 @@ def module_file(name: str, source: Path = SOURCE) -> Path | None:
 
 
 def imported(file: Path, *, top_level_only: bool = False, with_types: bool = False) -> set[str]:
-    """Names of everything that `file` imports; `with_types`: under `if TYPE_CHECKING`, too."""
+    """Names of everything that `file` imports; `with_types` includes imports under `if TYPE_CHECKING`."""
     names: set[str] = set()
     for node in _nodes(ast.parse(file.read_text()), top_level_only=top_level_only, with_types=with_types):
         if isinstance(node, ast.Import):
@@ -37,7 +37,7 @@ def imported(file: Path, *, top_level_only: bool = False, with_types: bool = Fal
 
 
 def reached(module: str, source: Path = SOURCE) -> set[Path]:
-    """The files of `module` and of all that it reaches, those in WITHOUT_EFFECT left out and not gone into."""
+    """The files of `module` and of all that it reaches, without following those in WITHOUT_EFFECT."""
     files: set[Path] = set()
     todo = [module]
     while todo:
@@ -53,7 +53,7 @@ def reached(module: str, source: Path = SOURCE) -> set[Path]:
 
 
 def code_dependencies(stage: str, source: Path = SOURCE) -> list[str]:
-    """The code that `stage` depends on, as dvc.yaml lists it: a folder where all of it is reached, else its files."""
+    """The code that `stage` depends on, as listed in dvc.yaml: a folder if all of it is reached, else single files."""
     files = reached(f"rlvr.stages.{stage}", source)
     folders = {file.parent for file in files if file.parent != source / "rlvr"}
     whole = {folder for folder in folders if all(file in files or _is_empty(file) for file in folder.rglob("*.py"))}
@@ -63,7 +63,7 @@ def code_dependencies(stage: str, source: Path = SOURCE) -> list[str]:
 
 
 def with_code(text: str, source: Path = SOURCE) -> str:
-    """dvc.yaml with the code of every stage listed anew; other dependencies come first and stay as they are."""
+    """dvc.yaml with a new list of code for every stage. Other dependencies come first and stay unchanged."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -82,7 +82,7 @@ def main() -> None:
     before = PIPELINE.read_text()
     after = with_code(before)
     PIPELINE.write_text(after)
-    print(f"{PIPELINE}: {'unchanged' if after == before else 'dependencies written; the stages they belong to re-run'}")
+    print(f"{PIPELINE}: {'unchanged' if after == before else 'dependencies written; their stages will run again'}")
 
 
 def _is_without_effect(name: str) -> bool:
@@ -90,20 +90,20 @@ def _is_without_effect(name: str) -> bool:
 
 
 def _is_empty(file: Path) -> bool:
-    """Whether there is no code in `file`, only a docstring: the mark of a package."""
+    """Whether `file` holds no code, only a docstring, and so just marks a package."""
     return all(
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in ast.parse(file.read_text()).body
     )
 
 
 def _targets(file: Path) -> set[str]:
-    """Modules that `file` names in strings, as module or module:function."""
+    """Modules named in strings of `file`, as module or module:function."""
     strings = (node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
     return {text.partition(":")[0] for text in strings if isinstance(text, str) and text.startswith("rlvr.")}
 
 
 def _named_neighbours(file: Path) -> set[Path]:
-    """Python files in the folder of `file` that it names in strings."""
+    """Python files in the folder of `file` that are named in its strings."""
     strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
     return {other for other in file.parent.glob("*.py") if other.name in strings}
 

@@ -1,4 +1,4 @@
-"""No stage: the answers of a model to questions from the command line, a file or the held-out problems."""
+"""`rlvr generate`: a model's answers to questions from the command line, a file or the held-out problems."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from rlvr.tasks.table import TableRow
 from rlvr.types import Group, Prompt, UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout", "memory")
-HELD_OUT = 3  # questions that are asked when none is given
+HELD_OUT = 3  # questions to ask when none is given
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line says; None: as params.yaml has it (section rollout, compute.seed)."""
+    """The arguments of the command; None takes the value of params.yaml (section rollout, compute.seed)."""
 
     question: str | None
     file: Path | None
@@ -48,14 +48,14 @@ class Request:
 
 
 def main(request: Request) -> None:
-    """Print the answers for a person on a terminal, as JSON lines in a pipe, or write those to `out`.
+    """Print the answers: for a person on a terminal, as JSON lines in a pipe or in the file `out`.
 
     Raises UserError for questions or a model that cannot be used.
     """
     printed = sys.stdout
     with stage("generate", SECTIONS) as params, TemporaryDirectory() as folder, ExitStack() as files:
         rows = _rows(request)
-        with redirect_stdout(sys.stderr):  # what loading has to say is no answer
+        with redirect_stdout(sys.stderr):  # messages of loading are not answers
             checkpoint = find(params, request.model, Path(folder))
             prompts = _prompts(checkpoint, rows, is_plain=request.is_plain)
             cfg = _sized(checkpoint, prompts, request)
@@ -80,7 +80,7 @@ def main(request: Request) -> None:
 
 
 def _in_order(groups: Iterable[Group], prompts: Sequence[Prompt]) -> Iterator[Group]:
-    """The groups in the order of their prompts, each as soon as those before it are there."""
+    """The groups in the order of their prompts, each as soon as those before it have arrived."""
     waiting: dict[str, Group] = {}
     ids = deque(prompt.problem.id for prompt in prompts)
     for group in groups:
@@ -103,7 +103,7 @@ def _rows(request: Request) -> list[TableRow]:
 
 
 def _prompts(checkpoint: Checkpoint, rows: Sequence[TableRow], *, is_plain: bool) -> list[Prompt]:
-    """The questions as training showed them; plain: without its system prompt, worked examples and opening tag."""
+    """The questions as in training; plain ones without system prompt, worked examples and opening tag."""
     template, tokenizer = checkpoint.cfg.model.template, checkpoint.tokenizer
     earlier: Sequence[Message] = () if is_plain or not checkpoint.cfg.prepare.few_shot else tables.read_earlier()
     prompts = []
@@ -120,7 +120,7 @@ def _prompts(checkpoint: Checkpoint, rows: Sequence[TableRow], *, is_plain: bool
 
 
 def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], request: Request) -> Config:
-    """The configuration with room for these prompts and completions. Raises UserError where the model has none."""
+    """The configuration with room for these prompts and completions. Raises UserError if the model has too little."""
     cfg = checkpoint.cfg
     longest = max(len(prompt.tokens) for prompt in prompts)
     tokens = cfg.rollout.max_completion_tokens if request.max_tokens is None else request.max_tokens
@@ -128,7 +128,7 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], request: Request) 
     if limit is not None and longest + tokens > limit:
         raise UserError(
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "
-            f"{checkpoint.name} reads {limit} in all: shorten one or the other"
+            f"{checkpoint.name} reads at most {limit} in all: shorten the question or lower --max-tokens"
         )
     sampler = request.sampler or cfg.rollout.sampler
     rows = min(cfg.rollout.max_rows, len(prompts) * request.completions)

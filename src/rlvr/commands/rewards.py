@@ -1,4 +1,4 @@
-"""No stage: the rewards of params.yaml on completions from a file, and on some that are made to fool them."""
+"""`rlvr rewards`: the rewards of params.yaml on completions from a file, and on some written to fool them."""
 
 import math
 import time
@@ -21,7 +21,7 @@ COMPLETIONS = Path("logs/completions")
 
 
 def try_file(file: Path, limit: int | None) -> None:
-    """Print what each completion of `file` gets, then each reward function over all of them. Raises UserError."""
+    """Print the points of each completion in `file`, then a summary of each reward function. Raises UserError."""
     with stage("rewards try", SECTIONS) as cfg:
         groups = _read_groups(file, limit)
         check_columns(cfg.rewards, [problem for problem, _ in groups])
@@ -36,21 +36,21 @@ def try_file(file: Path, limit: int | None) -> None:
     count, unscorable = sum(map(len, sums)), sum(math.isnan(value) for group in sums for value in group)
     print(f"\n{count} completions of {len(sums)} questions in {seconds:.2f} s ({count / seconds:,.0f} a second)")
     right = sum(map(sum, scores.correct))
-    print(f"right: {right} ({right / count:.1%}); unscorable by our fault: {unscorable}")
+    print(f"right: {right} ({right / count:.1%}); unscorable (scoring failed): {unscorable}")
     print(_signal(sums))
     for message in scores.messages:
         note(message)
 
 
 def doctor(num_problems: int) -> bool:
-    """Print how made-up completions of the first training problems score; whether right answers score best.
+    """Print the scores of made-up completions of the first training problems; return whether right answers score best.
 
     Raises UserError when there are no prepared problems.
     """
     with stage("rewards doctor", SECTIONS) as cfg:
         problems = _problems(("train",))[:num_problems]
         if not problems:
-            raise UserError("there are no prepared problems: `dvc repro prepare` makes them")
+            raise UserError("no prepared problems: run `dvc repro prepare`")
         check_columns(cfg.rewards, problems)
         tags, most = cfg.model.template.resolve(), cfg.rollout.max_completion_tokens
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
@@ -64,11 +64,11 @@ def doctor(num_problems: int) -> bool:
         print(f"{'ACCEPTED' if finding.is_accepted else 'look at '}  {finding.message}")
     is_sound = is_conclusive(tricks) and not any(finding.is_accepted for finding in all_findings)
     if is_sound:
-        print(f"none of them is accepted or worth as much as the right answer, on {len(problems)} problems")
+        print(f"none is accepted or worth as much as the right answer, on {len(problems)} problems")
     elif not is_conclusive(tricks):
-        print(f"nothing is shown: {HONEST} is not judged right with a score, so there is nothing to compare with")
+        print(f"no result: {HONEST} is not judged right with a score, so there is nothing to compare with")
     if sums is None:
-        print(f"for the share of questions without signal, sample first: {COMPLETIONS} comes from `dvc repro grpo`")
+        print(f"for the share of questions without signal, run `dvc repro grpo` first: it writes {COMPLETIONS}")
     else:
         print(f"{tables[-1]}: {_signal(sums)}")
     return is_sound
@@ -89,7 +89,7 @@ def _read_groups(file: Path, limit: int | None) -> list[CompletionGroup]:
 
 
 def _token_counter() -> Callable[[str], int]:
-    """How many tokens a text has, the end of sequence included; words, where there is no tokenizer yet."""
+    """A function that counts tokens, the end of sequence included; it counts words if there is no tokenizer yet."""
     if not prepared.BASE.is_dir():
         return lambda text: len(text.split()) + 1
     from rlvr.model.policy import load_tokenizer  # noqa: PLC0415
@@ -144,8 +144,8 @@ def _print_tricks(tricks: Sequence[Trick]) -> None:
 def _signal(sums: Sequence[Sequence[float]]) -> str:
     empty, groups = without_signal(sums)
     if not groups:
-        return "questions without signal: not known, no question has two completions"
-    return f"questions without signal, all their completions being worth the same: {empty} of {groups}"
+        return "questions without signal: unknown, as no question has two completions"
+    return f"questions without signal (all completions worth the same): {empty} of {groups}"
 
 
 def _number(value: float | None) -> str:

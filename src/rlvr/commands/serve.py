@@ -1,4 +1,4 @@
-"""No stage: a model behind vLLM's OpenAI-compatible server."""
+"""`rlvr serve`: a model behind vLLM's OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = Path(".checkpoints/serve")
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What the command line says of the server; `name` None: the model's folder's."""
+    """The arguments of the command. `name` None takes the name of the model's folder."""
 
     model: str | None
     name: str | None
@@ -37,9 +37,9 @@ class ServeOptions:
 
 
 def main(options: ServeOptions, extra: Sequence[str]) -> None:
-    """Run the server until it is told to end, and leave none of its processes behind.
+    """Run the server until it is told to stop, then end all of its processes.
 
-    Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
+    Raises UserError if vLLM is missing or known not to work, the model cannot be found, or the server fails.
     """
     with stage("serve", SECTIONS) as params:
         checkpoint = find(params, options.model, FILES / "model")
@@ -60,7 +60,7 @@ def main(options: ServeOptions, extra: Sequence[str]) -> None:
     )
     code = run_group(command(served, FILES, extra), environment(served, os.environ))
     if code not in (0, -signal.SIGTERM):
-        raise UserError(f"the server ended with code {code}; what it said last is above")
+        raise UserError(f"the server ended with code {code}; its last messages are above")
 
 
 def _served(options: ServeOptions, checkpoint: Checkpoint) -> Served:
@@ -83,12 +83,12 @@ def _served(options: ServeOptions, checkpoint: Checkpoint) -> Served:
 
 
 def _eos_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The ids at which training's completions end; only the model's configuration files are read."""
+    """The ids that end a completion in training, read from the configuration files of the model."""
     return end_of_sequence_ids(_declared_end(checkpoint.source), checkpoint.tokenizer)
 
 
 def _declared_end(source: Source) -> Any:
-    """What the generation config names, or the model's own where there is none."""
+    """The end of sequence of the generation config, or of the model's config if there is none."""
     from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
 
     revision = source.revision or "main"

@@ -1,4 +1,4 @@
-"""What a rubric gives completions from a table, before any GPU hour is spent."""
+"""Scores of a rubric for completions from a table, before any GPU hour is spent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OF_RUN = frozenset({"step", "correct", "verdict", "reward", "advantage"})  # and
 
 @dataclass(frozen=True)
 class Summary:
-    """One reward function over all completions; the numbers are None where it applied to none."""
+    """One reward function over all completions. The numbers are None if it applied to none of them."""
 
     name: str
     weight: float
@@ -39,10 +39,10 @@ class Summary:
 def group_by_problem(
     rows: Sequence[CompletionRow], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
 ) -> list[CompletionGroup]:
-    """The completions of a table, grouped by the problem that they answer, in the order of the table.
+    """The completions of a table, grouped by problem, in the order of the table.
 
-    A row has completion (or text), and either the id of a problem in `known` (or problem_id), or its question, or a
-    question and an answer of its own, with its other columns. Raises UserError naming `file` and the row.
+    A row has completion (or text), and one of: the id of a problem in `known` (or problem_id), the question of one, or
+    its own question and answer, with other columns. Raises UserError naming `file` and the row.
     """
     by_id, by_question = ({getattr(problem, name): problem for problem in known} for name in ("id", "question"))
     groups: dict[str, CompletionGroup] = {}
@@ -58,8 +58,8 @@ def _answered(row: CompletionRow, place: str, count_tokens: Callable[[str], int]
     text = row.get("completion", row.get("text"))
     if not isinstance(text, str):
         raise UserError(
-            f"{place}: there is no completion: put what the model wrote into a column completion (or text, as in "
-            f"logs/completions); found the columns {', '.join(row)}"
+            f"{place}: no completion. Put the model's text into a column completion (or text, as in "
+            f"logs/completions). The columns are {', '.join(row)}"
         )
     try:
         num_tokens = count_tokens(text) if _is_empty(row.get("num_tokens")) else int(row["num_tokens"])
@@ -82,13 +82,13 @@ def _problem(
         return by_question[str(question)]
     what = f"id {name!r}" if _is_empty(question) else f"question {str(question)[:60]!r}"
     raise UserError(
-        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared: give the row the id or the question "
-        "of one (`dvc repro prepare` makes them), or a question and an answer of its own"
+        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared. Give the row the id or the question "
+        "of one (`dvc repro prepare` makes them), or its own question and answer"
     )
 
 
 def _own(row: CompletionRow) -> Problem:
-    """The problem that a row brings along; without an id, one made from all that it says."""
+    """The problem that a row defines itself. Without an id, it gets a hash of its fields."""
     fields = {name: "" if _is_empty(row.get(name)) else str(row[name]) for name in FIELDS - {"level"}}
     left_out = FIELDS | OF_COMPLETION | (OF_RUN if "problem_id" in row else frozenset())
     columns = {name: row[name] for name in row if name not in left_out and not name.startswith("reward/")}
@@ -103,17 +103,17 @@ def _is_empty(value: Any) -> bool:
 
 
 def total(points: Sequence[float | None], weights: Sequence[float]) -> float:
-    """Σ weight · points; what does not apply adds 0, and NaN under a weight other than 0 makes it NaN."""
+    """Σ weight · points. A function that does not apply adds 0; NaN with a weight other than 0 gives NaN."""
     return sum(weight * point for point, weight in zip(points, weights, strict=True) if weight and point is not None)
 
 
 def totals(scores: Scores) -> list[list[float]]:
-    """The total of each completion. [P][G]"""
+    """The total points of each completion. [P][G]"""
     return [[total(points, scores.weights) for points in group] for group in scores.points]
 
 
 def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
-    """How many questions teach nothing, all their completions being worth the same, and of how many that was asked.
+    """The number of questions whose completions are all worth the same, so that they teach nothing, and of how many.
 
     Only questions with two or more completions count, as in training. Unscorable completions are left out.
     """

@@ -1,4 +1,4 @@
-"""Which prompts a step draws: a function of step and seed, so that a resumed run needs no memory of it."""
+"""Draw the prompts of a step as a function of step and seed, so that a resumed run needs no saved state for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def draw(items: Sequence[T], count: int, *, step: int, seed: int) -> list[T]:
-    """Items number step·count to (step+1)·count of an endless stream of shuffled epochs."""
+    """Items step·count to (step+1)·count of an endless stream of shuffled epochs."""
     return [items[i] for i in _indices(len(items), count, step, seed)]
 
 
 def spare(items: Sequence[T], count: int, *, step: int, seed: int) -> Iterator[T]:
-    """Every item that `draw` does not give this step, once, in an order of the step's own."""
+    """Every item that `draw` leaves out in this step, once each, in an order that depends on the step."""
     indices = set(_indices(len(items), count, step, seed))
     others = [i for i in range(len(items)) if i not in indices]
     random.Random(f"spare {seed} {step}").shuffle(others)

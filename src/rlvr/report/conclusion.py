@@ -1,4 +1,4 @@
-"""What the run achieved, in plain sentences that the intervals support."""
+"""The result of the run, in plain sentences that the intervals support."""
 # N held-out problems
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from rlvr.evaluate import bootstrap, bootstrap_difference
 from rlvr.report.text import percent, percent_interval, percent_points
 
 Kind = Literal["rise", "fall", "unclear", "collapse"]
-FEW_PROBLEMS = 30  # below, a percentile bootstrap is too narrow to lean on
+FEW_PROBLEMS = 30  # below this, a percentile bootstrap is too narrow to rely on
 STARTS = {"base": "the base model", "sft": "after the pre-finetune"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """A mean over problems before and after, and the 95 % interval of the paired difference; all are shares."""
+    """A mean over problems before and after, and the 95 % interval of the paired difference, as shares."""
 
     before: float
     after: float
@@ -51,7 +51,7 @@ class Conclusion:
 def paired_change(
     before_N: np.ndarray[Any, Any], after_N: np.ndarray[Any, Any], *, resamples: int, seed: int
 ) -> Change:
-    """Mean of both, and the percentile bootstrap interval of mean(after − before), resampling problems."""
+    """Both means, and the percentile bootstrap interval of mean(after − before), resampling problems."""
     low, high = bootstrap(after_N - before_N, resamples=resamples, seed=seed)
     return Change(float(before_N.mean()), float(after_N.mean()), low, high)
 
@@ -66,10 +66,10 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int, seed: 
 
 
 def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Change]:
-    """Mean over the first and over the last quarter of the steps of each column of `names`, by its title.
+    """Means over the first and the last quarter of the steps, for each column of `names` by its title.
 
     The interval of the difference is a percentile bootstrap that resamples the steps of each quarter, which draw
-    different prompts. Steps without a value are left out; a column without two values in each quarter is too.
+    different prompts. Steps without a value are left out, and so is a column without two values in each quarter.
     """
     quarter = len(log) // 4
     result: dict[str, Change] = {}

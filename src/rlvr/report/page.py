@@ -1,4 +1,4 @@
-"""report.html: the sections, in the order in which a reader asks."""
+"""Build report.html from its sections, in the order of a reader's questions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def render_page(
     *,
     examples: int,
 ) -> str:
-    """The whole page: `changed` from `inputs.before` to grpo, `trained` during GRPO, `figures` PNG by name."""
+    """The whole page. `changed` is from `inputs.before` to grpo, `trained` during GRPO; `figures` are PNGs by name."""
     return markup.document(
         "GRPO report",
         [

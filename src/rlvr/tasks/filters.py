@@ -1,4 +1,4 @@
-"""Conditions on the columns of a row: min, max, in, not_empty."""
+"""Filters of rows: the conditions min, max, in and not_empty on their columns."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
 
 
 def check_filters(filters: Mapping[str, Conditions]) -> None:
-    """Raise ValueError for a value that its condition cannot use."""
+    """Raise ValueError for a condition whose value has the wrong type."""
     for column, conditions in filters.items():
         for name, value in conditions.items():
             fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
             if not fits:
                 raise ValueError(
-                    f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
-                    "not_empty takes true"
+                    f"filters.{column}.{name}: {value!r} has the wrong type: min and max take a number, in takes a "
+                    "list, not_empty takes true"
                 )
 
 
 def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bool:
-    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
+    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on text."""
     text = text_of(row, column, where)
     if "in" in conditions and _comparable(text) not in {
         _comparable(text_of({column: value}, column, where)) for value in conditions["in"]
@@ -46,7 +46,7 @@ def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bo
 
 
 def text_of(row: TableRow, column: str, where: str) -> str:
-    """A value as text without white space around it; empty for null and NaN, 4.0 as 4.
+    """A value as stripped text: empty for null and NaN, 4.0 as 4.
 
     Raises UserError, naming `where`, for a value that is neither text nor number.
     """

@@ -1,6 +1,6 @@
 """GSM8K: grade-school word problems with worked solutions (Cobbe et al. 2021, arXiv:2110.14168).
 
-A row's answer holds the steps, with calculator annotations such as <<48/2=24>>, then `#### GOLD` on a line of its own.
+The answer of a row holds the steps, with calculator annotations such as <<48/2=24>>, then a last line `#### GOLD`.
 Level is the number of annotations, at least 1.
 """
 
@@ -25,9 +25,9 @@ ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """Training problems from the train file, evaluation from the test file, both in seeded order.
+    """Training problems from the train file, evaluation problems from the test file, both in seeded order.
 
-    Raises UserError for files that are missing or ambiguous and rows without a gold answer.
+    Raises UserError for files that are missing or ambiguous and for rows without a gold.
     """
     settings, rng = prepare.gsm8k, random.Random(f"gsm8k {seed}")
     tables, origin = _tables(settings)
@@ -41,7 +41,7 @@ def load(prepare: Prepare, seed: int) -> Pools:
 
 
 def problem(row: TableRow, identity: str, place: str) -> Problem:
-    """A row as a problem. Raises UserError, naming `place`, for one without question, `####` or one number after it."""
+    """A row as a problem. Raises UserError with `place` if it has no question or no number after `####`."""
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not question.strip() or not isinstance(answer, str):
         raise UserError(f"{place}: needs the texts question and answer, found {', '.join(row) or 'nothing'}")
@@ -54,7 +54,7 @@ def problem(row: TableRow, identity: str, place: str) -> Problem:
 
 
 def _tables(settings: Gsm8k) -> tuple[dict[str, list[TableRow]], dict[str, Any]]:
-    """The rows of both files, and what the card says of their origin."""
+    """The rows of both files, and their origin for the card."""
     folder = Path(settings.source)
     if folder.is_dir():
         files = {split: _files(folder, split) for split in SPLITS}

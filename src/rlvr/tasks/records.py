@@ -1,4 +1,4 @@
-"""Your own questions: rows of a file, a folder or a hub data set, with a mapping of columns and simple filters."""
+"""The user's own questions: rows of a file, a folder or a hub data set, with mapped columns and simple filters."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KEY = "prepare.records."
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """Problems in seeded order; with no evaluation data of their own, evaluation is held out from the same rows.
+    """Problems in seeded order. Without separate evaluation data, evaluation is held out from the same rows.
 
-    Raises UserError for data that cannot be read, for columns that do not exist and for values that do not fit.
+    Raises UserError for data that cannot be read, for missing columns and for values of the wrong type.
     """
     records, rng = prepare.records, random.Random(f"records {seed}")
     training, origin = _pool(
@@ -45,7 +45,7 @@ def load(prepare: Prepare, seed: int) -> Pools:
 
 
 def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of the rows that pass the filters, and for the card how many did not."""
+    """The problems of the rows that pass the filters, and the number of the others, for the card."""
     rows, origin = read(data)
     _check_columns(records, rows, data.source)
     problems, left_out = [], Counter[str]()
@@ -58,7 +58,7 @@ def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem
         else:
             problems.append(problem)
     if not problems:
-        raise UserError(f"{data.source}: of {len(rows)} rows none is left (left out: {dict(left_out)})")
+        raise UserError(f"{data.source}: none of the {len(rows)} rows is left (left out: {dict(left_out)})")
     return problems, origin | {"rows": len(rows), "left_out": dict(left_out)}
 
 
@@ -90,5 +90,5 @@ def _problem(records: Records, row: TableRow, identity: str, where: str) -> Prob
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON can hold it: dates and the like become text."""
+    """A cell as a JSON value; dates and the like become text."""
     return json.loads(json.dumps(value, default=str))

@@ -1,4 +1,4 @@
-"""The tests of a programming problem: JSON text in, runs of the program out, and the comparison of what came back."""
+"""The tests of a programming problem: read them from JSON, turn them into runs, and compare the results."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Script:
-    """Run as a script: `stdout` is expected on reading `stdin`."""
+    """A test that runs the program as a script: it must print `stdout` when it reads `stdin`."""
 
     stdin: str
     stdout: str
 
     def passes(self, printed: str) -> bool:
-        """Equal but for white space at the ends of lines and of the text."""
+        """Whether `printed` equals `stdout` up to white space at the ends of lines and of the text."""
         return _lines(printed) == _lines(self.stdout)
 
 
 @dataclass(frozen=True)
 class Call:
-    """`request` is what harness.py is told, without what `passes` expects of the value."""
+    """A test that calls the program: harness.py gets `request`, and `passes` checks the value outside the sandbox."""
 
     request: dict[str, Any]
     passes: Callable[[Any], bool]
 
 
 def read_tests(gold: str) -> list[Script | Call]:
-    """Raise ValueError unless `gold` is what FORMS says."""
+    """The tests in `gold`. Raises ValueError unless it has one of the FORMS."""
     try:
         tests = json.loads(gold)
     except (ValueError, RecursionError) as error:
@@ -102,7 +102,7 @@ def _turned(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _truth(node: ast.expr) -> ast.expr:
-    """`not not node`: its truth, whatever the program makes of the name bool."""
+    """`not not node`: its truth value, even if the program redefines bool."""
     return ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node))
 
 
@@ -115,7 +115,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def same(value: Any, expected: Any) -> bool:
-    """Equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
+    """Whether both are equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
 
     A key that is a whole number equals its text, as in JSON's objects.
     """
@@ -138,7 +138,7 @@ def same(value: Any, expected: Any) -> bool:
 
 
 def decode(value: Any) -> Any:
-    """What harness.py encoded. Raises ValueError for anything else."""
+    """Decode a value that harness.py encoded. Raises ValueError for anything else."""
     if value is None or isinstance(value, bool):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Is this Python program right? It runs in a sandbox, and what it printed or returned is compared outside."""
+"""Verify a Python program: it runs in a sandbox, and its output and results are compared outside."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def verify(
     processes: int,
     output_kib: int,
 ) -> Verdict:
-    """Right when the program in `answer` passes all tests of `gold`, which is JSON as gold.FORMS says.
+    """Right if the program in `answer` passes all tests of `gold`, which is JSON in one of program_tests.FORMS.
 
-    A script is run once per test and has to end with status 0; calls and asserts are made in one more run, where the
-    program is a module (so `if __name__ == "__main__"` is false). `details`: compiles and runs (0 or 1; it runs when
+    A script runs once per test and has to end with status 0. Calls and asserts run together in one more run, where the
+    program is a module (so `if __name__ == "__main__"` is false). `details` are compiles and runs (0 or 1; it runs if
     no test ended in an exception, a crash or a limit), tests_passed and tests_total.
 
-    What a program can forge: no expected output, result or literal enters the sandbox, so it passes a script, a call or
+    No expected output, result or literal enters the sandbox. So a program passes a script, a call or
     `assert E op LITERAL` only with the right output or value, whatever it does to its process. In `assert E op LITERAL`
-    the program can redefine names that E uses (a `len` of its own). Any other assert, such as
-    `assert f(1) == g(1)`, is decided in the program's own process, which can make it true; so prefer the first three.
+    it can still redefine names that E uses, such as `len`. Any other assert, such as `assert f(1) == g(1)`, is decided
+    in the program's own process, which can make it true: prefer the first three forms.
     """
     try:
         tests = read_tests(gold)
@@ -57,12 +57,12 @@ def verify(
 
 
 def program_in(answer: str) -> str:
-    """The last fenced block of `answer`, or all of it when there is no fence."""
+    """The last fenced block of `answer`, or all of it without a fence."""
     blocks = answer.split(FENCE)[1::2]
     return blocks[-1].partition("\n")[2] if blocks else answer
 
 
-Result = tuple[bool, str | None, str]  # passed, the cause when it could not end, a message
+Result = tuple[bool, str | None, str]  # whether it passed, the cause if it did not finish, a message
 
 
 def _script_result(test: Script, ending: Ending) -> Result:

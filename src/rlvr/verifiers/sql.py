@@ -1,4 +1,4 @@
-"""A query judged by its result on a database that the gold sets up. Only ever called in a worker: it may never end."""
+"""Compare the results of two SQL queries on a database set up by the gold. Only called in a worker: it may hang."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from rlvr.verifiers.fences import unfence
 from rlvr.verifiers.verdict import GOLD, OUTPUT, UNPARSABLE, Verdict, fault, right_if, wrong
 
-ROWS = 100_000  # of the gold's result
-VALUE_BYTES = 10_000_000  # of one value, or of one row
+ROWS = 100_000  # maximum rows in the gold's result
+VALUE_BYTES = 10_000_000  # maximum size of a value or row
 FIELDS = {"setup": str, "query": str, "ordered": bool}
 
 LIMITS = {
@@ -27,16 +27,16 @@ SqlRow = tuple[Any, ...]
 
 
 def verify(answer: str, gold: str) -> Verdict:
-    """Right when the query `answer` returns what the gold's query does, on the database that the gold's setup makes.
+    """Right if the query `answer` returns the same rows as the gold's query, on the database of the gold's setup.
 
     `gold` is JSON: {"setup": "CREATE …; INSERT …", "query": "SELECT …", "ordered": bool}. Rows are compared as a
-    multiset, or in their order if `ordered`; columns by place, not by name; numbers to 9 digits. The answer is one
-    statement, bare or in a code fence, that may only read (sqlite's authorizer).
+    multiset, or in their order if `ordered`; columns by position, not by name; numbers to 9 digits. The answer is one
+    statement, bare or in a code fence, that may only read (enforced by sqlite's authorizer).
     """
     try:
         task = read(gold)
     except ValueError as error:
-        return fault(GOLD, f"the gold is no SQL task: {error}")
+        return fault(GOLD, f"the gold is not an SQL task: {error}")
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         try:
             prepare(database, task["setup"])
@@ -53,7 +53,7 @@ def verify(answer: str, gold: str) -> Verdict:
             is_too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
             return wrong(OUTPUT if is_too_big else UNPARSABLE, ascii(str(error))[:300])
         if query.description is None:
-            return wrong(UNPARSABLE, "no query")
+            return wrong(UNPARSABLE, "not a query")
         has_columns = len(query.description) == len(gold_query.description or ())
     return right_if(has_columns and same(rows, expected, is_ordered=task["ordered"]))
 
@@ -69,11 +69,11 @@ def read(gold: str) -> dict[str, Any]:
 
 
 def prepare(database: sqlite3.Connection, setup: str) -> None:
-    """Run the setup; from then on the database can only be read."""
+    """Run the setup, then make the database read-only."""
     for limit, value in LIMITS.items():
         database.setlimit(limit, value)
     database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
-    database.execute("PRAGMA temp_store = MEMORY")  # nothing is written to disk: memory has a limit, the disk has none
+    database.execute("PRAGMA temp_store = MEMORY")  # memory is limited, the disk is not
     database.executescript(setup)
     database.execute("PRAGMA query_only = ON")
     database.set_authorizer(authorize)

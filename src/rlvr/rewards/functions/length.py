@@ -18,12 +18,18 @@ def soft_overlong(sample: Sample, *, max_tokens: int, cache_tokens: int) -> floa
 
 
 def min_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0. For this project."""
+    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0.
+
+    Written for this project.
+    """
     return points if sample.completion.num_tokens < tokens else 0.0
 
 
 def max_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0. For this project."""
+    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0.
+
+    Written for this project.
+    """
     return points if sample.completion.num_tokens > tokens else 0.0
 
 

@@ -1,7 +1,7 @@
 """Run an untrusted Python program, with limits and, through bubblewrap, without files, network or other processes.
 
-`kind` is `bubblewrap` or `rlimits-only`. The second is for programs that you trust: it limits time, memory and output,
-and protects neither files nor network nor other processes. What each protects from: docs/sandbox.md.
+`kind` is `bubblewrap` or `rlimits-only`. The second is for trusted programs: it limits time, memory and output, but
+does not protect files, network or other processes. docs/sandbox.md lists what each protects from.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rlvr.verifiers.verdict import CRASH, MEMORY, OUTPUT, TIMEOUT, UNPARSABLE
 
 Kind = Literal["bubblewrap", "rlimits-only"]
 
-START_SECONDS = 10.0  # to the first word of the sandbox; our fault if it takes longer
+START_SECONDS = 10.0  # until the sandbox reports READY; longer is a fault of the sandbox
 OPEN_FILES = 64
 READY = b"ready\n"
-# the job is code, which only the same interpreter can read: it is made here, for that very interpreter
+# the job holds compiled code, which only the interpreter that compiled it can read
 BOOTSTRAP = "import marshal;code,job=marshal.load(open(0,'rb',closefd=False));s={};exec(code,s);s['main'](job)"
 
 
 @dataclass(frozen=True)
 class ProgramLimits:
-    """`wall_seconds` for all runs together, `cpu_seconds` (rounded up) for each process.
+    """Limits of one program: `wall_seconds` for all runs together, `cpu_seconds` (rounded up) for each process.
 
-    `memory_bytes` is the address space of each process, so all have (processes + 1) times that at most; `file_bytes`
-    bounds each file and the folder, `output_bytes` what a run prints, and `processes` counts threads, too.
+    `memory_bytes` is the address space of each process, so together they have at most (processes + 1) times that.
+    `file_bytes` limits each file and the folder, `output_bytes` the output of a run. `processes` also counts threads.
     """
 
     wall_seconds: float
@@ -63,7 +63,7 @@ class ProgramRun:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: `cause` is None when by itself with status 0. `replies` are lines, one per call answered."""
+    """The end of a run. `cause` is None if it ended by itself with status 0. `replies` has a line per answered call."""
 
     cause: str | None
     message: str = ""
@@ -73,7 +73,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Report:
-    """Whether the source `compiles`, and one of `endings` for each run."""
+    """Whether the source `compiles`, and the `endings` of all runs."""
 
     compiles: bool
     endings: tuple[Ending, ...]
@@ -84,9 +84,9 @@ class SandboxError(Exception):
 
 
 def execute(source: str, runs: Sequence[ProgramRun], *, limits: ProgramLimits, kind: Kind) -> Report:
-    """Run the program `source` in one new sandbox, each of `runs` in a new process. Raises SandboxError.
+    """Run the program `source` in a new sandbox, each of `runs` in a new process. Raises SandboxError.
 
-    A run that the wall limit cut off, or that was never reached, ends with the cause that ended the sandbox.
+    A run that was cut off by the wall limit or never reached gets the cause that ended the sandbox.
     """
     with tempfile.TemporaryFile() as job, tempfile.TemporaryDirectory(prefix="rlvr-") as folder:
         job.write(dumps((_harness(), _job(source, runs, limits))))
@@ -97,7 +97,7 @@ def execute(source: str, runs: Sequence[ProgramRun], *, limits: ProgramLimits, k
         finally:
             _end(process)
     if not output.startswith(READY):
-        raise SandboxError(output.decode(errors="replace").strip() or f"no word from it in {START_SECONDS:g} seconds")
+        raise SandboxError(output.decode(errors="replace").strip() or f"it did not report in {START_SECONDS:g} seconds")
     return _read(output.removeprefix(READY), cause or CRASH, limits, num_runs=len(runs))
 
 
@@ -105,7 +105,7 @@ def check(kind: Kind) -> None:
     """Raise UserError unless a program can run in a sandbox of this kind here."""
     remedy = (
         "Install bubblewrap 0.8 or newer (apt-get install bubblewrap; Linux only) and allow user namespaces, or, if "
-        "you trust whatever the model writes, set verifiers.sandbox: rlimits-only, which protects no files or network"
+        "you trust everything the model writes, set verifiers.sandbox: rlimits-only, which protects no files or network"
     )
     if kind == "bubblewrap":
         if not sys.platform.startswith("linux"):
@@ -162,7 +162,7 @@ def _launch(kind: Kind, limits: ProgramLimits, job: IO[bytes], folder: str) -> s
 
 
 def _listen(process: subprocess.Popen[bytes], limits: ProgramLimits, *, num_runs: int) -> tuple[bytes, str | None]:
-    """What the sandbox says, and why we stopped listening: None when it was done."""
+    """The output of the sandbox, and the cause for cutting it off; None if it finished."""
     assert process.stdout is not None
     most_bytes = num_runs * (2 * limits.output_bytes + 4096) + 8192
     pipe = process.stdout.fileno()
@@ -183,14 +183,14 @@ def _listen(process: subprocess.Popen[bytes], limits: ProgramLimits, *, num_runs
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the sandbox and all in it: bubblewrap's end is the end of its first process, and so of its namespace."""
+    """Kill the sandbox and everything in it: the end of bubblewrap ends its first process, and so its namespace."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def _read(output: bytes, cause: str, limits: ProgramLimits, *, num_runs: int) -> Report:
-    """The report of harness.py. It may be forged, but only into what the program could have printed anyway."""
+    """Read the report of harness.py. It may be forged, but only into something that the program could have printed."""
     first, _, output = output.partition(b"\n")
     word, _, text = first.partition(b" ")
     endings: list[Ending] = []
