@@ -21,7 +21,7 @@ Z95 = 1.959963984540054
 def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags, verify: Verify) -> pd.DataFrame:
     """One row per problem: the greedy answer with its verdicts, and how many of the k sampled ones are right.
 
-    Raises UserError when an answer could not be judged by our own fault.
+    Raises UserError if an answer could not be verified because its verifier failed.
     """
     strict, lenient, samples = (
         _right(verify, groups, read)
@@ -62,7 +62,7 @@ def _right(verify: Verify, groups: Sequence[Group], read: Callable[[str], str | 
     verdicts = verify(asked)
     if faults := [verdict for verdict in verdicts if verdict.is_fault]:
         raise UserError(
-            f"{len(faults)} of {len(verdicts)} answers could not be judged, and not by their own fault: "
+            f"{len(faults)} of {len(verdicts)} answers could not be verified because the verifier failed: "
             f"{faults[0].cause}: {faults[0].message}"
         )
     right = iter(verdict.is_right for verdict in verdicts)

@@ -106,7 +106,7 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
         if function not in known:
             raise ValueError(
                 f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
-                "one of your own is named by its file: python: user/my_rewards.py:my_function"
+                "name your own function by its file: python: user/my_rewards.py:my_function"
             )
         if function == judge.NAME:
             _check_judge(key, reward.options)

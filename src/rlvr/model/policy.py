@@ -195,7 +195,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def device_of(cfg: Config) -> torch.device:
-    """`compute.device`, with auto resolved. Raises UserError when the device is not there."""
+    """`compute.device`, with auto resolved. Raises UserError if the device is missing."""
     name = cfg.compute.device
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":

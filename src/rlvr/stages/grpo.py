@@ -30,7 +30,7 @@ LOG, COMPLETIONS = Path("logs/train.jsonl"), Path("logs/completions")
 
 
 def rewards_of_the_user() -> list[Path]:
-    """The files under user/: other code gives other rewards, and a run of its own."""
+    """The files under user/: other code gives other rewards, and a new run."""
     return [path for path in sorted(USER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 

@@ -49,7 +49,7 @@ def plan_training(
     """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
 
     `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
-    copy of what is trained is kept beside it. `lengths` are tokens of a prompt and of a completion: without them,
+    copy of what is trained is kept next to it. `lengths` are tokens of a prompt and of a completion: without them,
     the longest there can be. Raises UserError where only other settings than those of the run fit.
     """
     device, shape = device_of(cfg), read_shape(config_file(Source.read(tables.BASE)))
