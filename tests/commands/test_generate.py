@@ -120,7 +120,7 @@ def test_every_kind_of_file_holds_the_same_questions(tmp_path: Path) -> None:
         ({"file": Path("data/prepared/evaluation.parquet"), "column": "frage"}, r"row 1: the column 'frage'.*--column"),
         ({"question": "a", "model": "data"}, r"--model data: no \*\.safetensors"),
         ({"question": "a", "model": "./nowhere"}, r"--model \./nowhere.*no model folder"),
-        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads \d+"),
+        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads at most \d+"),
     ],
 )
 def test_what_cannot_be_asked_is_said(

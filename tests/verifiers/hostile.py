@@ -293,7 +293,7 @@ f = lambda x: look()""",
 }
 
 
-def judged(source: str, tests: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
+def verified(source: str, tests: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
     from rlvr.verifiers.python import verify  # noqa: PLC0415  (rlvr comes from PYTHONPATH here)
 
     started = time.monotonic()
@@ -345,7 +345,7 @@ def results(folder: Path, home: str, repository: str) -> Iterator[dict[str, Any]
 
     def one(item: tuple[str, str, str, list[dict[str, Any]]]) -> dict[str, Any]:
         group, name, source, tests = item
-        verdict, seconds = judged(filled(PRELUDE + source, facts), tests)
+        verdict, seconds = verified(filled(PRELUDE + source, facts), tests)
         return {"group": group, "name": name, "verdict": verdict, "seconds": seconds}
 
     good = [{"stdin": "4\n", "stdout": "8\n"}, {"call": "double", "args": [4], "result": 8}]
