@@ -23,7 +23,7 @@ from rlvr.model.resolved import ResolvedTraining
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.stages.resolve import resolve_training
 from rlvr.types import Completion, Group, Problem, Prompt
-from rlvr.verifiers.judging import Verdicts, open_judge
+from rlvr.verifiers.verify import Verify, open_verifier
 from support.loading import load, save_scratch, trained_as
 from support.random_weights import randomize
 
@@ -94,9 +94,9 @@ def make_config(make_params: Callable[..., dict[str, Any]]) -> Callable[..., Con
 
 
 @pytest.fixture(scope="session")
-def judge(make_config: Callable[..., Config]) -> Iterator[Verdicts]:
+def verify(make_config: Callable[..., Config]) -> Iterator[Verify]:
     """The verifier of params.yaml."""
-    with open_judge(make_config().verifiers) as verdicts:
+    with open_verifier(make_config().verifiers) as verdicts:
         yield verdicts
 
 

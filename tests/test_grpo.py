@@ -165,7 +165,7 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 def sevens(sample: Sample) -> float:
     """A reward that a policy can raise to the length limit, 10."""
-    return float(sample.text.count("7"))
+    return float(sample.completion.text.count("7"))
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -407,12 +407,12 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
 
 
 def choosy(sample: Sample) -> float:
-    return float(len(sample.text)) if sample.problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
+    return float(len(sample.completion.text)) if sample.problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
 
 
 def judge_down(sample: Sample, *, share: float) -> float | None:
     """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
-    text = sample.text
+    text = sample.completion.text
     return None if sample.problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
 
 

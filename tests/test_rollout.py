@@ -51,7 +51,7 @@ def run(
     def go(good: set[str], rounds: int, method: AdvantageMethod = "sum_then_normalize") -> tuple[Rollout, Stub]:
         def differs(sample: Sample) -> float:
             name = sample.problem.id
-            return float(sample.text) + int(name[1:]) if name in good else 1.0
+            return float(sample.completion.text) + int(name[1:]) if name in good else 1.0
 
         monkeypatch.setitem(FUNCTIONS, "differs", differs)
         changes = {

@@ -65,7 +65,7 @@ class MiniBatch:
     def split_sharing(
         self, tokens_per_micro_batch: int, device: torch.device, *, share_prompts: SharePrompts
     ) -> list[MicroBatch]:
-        """`split`, where the prompt of a group that is too large for one micro-batch is a pass of its own.
+        """`split`, where the prompt of a group that is too large for one micro-batch gets its own pass.
 
         Its completions then fill micro-batches without it, and policy.in_turn must go over them. `on` treats
         every group so that has two rows and a prefix, `off` none.
@@ -117,7 +117,7 @@ def pack(
 
 
 def supervised(examples: Sequence[tuple[tuple[int, ...], Tensor]]) -> tuple[TrainRow, ...]:
-    """Rows for supervised training and for scoring: each (prompt, target) is a group of its own."""
+    """Rows for supervised training and for scoring: each (prompt, target) is its own group."""
     rows = [TrainRow(i, prompt, target, torch.zeros(len(target)), 1.0) for i, (prompt, target) in enumerate(examples)]
     return tuple(rows)
 

@@ -17,6 +17,7 @@ from rlvr.model.resolved import ResolvedTraining
 from rlvr.problems.draw import num_steps
 from rlvr.rewards import Scorer
 from rlvr.rollout import check_scores, collect
+from rlvr.runtime.messages import warn
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
@@ -66,7 +67,7 @@ def train(
             rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
             sampler.release()
             for message in rollout.scores.messages[:MESSAGES]:
-                print(f"warning: step {step + 1}: {message}", flush=True)
+                warn(f"step {step + 1}: {message}")
             check_scores(rollout, limit=cfg.grpo.max_unscorable)
             pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
             keep_P = [bool(signal) or pulls_all for signal in rollout.signal_P]

@@ -22,7 +22,7 @@ from rlvr.sampler import Sampler
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
 from rlvr.types import Group, Interrupted, Prompt, Totals
-from rlvr.verifiers.judging import Verdicts
+from rlvr.verifiers.verify import Verify
 
 Example = tuple[tuple[int, ...], Tensor]  # prompt tokens, target tokens
 
@@ -34,7 +34,7 @@ def train(
     sampler: Sampler,
     examples: Sequence[Example],
     dev: Sequence[Prompt],
-    judge: Verdicts,
+    verify: Verify,
     *,
     run: Run,
     show: Show,
@@ -61,7 +61,7 @@ def train(
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})
     if start == 0:
-        measured = {"steps": 0, **look(policy, sampler, dev, tags, judge, seed=(seed, 0))}
+        measured = {"steps": 0, **look(policy, sampler, dev, tags, verify, seed=(seed, 0))}
         run.append_log({"step": -1, "loss": None, **measured})
     for step in range(start, cfg.sft.max_steps):
         if _reached(cfg, measured):
@@ -71,7 +71,7 @@ def train(
         done = step + 1
         measured |= {"steps": done, "loss": loss}
         if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
-            answers = look(policy, sampler, dev, tags, judge, seed=(seed, done))
+            answers = look(policy, sampler, dev, tags, verify, seed=(seed, done))
             measured |= answers
             run.append_log({"step": step, **measured})
             run.save(done, policy, optimizer, {"measured": measured})
@@ -99,17 +99,17 @@ def supervised_step(
 
 
 def look(
-    policy: Policy, sampler: Sampler, dev: Sequence[Prompt], tags: Tags, judge: Verdicts, *, seed: tuple[int, ...]
+    policy: Policy, sampler: Sampler, dev: Sequence[Prompt], tags: Tags, verify: Verify, *, seed: tuple[int, ...]
 ) -> dict[str, float]:
     """How `policy` as it is now answers the dev questions, sampled."""
     sampler.resume()
     sampler.sync(policy)
-    answers = rates(sampler.sample(dev, 1, seed=seed), tags, judge)
+    answers = rates(sampler.sample(dev, 1, seed=seed), tags, verify)
     sampler.release()
     return answers
 
 
-def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, float]:
+def rates(groups: Iterable[Group], tags: Tags, verify: Verify) -> dict[str, float]:
     """Strict accuracy and format rate of sampled answers."""
     answers = [
         (extract_answer(completion.text, tags), group.prompt.problem.answer)
@@ -117,7 +117,7 @@ def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, flo
         for completion in group.completions
     ]
     return {
-        "accuracy": sum(verdict.is_right for verdict in judge(answers)) / len(answers),
+        "accuracy": sum(verdict.is_right for verdict in verify(answers)) / len(answers),
         "format_rate": sum(answer is not None for answer, _ in answers) / len(answers),
     }
 

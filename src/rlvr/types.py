@@ -19,7 +19,7 @@ AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of a message about `name`: what was probably meant, or nothing."""
+    """The end of a message about an unknown `name`: the likely intended one, or nothing."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -33,7 +33,7 @@ class StepFailed(UserError):
 
 
 class Interrupted(Exception):
-    """The work stopped after a checkpoint because the user asked for it."""
+    """The run stopped after a checkpoint because the user asked it to."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 from rlvr.chat import TAGS
 from rlvr.commands import generate
 from rlvr.commands.answers import read_questions, show
-from rlvr.commands.generate import Asked
+from rlvr.commands.generate import Request
 from rlvr.config import load_config
 from rlvr.model.policy import load_tokenizer
 from rlvr.problems import tables
@@ -26,7 +26,7 @@ from support.loading import prepared_policy
 from support.random_weights import randomize
 
 SMOKE = Path(__file__).parents[1] / "smoke" / "params.yaml"
-ASKED = Asked(
+ASKED = Request(
     question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
     max_tokens=None, seed=None, is_plain=False, out=None,
 )  # fmt: skip
@@ -120,7 +120,7 @@ def test_every_kind_of_file_holds_the_same_questions(tmp_path: Path) -> None:
         ({"file": Path("data/prepared/evaluation.parquet"), "column": "frage"}, r"row 1: the column 'frage'.*--column"),
         ({"question": "a", "model": "data"}, r"--model data: no \*\.safetensors"),
         ({"question": "a", "model": "./nowhere"}, r"--model \./nowhere.*no model folder"),
-        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads \d+"),
+        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads at most \d+"),
     ],
 )
 def test_what_cannot_be_asked_is_said(

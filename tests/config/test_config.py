@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such file of rewards": (
         {"rewards": {"x": {"python": "user/mine.py:robotic", "weight": 1.0}}},
-        ["rewards.x.python: user/mine.py does not exist; there are user/my_rewards.py"],
+        ["rewards.x.python: user/mine.py does not exist; the files are user/my_rewards.py"],
     ),
     "no such function in it": (
         {"rewards": {"x": {"python": "user/my_rewards.py:robotc", "weight": 1.0}}},
@@ -234,19 +234,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "tags with one missing": (
         {"model.template.tags": {"reasoning_start": "<a>", "reasoning_end": "</a>", "answer_start": "<b>"}},
-        ["model.template: tags must give exactly reasoning_start, reasoning_end, answer_start, answer_end"],
+        ["model.template: tags must have exactly the keys reasoning_start, reasoning_end, answer_start, answer_end"],
     ),
     "tags with one too many": (
         {"model.template.tags": {**{k: f"<{k}>" for k in Tags.__dataclass_fields__}, "extra": "x"}},
-        ["tags must give exactly", "found answer_end, answer_start, extra"],
+        ["tags must have exactly the keys", "found answer_end, answer_start, extra"],
     ),
     "tags that are equal": (
         {"model.template.tags": dict.fromkeys(Tags.__dataclass_fields__, "<a>")},
-        ["tags must be four different strings that are not empty"],
+        ["tags must be four different, non-empty strings"],
     ),
     "a tag that is white space": (
         {"model.template.tags": {**{k: f"<{k}>" for k in Tags.__dataclass_fields__}, "answer_end": "\n"}},
-        ["tags must be four different strings that are not empty"],
+        ["tags must be four different, non-empty strings"],
     ),
     "heads that are too small": (
         {"model.scratch.hidden_size": 64, "model.scratch.heads": 4, "model.scratch.kv_heads": 4},
@@ -296,9 +296,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a bound that is no number": (
         {"prepare.records.filters": {"level": {"min": True}}},
-        ["prepare.records: filters.level.min: True does not fit"],
+        ["prepare.records: filters.level.min: True has the wrong type"],
     ),
-    "one value for in": ({"prepare.records.filters": {"level": {"in": 3.0}}}, ["filters.level.in: 3.0 does not fit"]),
+    "one value for in": ({"prepare.records.filters": {"level": {"in": 3.0}}}, ["filters.level.in: 3.0 has the wrong"]),
     "not_empty false": ({"prepare.records.filters": {"a": {"not_empty": False}}}, ["not_empty takes true"]),
     "no such task": ({"prepare.task": "gsm8"}, ["prepare.task: 'gsm8' (str)", "did you mean gsm8k?"]),
     "all that are left of arithmetic": (

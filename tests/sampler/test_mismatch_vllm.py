@@ -157,7 +157,7 @@ class TestTheRunStops:
     @pytest.mark.parametrize(
         "plant, done, kind, said",
         [
-            (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart in the mean"),
+            (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart on average"),
             (stale, 1, Mismatch, r"step 2: .*whether the engine got this step's weights"),
             (old_cache, 1, Mismatch, r"step 2: .*forgot what it had cached of older ones"),
             (dead, 1, StepFailed, r"step 2: vLLM failed while it sampled: RuntimeError: CUDA error: an illegal memory"),

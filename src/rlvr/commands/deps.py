@@ -13,7 +13,7 @@ SOURCE, PIPELINE = Path("src"), Path("dvc.yaml")
 
 
 def with_code(text: str, source: Path = SOURCE) -> str:
-    """dvc.yaml with the code of every stage listed anew; other dependencies come first and stay as they are."""
+    """dvc.yaml with a new list of code for every stage. Other dependencies come first and stay unchanged."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -86,12 +86,12 @@ class Prepare(Section):
 
 
 def _check_filters(filters: Mapping[str, Mapping[Any, Any]]) -> None:
-    """Raise ValueError for a value that its condition cannot use."""
+    """Raise ValueError for a condition whose value has the wrong type."""
     for column, conditions in filters.items():
         for name, value in conditions.items():
             fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
             if not fits:
                 raise ValueError(
-                    f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
-                    "not_empty takes true"
+                    f"filters.{column}.{name}: {value!r} has the wrong type: min and max take a number, in takes a "
+                    "list, not_empty takes true"
                 )

@@ -29,6 +29,7 @@ from rlvr.model.head import at_least_float32, check_head, logit_map
 from rlvr.model.resolved import Lora
 from rlvr.model.source import Source
 from rlvr.model.tokenizer import turn_end
+from rlvr.runtime.messages import note
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def load_policy(
     if nf4_except is not None and shared is None:
         for name, why in quantize(model, device=device, keep=nf4_except).left.items():
             if name not in nf4_except:
-                print(f"note: {name} stays in 16 bits: {why}", flush=True)
+                note(f"{name} stays in 16 bits: {why}")
     model = model.to(device).train()
     check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
@@ -182,7 +183,7 @@ def for_training(
     gate_in_place(policy.model)
     if tile_rows is not None:
         for name in install(policy.model, tile_rows=tile_rows, offload=offload):
-            print(f"note: {name} is recomputed as a whole, not in tiles: its layout is not known", flush=True)
+            note(f"{name} is recomputed as a whole, not in tiles: its layout is not known")
     return replace(policy, kernels=kernels, logit_chunk_rows=logit_chunk_rows)
 
 
@@ -250,7 +251,7 @@ def _shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(source.name, **where)
         model = model_on(base, config, dtype=dtype, attention=attention.NAME)
     except NotShareable as reason:
-        print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+        note(f"trainer and engine keep a copy of the weights each: {reason}")
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None

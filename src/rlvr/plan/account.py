@@ -20,7 +20,7 @@ MAIN = ("rollout", "update")  # the phases that metrics show
 
 
 def memory_account(made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
-    """logs/memory.json: the plan beside the ledger's peaks, in bytes, and the rows of the published table for this run.
+    """logs/memory.json: the plan and the ledger's peaks, in bytes, and the rows of the published table for this run.
 
     `made` is the plan before the run, for the longest sequences, and `seen` the same for those that came; of the latter
     is `expected_bytes`, which `error_percent` compares with `measured_bytes`. All are of live tensors; None where a

@@ -28,7 +28,7 @@ class Grid:
 
 
 def longest_grid(shapes: Sequence[Shape], cards: Sequence[Card], settings: PlanSettings) -> Grid:
-    """The longest context of each model on each card, and the rule of thumb beside it."""
+    """The longest context of each model on each card, and the rule of thumb next to it."""
     rows = []
     for shape in sorted(shapes, key=Shape.parameters):
         contexts = [_context(shape, longest_context(shape, settings, card)) for card in cards]
@@ -101,7 +101,7 @@ def examples_grid(plans: Sequence[Plan]) -> Grid:
 
 
 def published_grid(shape: Shape, settings: PlanSettings) -> Grid:
-    """The published table beside our own rows, in both accountings, in GiB."""
+    """The published table next to our own rows, in both accountings, in GiB."""
     logits = standard_logits_bytes(shape, completions=PUBLISHED_COMPLETIONS, context=PUBLISHED_CONTEXT)
     kv = PUBLISHED_CONTEXT * shape.kv_bytes_per_token(2)
     formulas = ("", _two(logits), _two(standard_weights_bytes(shape)), _two(kv), "")

@@ -57,7 +57,7 @@ def choose(shape: Shape, settings: PlanSettings, card: Card) -> Choice | None:
 
     For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
     1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
-    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed anew in
+    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed again in
     each micro-batch. For the rollout: all completions of a group at once, then half of them, and so on; before half,
     the optimizer's states wait on the host.
     """
@@ -124,7 +124,7 @@ def _rollout_choices(settings: PlanSettings, update: Choice) -> Iterator[Choice]
 
 
 def _places(settings: PlanSettings) -> tuple[bool, ...]:
-    """Whether something may go to the host: on a CPU it is there already."""
+    """Whether something may go to the host: on a CPU it is on the host already."""
     return (False, True) if settings.is_cuda else (False,)
 
 

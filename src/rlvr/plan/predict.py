@@ -119,7 +119,7 @@ def weight_rows(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
 
 
 def _load_rows(shape: Shape, settings: PlanSettings, weights: list[PlanRow]) -> list[PlanRow]:
-    """A card gets 4-bit weights one by one; on a CPU all are there first, unless an engine brings them in 4 bits."""
+    """A card gets 4-bit weights one by one; on a CPU all are loaded first, unless an engine brings them in 4 bits."""
     weights = [row for row in weights if row.name != REFERENCE]
     if settings.quantization == "none":
         return weights

@@ -87,7 +87,7 @@ class Choice:
 def input_tokens(settings: PlanSettings, choice: Choice) -> int:
     """Tokens of the largest pass of a micro-batch: its completions and their prompts, each once for its group.
 
-    A prompt that completions of several micro-batches share is a pass of its own.
+    A prompt that completions of several micro-batches share gets its own pass.
     """
     answers = choice.sequences * settings.completion_tokens
     if shares_prompt(settings, choice):

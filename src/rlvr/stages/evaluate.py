@@ -28,7 +28,7 @@ from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import kept_layers, precision
 from rlvr.stages.resolve import resolve
 from rlvr.types import Group, Prompt
-from rlvr.verifiers.judging import open_judge
+from rlvr.verifiers.verify import open_verifier
 
 SECTIONS = ("compute", "model", "rollout", "verifiers", "evaluate")
 FOLDER, KEPT = Path("evaluations"), Path(".checkpoints/evaluate")
@@ -45,7 +45,7 @@ def main() -> None:
             demand(plan_sampling(cfg, resolved, source, prompts, completions=completions))
         kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
         if missing := [name for name, file in kept.items() if not file.exists()]:
-            _judge(cfg, resolved, source, {name: kept[name] for name in missing}, prompts)
+            _evaluate(cfg, resolved, source, {name: kept[name] for name in missing}, prompts)
         metrics: dict[str, Any] = dict.fromkeys(MODELS)
         for name, file in kept.items():
             table = pd.read_parquet(file)
@@ -74,13 +74,15 @@ def _kept(cfg: Config, start: Path | None) -> Path:
     return KEPT / f"{key}.parquet"
 
 
-def _judge(cfg: Config, resolved: Resolved, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
+def _evaluate(
+    cfg: Config, resolved: Resolved, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]
+) -> None:
     """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
     tokenizer, k = load_tokenizer(tables.BASE), cfg.evaluate.samples_per_problem
     plan = plan_sampling(cfg, resolved, source, prompts, completions=k)
     with (
         closing(open_sampler(cfg, resolved, source, tokenizer, plan, temperature=cfg.evaluate.temperature)) as sampler,
-        open_judge(cfg.verifiers) as judge,
+        open_verifier(cfg.verifiers) as verify,
     ):
         sampler.resume()
         for name, file in files.items():
@@ -90,7 +92,7 @@ def _judge(cfg: Config, resolved: Resolved, source: Source, files: dict[str, Pat
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)
                 sampled = _answers(sampler, prompts, k, cfg.compute.seed, lambda done: show(len(prompts) + done))
             writing = file.with_suffix(".writing")
-            evaluation_table(greedy, sampled, tags_of(cfg.model.template), judge).to_parquet(writing)
+            evaluation_table(greedy, sampled, tags_of(cfg.model.template), verify).to_parquet(writing)
             writing.rename(file)
 
 

@@ -14,6 +14,7 @@ from rlvr.problems import tables
 from rlvr.problems.draw import num_steps
 from rlvr.rewards import check_columns, open_scorer
 from rlvr.runtime.interrupt import stop_requested
+from rlvr.runtime.messages import note
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
@@ -25,7 +26,7 @@ from rlvr.stages.quantization import precision
 from rlvr.stages.resolve import resolve_training
 from rlvr.training.log import largest_counted, peak_bytes, run_summary
 from rlvr.training.run import open_run
-from rlvr.verifiers.judging import check_golds
+from rlvr.verifiers.verify import check_golds
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")
 SFT, FOLDER, USER = Path("models/sft"), Path("models/grpo"), Path("user")
@@ -33,7 +34,7 @@ LOG, COMPLETIONS = Path("logs/train.jsonl"), Path("logs/completions")
 
 
 def rewards_of_the_user() -> list[Path]:
-    """The files under user/: other code gives other rewards, and a run of its own."""
+    """The files under user/: other code gives other rewards, and a new run."""
     return [path for path in sorted(USER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 
@@ -58,7 +59,7 @@ def main() -> None:
             stop_requested() as stop,
             progress("grpo", steps) as show,
         ):
-            for note in advice(
+            for text in advice(
                 cfg,
                 len(prompts),
                 steps=steps,
@@ -66,7 +67,7 @@ def main() -> None:
                 num_parameters=sum(weight.numel() for weight in policy.model.parameters()),
                 template_added=tokenizer.chat_template == CHAT_TEMPLATE and cfg.model.source != "scratch",
             ):
-                print(f"note: {note}", flush=True)
+                note(text)
             grpo.train(cfg, resolved, policy, sampler, scorer, prompts, run=run, meter=meter, show=show, stop=stop)
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)

@@ -20,6 +20,7 @@ from rlvr.plan.kv_cache import engine_cache_bytes
 from rlvr.plan.planner import Plan
 from rlvr.plan.shapes import read_shape
 from rlvr.problems import tables
+from rlvr.runtime.messages import note
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.vllm_versions import Wanted, check_engine, installed
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
@@ -80,8 +81,8 @@ def open_sampler(
     opening = opening_of(cfg.model.template)
     if not resolved.has_engine:
         return NativeSampler(tokenizer, opening, sampling)
-    for note in check_sampler(cfg, resolved, source):
-        print(f"note: {note}", flush=True)
+    for text in check_sampler(cfg, resolved, source):
+        note(text)
     settings = engine_settings(cfg, resolved, source, plan)
     llm = start_engine(settings)
     sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)

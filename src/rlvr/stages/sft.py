@@ -18,7 +18,7 @@ from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import decide, precision
 from rlvr.stages.resolve import resolve_training
 from rlvr.training.run import open_run
-from rlvr.verifiers.judging import check_golds, open_judge
+from rlvr.verifiers.verify import check_golds, open_verifier
 
 SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")
 FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/sft.jsonl")
@@ -45,11 +45,11 @@ def main() -> None:
         with (
             open_trainee(cfg, resolved, plan, start=None) as (policy, tokenizer, sampler),
             open_run("sft", fingerprint) as run,
-            open_judge(cfg.verifiers) as judge,
+            open_verifier(cfg.verifiers) as verify,
             stop_requested() as stop,
             progress("sft", cfg.sft.max_steps) as show,
         ):
-            measured = sft.train(cfg, resolved, policy, sampler, examples, dev, judge, run=run, show=show, stop=stop)
+            measured = sft.train(cfg, resolved, policy, sampler, examples, dev, verify, run=run, show=show, stop=stop)
             policy.save(FOLDER)
             shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)

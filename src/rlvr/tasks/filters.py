@@ -1,4 +1,4 @@
-"""Conditions on the columns of a row: min, max, in, not_empty."""
+"""Filters of rows: the conditions min, max, in and not_empty on their columns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from rlvr.tasks.table import Row
+from rlvr.tasks.table import TableRow
 from rlvr.tasks.text import plain_number
 from rlvr.types import UserError
 
 Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
 
 
-def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
-    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
+def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bool:
+    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on text."""
     text = text_of(row, column, where)
     if "in" in conditions and _comparable(text) not in {
         _comparable(text_of({column: value}, column, where)) for value in conditions["in"]
@@ -33,8 +33,8 @@ def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
     return bool(least <= float(number) <= most)
 
 
-def text_of(row: Row, column: str, where: str) -> str:
-    """A value as text without white space around it; empty for null and NaN, 4.0 as 4.
+def text_of(row: TableRow, column: str, where: str) -> str:
+    """A value as stripped text: empty for null and NaN, 4.0 as 4.
 
     Raises UserError, naming `where`, for a value that is neither text nor number.
     """
