@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import pandas as pd
@@ -24,8 +23,9 @@ from rlvr.stages import prepare as prepare_stage
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 from support.loading import prepared_policy
 from support.random_weights import randomize
+from support.smoke import smoke_params
 
-SMOKE = Path(__file__).parents[1] / "smoke" / "params.yaml"
+SMOKE = smoke_params()
 ASKED = Request(
     question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
     max_tokens=None, seed=None, is_plain=False, out=None,
@@ -36,18 +36,18 @@ ASKED = Request(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `prepare` has run, with an adapter and whole weights that have an effect."""
     folder = tmp_path_factory.mktemp("generate")
-    copy(SMOKE, folder / "params.yaml")
+    (folder / "params.yaml").write_text(SMOKE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_stage.main()
         whole = prepared_policy(start=None)
         randomize(whole.model)
         whole.save(Path("models/sft"))
-        (folder / "params.yaml").write_text(SMOKE.read_text().replace("adapter: none", "adapter: lora"))
+        (folder / "params.yaml").write_text(SMOKE.replace("adapter: none", "adapter: lora"))
         adapted = prepared_policy(start=None)
         randomize(adapted.model)
         adapted.save(Path("models/grpo"))
-    copy(SMOKE, folder / "params.yaml")
+    (folder / "params.yaml").write_text(SMOKE)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_is_said(
 
 
 def test_an_adapter_of_a_stage_that_has_not_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy(SMOKE, tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(SMOKE)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nothing to ask"):
         generate.main(ASKED)

@@ -25,6 +25,7 @@ from rlvr.rewards import open_scorer
 from rlvr.stages import prepare
 from rlvr.types import Answered, Problem
 from support.loading import prepared_policy
+from support.smoke import smoke_params
 
 pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ def rlvr(*arguments: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where prepare has run for SmolLM2, with an adapter that has an effect."""
     made = tmp_path_factory.mktemp("serving")
-    params = (ROOT / "tests/smoke/params.yaml").read_text()
+    params = smoke_params()
     params = params.replace("source: scratch", f"source: {SMOLLM2}").replace("adapter: none", "adapter: lora")
     (made / "params.yaml").write_text(params)
     with pytest.MonkeyPatch.context() as patch:

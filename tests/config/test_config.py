@@ -394,7 +394,7 @@ def test_accepted(case: str, make_config: MakeConfig) -> None:
 def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-05 for a string, and tools write numbers so."""
     lines = PARAMS.read_text().splitlines()
-    (at,) = (i for i, line in enumerate(lines) if line.startswith("  learning_rate:") and i > lines.index("grpo:"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("  learning_rate:") and i > lines.index("grpo:"))
     lines[at] = f"  learning_rate: {written}"
     path = tmp_path / "params.yaml"
     path.write_text("\n".join(lines))

@@ -26,6 +26,7 @@ from rlvr.stages.opening import check_sampler, engine_settings
 from rlvr.stages.resolve import resolve
 from rlvr.training.run import Run
 from rlvr.types import Interrupted, Prompt, UserError
+from support.smoke import smoke_params
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -145,7 +146,7 @@ def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from rlvr.stages import grpo as grpo_stage  # noqa: PLC0415
 
     root = Path(__file__).parents[2]
-    params = (root / "tests/smoke/params.yaml").read_text().replace("sampler: native", "sampler: vllm")
+    params = smoke_params().replace("sampler: native", "sampler: vllm")
     (tmp_path / "params.yaml").write_text(params)
     (tmp_path / "presets").symlink_to(root / "presets")
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from rlvr.config import Config, load_config, read_yaml
+from rlvr.config import Config, load_config, parse_yaml
 from rlvr.memory.quantized import is_quantized
 from rlvr.model.policy import load_tokenizer
 from rlvr.model.source import Source
@@ -21,10 +21,10 @@ from rlvr.stages import evaluate, grpo, prepare, quantization, sft
 from rlvr.stages.opening import open_policy
 from rlvr.stages.resolve import resolve
 from rlvr.types import UserError
+from support.smoke import smoke_params
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 
-SMOKE = Path(__file__).parents[1] / "smoke/params.yaml"
 CHANGES = {
     "compute": {"dtype": "bfloat16"},
     "model": {"adapter": "lora", "quantization": "nf4-dynamic", "dynamic_share": 1.0},
@@ -40,7 +40,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.chdir(tmp_path)
 
     def write(**more: dict[str, Any]) -> Config:
-        params = read_yaml(SMOKE)
+        params = parse_yaml(smoke_params(), "the smoke run")
         for changes in (CHANGES, more):
             for section, values in changes.items():
                 params[section] |= values
