@@ -10,10 +10,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from rlvr.verifiers.isolated import verdict
-
 from recipe import RESULTS, write_result
 from rlvr.verifiers import VERIFIERS
+from rlvr.verifiers.judging import replied
 from rlvr.verifiers.workers.pool import Workers
 
 MEMORY_BYTES = 2**30
@@ -62,7 +61,7 @@ def measure(name: str, workers: int) -> dict[str, Any]:
         assert all(future.result() for future in first)  # every worker has loaded the module
         started = time.perf_counter()
         futures = [pool.submit(target, {"answer": answer, "gold": gold}, seconds=SECONDS) for gold, answer in asked]
-        verdicts = [verdict(future.result()) for future in futures]
+        verdicts = [replied(future.result()) for future in futures]
         seconds = time.perf_counter() - started
     outcomes = Counter(found.cause or found.outcome for found in verdicts)
     return {

@@ -74,7 +74,7 @@ def make_params() -> Callable[..., dict[str, Any]]:
     default = read_yaml(PARAMS)
 
     def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        params = deepcopy(default)
+        params: dict[str, Any] = deepcopy(default)
         for key, value in (changes or {}).items():
             *sections, name = key.split(".")
             place = params

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clone import ROOT, SMOKE, STAGES
 
 from rlvr.commands.deps import code_dependencies, reached
 from rlvr.config import Config, load_config, read_yaml
 from rlvr.tasks.source import FOLLOWED
+from support.clone import ROOT, SMOKE, STAGES
 
 
 def spec(stage: str) -> dict[str, Any]:
-    return read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    stages: dict[str, dict[str, Any]] = read_yaml(ROOT / "dvc.yaml")["stages"]
+    return stages[stage]
 
 
 def names(value: Any, prefix: str = "") -> set[str]:

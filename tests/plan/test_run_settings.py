@@ -78,7 +78,7 @@ def advised(own: Own, message: str) -> Own:
     names = {key: name for name, key in KEYS.items()}
     found = re.findall(r"([a-z_.]+) \S+ → (\w+)", message)
     values: dict[str, Any] = {"on": True, "off": False, "null": None}
-    changes = {names[key]: values[value] if value in values else int(value) for key, value in found}
+    changes: dict[str, Any] = {names[key]: values[value] if value in values else int(value) for key, value in found}
     assert changes
     return replace(own, **changes)
 

@@ -44,7 +44,9 @@ def gradient(step: int, name: str) -> torch.Tensor:
 def take_step(weights: dict[str, nn.Parameter], optimizer: Optimizer, step: int, *, max_norm: float = 1.0) -> float:
     for name, weight in weights.items():
         weight.grad = gradient(step, name)
-    return optimizer.step_clipped(max_norm)
+    norm = optimizer.step_clipped(max_norm)
+    assert norm is not None
+    return norm
 
 
 def test_steps_are_adamw_with_warm_up_and_clipping() -> None:

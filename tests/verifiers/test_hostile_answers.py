@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rlvr.verifiers.isolated import verdict
 
 from rlvr.verifiers import VERIFIERS
+from rlvr.verifiers.judging import replied
 from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, OUTPUT, TIMEOUT, UNPARSABLE, Verdict
 from rlvr.verifiers.workers.pool import Workers
 
@@ -130,7 +130,7 @@ def judge() -> Iterator[Judge]:
 
         def judge(name: str, gold: str, answer: str) -> Verdict:
             arguments = {"answer": answer, "gold": gold}
-            return verdict(workers.submit(VERIFIERS[name].target, arguments, seconds=LIMIT_SECONDS).result(60))
+            return replied(workers.submit(VERIFIERS[name].target, arguments, seconds=LIMIT_SECONDS).result(60))
 
         yield judge
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rlvr.verifiers.isolated import verdict
 
+from rlvr.verifiers.judging import replied
 from rlvr.verifiers.workers.pool import Reply, Workers
 
 HERE = Path(__file__).parent
@@ -145,13 +145,13 @@ def test_waiting_for_a_worker_does_not_count(workers: Workers) -> None:
 def test_what_cannot_be_loaded_is_our_fault(workers: Workers, target: str) -> None:
     reply = workers.submit(target, {}, seconds=5.0).result(60)
     assert reply.failure == "worker" and f"could not load {target}" in reply.message
-    assert verdict(reply).is_fault
+    assert replied(reply).is_fault
 
 
 def test_too_little_memory_for_the_module_is_our_fault() -> None:
     with Workers(1, memory_bytes=40 * 2**20) as pool:
         reply = pool.submit("rlvr.verifiers.mathematics:judge", {"answer": "1", "gold": "1"}, seconds=5.0).result(60)
-        assert verdict(reply).is_fault and "could not load rlvr.verifiers.mathematics:judge" in reply.message
+        assert replied(reply).is_fault and "could not load rlvr.verifiers.mathematics:judge" in reply.message
 
 
 def test_a_call_that_had_not_begun_is_tried_again(
@@ -246,7 +246,7 @@ def test_closing_ends_everything_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     pool.close()
     assert time.monotonic() - started < 5 and processes() <= before
     outcomes = ["cancelled" if future.cancelled() else future.result(0).failure for future in futures]
-    assert sorted(outcomes) == ["cancelled"] * 3 + ["worker"] * 2
+    assert sorted(map(str, outcomes)) == ["cancelled"] * 3 + ["worker"] * 2
     with pytest.raises(CancelledError):
         next(future for future in futures if future.cancelled()).result(0)
     with pytest.raises(RuntimeError, match="closed"):
@@ -316,5 +316,5 @@ def test_a_deadline_holds_while_torch_computes(call: Callable[..., Reply]) -> No
     ],
 )
 def test_the_verdict_in_a_reply(reply: Reply, outcome: str, cause: str | None) -> None:
-    found = verdict(reply)
+    found = replied(reply)
     assert (found.outcome, found.cause, found.message) == (outcome, cause, reply.message)
