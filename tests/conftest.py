@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,18 +24,7 @@ from rlvr.types import Completion, Group, Problem, Prompt
 from rlvr.verifiers.judging import Verdicts, open_judge
 from support.random_weights import randomize
 
-STARTED = time.monotonic()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seconds", type=float, default=None, help="skip what has not begun after that many seconds")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    seconds = item.config.getoption("--seconds")
-    if seconds is not None and time.monotonic() - STARTED > seconds:
-        pytest.skip(f"left out: --seconds {seconds:.0f} are over")
-
+pytest_plugins = ["support.left_out"]
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 # grouped queries: two query heads for each key and value head
