@@ -1,39 +1,47 @@
-# make run: set up on a fresh machine and run the pipeline; make test: set up and test. Works with GNU make 3.81.
+# `make` prints the targets. Each sets up what it needs in .venv. Works with GNU make 3.81.
 SHELL := /bin/bash
 PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python; do \
 	if $$p -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" >/dev/null 2>&1; then echo $$p; exit; fi; done; done)
 BIN := .venv/bin
+ROOMS := config plan problems report rewards tasks
+COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py plan/test_plan_command.py plan/test_planner.py \
+	plan/test_run_settings.py problems report rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: run test test-all check deps docs bench gpu clean
+.PHONY: help run test test-all check deps docs bench gpu clean
 
-run: .venv/core
+help: ## print these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/core ## run the pipeline with params.yaml
 	$(BIN)/snakemake --cores 1
 
-test: .venv/dev
+test: .venv/dev ## run the fast tests, two at a time, then those with a deadline alone
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not deadline"
 	$(BIN)/python -m pytest -m "deadline and not slow"
 
-test-all: .venv/dev
+test-all: .venv/dev ## run every test, the slow ones too, one after the other
 	$(BIN)/python -m pytest
 
-check: .venv/dev
+check: .venv/dev ## check lint, formatting and types, and measure the coverage of the rooms without a model
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not deadline" --cov --cov-report= $(COVERED)
+	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines of $(ROOMS) in src/rlvr, by the fast tests of these rooms"
 
-deps: .venv/core
+deps: .venv/core ## write the code that each stage depends on into dvc.yaml
 	$(BIN)/rlvr deps
 
-docs: .venv/dev
+docs: .venv/dev ## write the tables of docs/memory.md, docs/models.md and docs/rewards.md
 	PYTHONPATH=tests $(BIN)/python docs/make/memory.py
 	PYTHONPATH=tests $(BIN)/python docs/make/models.py
 	PYTHONPATH=tests $(BIN)/python docs/make/rewards.py
 
-bench: .venv/bench
+bench: .venv/bench ## compare a step with TRL's, after make run
 	$(BIN)/python benchmarks/trl_step.py
 
-gpu: .venv/dev
+gpu: .venv/dev ## run the suite for an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu/suite.py
 
 .venv/core: pyproject.toml constraints.txt
@@ -62,5 +70,5 @@ gpu: .venv/dev
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
-clean:
+clean: ## remove .venv, .pipeline and .checkpoints
 	rm -rf .venv .pipeline .checkpoints

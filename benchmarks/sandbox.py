@@ -113,7 +113,8 @@ def main() -> None:
     sandbox.check("bubblewrap")
     execute(PROGRAM, [ProgramRun("4")], limits=LIMITS, kind="bubblewrap")
     runs: list[dict[str, float | int | str]] = []
-    for kind, callers in (("bubblewrap", 1), ("bubblewrap", 2), ("rlimits-only", 2)):
+    measured: tuple[tuple[sandbox.Kind, int], ...] = (("bubblewrap", 1), ("bubblewrap", 2), ("rlimits-only", 2))
+    for kind, callers in measured:
         runs.append(rate(callers, kind))
         print(runs[-1], flush=True)
     for part in parts():

@@ -105,7 +105,7 @@ class Ours:
         return collect(self.cfg, self.sampler, self.scorer, self.prompts, step=0, meter=self.meter)
 
 
-class Theirs(TrainerCallback):
+class Theirs(TrainerCallback):  # type: ignore[misc]
     """TRL's trainer with the same settings, its reward ours, and the clock in its callbacks."""
 
     def __init__(
@@ -125,8 +125,13 @@ class Theirs(TrainerCallback):
             fused=True,  # what transformers would choose
         )
         warmup = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / cfg.grpo.warmup_steps))
-        template = {"system_prompt": cfg.model.template.system_prompt, "opening": opening_of(cfg.model.template)}
-        texts = [render_prompt(tokenizer, prompt.problem.question, **template) for prompt in prompts]
+        template = cfg.model.template
+        texts = [
+            render_prompt(
+                tokenizer, prompt.problem.question, system_prompt=template.system_prompt, opening=opening_of(template)
+            )
+            for prompt in prompts
+        ]
         self.trainer = GRPOTrainer(
             model,
             [self._reward],
@@ -230,14 +235,15 @@ def trl_config(cfg: Config, folder: Path, *, steps: int) -> GRPOConfig:
 def same_gradient(ours: Ours, theirs: Theirs) -> dict[str, float]:
     """Both gradients for one rollout of ours: the largest difference, relative to the largest entry, and the losses."""
     rollout = ours.first_rollout()
-    loss, trainable = our_gradient(ours, rollout), ours.policy.trainable()
+    loss = our_gradient(ours, rollout)
+    trained = {name: weight.grad for name, weight in ours.policy.trainable().items() if weight.grad is not None}
     trainer = theirs.trainer
     trainer.current_gradient_accumulation_steps = 1
     trl_loss = trainer.compute_loss(trainer.model.train(), trl_batch(rollout))
     torch.autograd.backward(trl_loss)
     gradient = {name: weight.grad for name, weight in trainer.model.named_parameters()}
-    largest = max(weight.grad.abs().max().item() for weight in trainable.values())
-    difference = max((weight.grad - gradient[name]).abs().max().item() for name, weight in trainable.items())
+    largest = max(own.abs().max().item() for own in trained.values())
+    difference = max((own - gradient[name]).abs().max().item() for name, own in trained.items())
     for model in (ours.policy.model, trainer.model):
         model.zero_grad(set_to_none=True)
     found = {"gradient_difference": difference / largest, "loss": loss, "trl_loss": trl_loss.item()}

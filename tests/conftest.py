@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,18 +26,7 @@ from rlvr.verifiers.verify import Verify, open_verifier
 from support.loading import load, save_scratch, trained_as
 from support.random_weights import randomize
 
-STARTED = time.monotonic()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seconds", type=float, default=None, help="skip what has not begun after that many seconds")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    seconds = item.config.getoption("--seconds")
-    if seconds is not None and time.monotonic() - STARTED > seconds:
-        pytest.skip(f"left out: --seconds {seconds:.0f} are over")
-
+pytest_plugins = ["support.left_out"]
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 # grouped queries: two query heads for each key and value head
@@ -76,7 +64,7 @@ def make_params() -> Callable[..., dict[str, Any]]:
     default = read_yaml(PARAMS)
 
     def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        params = deepcopy(default)
+        params: dict[str, Any] = deepcopy(default)
         for key, value in (changes or {}).items():
             *sections, name = key.split(".")
             place = params

@@ -72,7 +72,7 @@ def test_equal_rewards_are_exactly_zero(scale: Scale, reward: float, size: int) 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_reward_that_could_not_be_scored_is_left_out_of_every_mean_and_std(scale: Scale) -> None:
-    rewards = [[1, NAN, 4, 2], [NAN, NAN, 3, 9], [0, 2, 2, 7]]
+    rewards = [[1.0, NAN, 4.0, 2.0], [NAN, NAN, 3.0, 9.0], [0.0, 2.0, 2.0, 7.0]]
     found = advantages(rewards, scale)
     assert found[0][1] == found[1][0] == found[1][1] == 0.0
     assert close(found, oracle(rewards, scale))
@@ -179,7 +179,7 @@ def z_scores(values: list[float | None]) -> list[float]:
 
 def method_oracle(points: Points, weights: tuple[float, ...], method: AdvantageMethod) -> list[list[float]]:
     used = [k for k, weight in enumerate(weights) if weight]
-    fit = [[not any(row[k] is not None and math.isnan(row[k]) for k in used) for row in group] for group in points]
+    fit = [[not any(math.isnan(row[k] or 0.0) for k in used) for row in group] for group in points]
     columns = []
     for k in used:
         column = [[row[k] if fit[p][g] else None for g, row in enumerate(group)] for p, group in enumerate(points)]

@@ -589,7 +589,7 @@ def test_completions_are_kept_now_and_then_and_at_the_end(
 
 def plain_logp(model: Any, group: Group, ids: Tensor) -> Tensor:
     tokens = torch.tensor([*group.prompt.tokens, *ids.tolist()])
-    logp_SV = model(input_ids=tokens[None]).logits[0].log_softmax(-1)
+    logp_SV: Tensor = model(input_ids=tokens[None]).logits[0].log_softmax(-1)
     return logp_SV[len(group.prompt.tokens) - 1 : -1].gather(1, ids[:, None])[:, 0]
 
 
@@ -638,7 +638,7 @@ def test_an_update_is_the_textbook_loop(
                     bounded = ratio.clamp(0.8, 1.28)
                     clipped += int((bounded != ratio).sum())
                     loss = loss - torch.minimum(ratio * a, bounded * a).sum() / (3 * len(part) * 48)
-            loss.backward()
+            torch.autograd.backward(loss)
             expected_norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
             adamw.step()
             adamw.zero_grad()
@@ -670,14 +670,15 @@ class WithoutSync:
 
     def __init__(self, sampler: Any, policy: Policy) -> None:
         self.sampler = sampler
-        self.resume, self.release = sampler.resume, sampler.release
         sampler.sync(policy.frozen_copy())
 
     def sync(self, policy: Policy) -> None: ...
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        self.sampler.resume()
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        self.sampler.release()
 
     def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
         yield from self.sampler.sample(prompts, count, seed=seed)

@@ -29,11 +29,26 @@ class Stub:
     def sync(self, policy: Any) -> None:
         raise AssertionError("the loop does that")
 
-    def sample(self, prompts: Sequence[Prompt], count: int, *, seed: tuple[int, ...]) -> Iterator[Group]:
+    def base_tensors(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def at(self, temperature: float) -> Stub:
+        raise AssertionError("the rollout has one temperature")
+
+    def release(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def sample(
+        self, prompts: Sequence[Prompt], completions_per_prompt: int, *, seed: tuple[int, ...]
+    ) -> Iterator[Group]:
         assert seed == (SEED, STEP)
         self.asked.append([prompt.problem.id for prompt in prompts])
         for prompt in prompts:
-            completions = (Completion(torch.tensor([g]), torch.zeros(1), str(g), False) for g in range(count))
+            completions = (
+                Completion(torch.tensor([g]), torch.zeros(1), str(g), False) for g in range(completions_per_prompt)
+            )
             yield Group(prompt, tuple(completions))
 
 

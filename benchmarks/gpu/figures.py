@@ -86,6 +86,12 @@ def begin(
     return Bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"), options.tiny, options.out), wanted
 
 
+def largest(values: Sequence[float | None]) -> float | None:
+    """The largest, or None where one is missing."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import rivals
-from figures import Bench, attempt, begin, gib, milliseconds, peak
+from figures import Bench, attempt, begin, gib, largest, milliseconds, peak
 from rlvr.logprob import token_logprobs
 from rlvr.loss import policy_loss
 from rlvr.types import LossSpec, Totals
@@ -150,20 +150,20 @@ def measure(bench: Bench, sizes: Sizes, dtype: torch.dtype) -> list[dict[str, An
         spent = milliseconds(work, bench.device, rounds=sizes.rounds if dtype == torch.bfloat16 else 1)
         return {"milliseconds": spent} | peak(work, bench.device, resident)
 
+    def of_head(work: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
+        return figures(work) | head_errors(work(), inputs)
+
+    def of_loss(work: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        return figures(work) | {"loss": work()[0].item()}
+
     lines = []
     for name, way in head_ways(bench, sizes, dtype).items():
-        work = partial(head_step, inputs, way)
         lines.append(
-            attempt(
-                bench, f"head, {name}", lambda work=work: figures(work) | head_errors(work(), inputs), dtype=str(dtype)
-            )
+            attempt(bench, f"head, {name}", partial(of_head, partial(head_step, inputs, way)), dtype=str(dtype))
         )
     if dtype == torch.bfloat16:
         for name, loss_of in loss_ways(bench, sizes, inputs).items():
-            work = partial(loss_step, inputs, loss_of)
-            attempt(
-                bench, f"loss, {name}", lambda work=work: figures(work) | {"loss": work()[0].item()}, dtype=str(dtype)
-            )
+            attempt(bench, f"loss, {name}", partial(of_loss, partial(loss_step, inputs, loss_of)), dtype=str(dtype))
     return lines
 
 
@@ -189,8 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if bench.is_cuda or dtype == torch.float32:  # a CPU rounds logits of 16 bit
             limits |= {"logp_error": LOGP_ERROR, "entropy_error": ENTROPY_ERROR}
         for name, limit in limits.items():
-            found = [line.get(name) for line in lines]
-            worst = None if None in found else max(found)
+            worst = largest([line.get(name) for line in lines])
             bench.judge(f"head, {kind}, {name.replace('_', ' ')}", worst, "", at_most=limit)
 
 

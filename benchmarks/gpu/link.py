@@ -32,7 +32,7 @@ def copies(bench: Bench) -> None:
         "the offload's slab": host_memory(2 * size_bytes, page_locked=bench.is_cuda, key="memory.offload"),
     }
     for name, host in hosts.items():
-        source, target = host.split(size_bytes)
+        source, target = torch.split(host, size_bytes)
         rates = {
             "host to device": _rate(bench, [(there, source)], rounds),
             "device to host": _rate(bench, [(target, back)], rounds),
@@ -45,7 +45,10 @@ def copies(bench: Bench) -> None:
 
 def _rate(bench: Bench, pairs: list[tuple[Tensor, Tensor]], rounds: int) -> float:
     """10⁹ bytes a second over all `pairs` (target, source), each on a stream of its own."""
-    streams = [torch.cuda.Stream(bench.device) if bench.is_cuda else None for _ in pairs]
+    streams = [
+        torch.cuda.Stream(bench.device) if bench.is_cuda else None  # type: ignore[no-untyped-call]
+        for _ in pairs
+    ]
 
     def work() -> None:
         for (target, source), stream in zip(pairs, streams, strict=True):

@@ -48,7 +48,7 @@ def trl_formula(hidden_TD: Tensor, head_VD: Tensor, target_T: Tensor) -> tuple[T
     else:
         logp_T = F.log_softmax(logits_TV, dim=-1).gather(1, target_T[:, None])[:, 0]
     with torch.no_grad():
-        entropy_T = torch.cat([_entropy(part_CV) for part_CV in logits_TV.split(ENTROPY_ROWS)])
+        entropy_T = torch.cat([_entropy(part_CV) for part_CV in torch.split(logits_TV, ENTROPY_ROWS)])
     return logp_T, entropy_T
 
 

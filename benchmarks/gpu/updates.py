@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from figures import Bench, attempt, begin, gib, milliseconds, settle
+from figures import Bench, attempt, begin, gib, largest, milliseconds, settle
 from models import choice_of, make_policy, settings_of, shape_named, trained
 from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.loss import policy_loss
@@ -37,7 +37,7 @@ from rlvr.plan.shapes import Shape
 from rlvr.runtime.ledger import Ledger
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.training.optim import Optimizer
-from rlvr.types import LossSpec, Problem, Prompt, Totals
+from rlvr.types import LossSpec, Problem, Prompt, SharePrompts, Totals
 
 RANK = 32
 CONTEXT, LONGEST = 20_480, 131_072
@@ -92,7 +92,7 @@ def micro_batches(trainer: Trainer, settings: PlanSettings, choice: Choice) -> t
     )
     totals = Totals(len(rows), len(rows) * length)
     budget = choice.sequences * length + (0 if shares_prompt(settings, choice) else len(prompt) - 1)
-    share = "auto" if choice.share_prompts else "off"
+    share: SharePrompts = "auto" if choice.share_prompts else "off"
     return MiniBatch(rows, totals).split_sharing(budget, trainer.policy.device, share_prompts=share), totals
 
 
@@ -120,8 +120,7 @@ def measured_update(
     """Peaks of each phase beside the plan, seconds of that step, and milliseconds of `rounds` more."""
 
     def figures() -> dict[str, Any]:
-        how = {"tile_rows": choice.tile_rows, "offload": choice.offload, "head_rows": choice.head_rows}
-        policy = trained(trainer.policy, **how)
+        policy = trained(trainer.policy, tile_rows=choice.tile_rows, offload=choice.offload, head_rows=choice.head_rows)
         short = replace(settings, completions=1, prompt_tokens=0, completion_tokens=WARM_TOKENS)
         update(trainer, policy, *micro_batches(trainer, short, choice), unmeasured)
         micros, totals = micro_batches(trainer, settings, choice)
@@ -220,8 +219,8 @@ def small(bench: Bench) -> None:
         choice = plan(trainer.shape, settings, card_of_size(limit), ()).choice
         found = measured_update(bench, f"{model}, 8 × 2K, update", trainer, settings, choice)
         sampled = attempt(bench, f"{model}, 8 × 2K, rollout", partial(rollout, bench, trainer, settings, choice))
-        peaks = [figure.get("device_gib" if bench.is_cuda else "peak_gib") for figure in (found, sampled)]
-        bench.judge(f"{model}, 8 × 2K, on the device", None if None in peaks else max(peaks), "GiB", at_most=limit)
+        worst = largest([figure.get("device_gib" if bench.is_cuda else "peak_gib") for figure in (found, sampled)])
+        bench.judge(f"{model}, 8 × 2K, on the device", worst, "GiB", at_most=limit)
         del trainer
 
 
@@ -260,9 +259,9 @@ def grid(bench: Bench) -> None:
             choice = choice_of(sequences=1, offload=offload, tile_rows=tile_rows, head_rows=head_rows)
             errors.append(measured_update(bench, "planner", trainer, settings, choice).get("planner_error"))
         del trainer
-    worst = None if None in errors else 100 * max(errors, key=abs)  # type: ignore[arg-type, type-var]
+    worst = largest([None if error is None else 100 * abs(error) for error in errors])
     bench.note("planner, errors", values=errors)
-    bench.judge("planner, worst error of the training peak", None if worst is None else abs(worst), "%", at_most=3.0)
+    bench.judge("planner, worst error of the training peak", worst, "%", at_most=3.0)
 
 
 PARTS = {"stack": stack, "long": long, "small": small, "grid": grid}

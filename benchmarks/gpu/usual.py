@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = make_trainer(bench, "Llama-3.1-8B")
     trainer.policy.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     batch = micro_batches(trainer, *long_run(bench, TOKENS, 2, sequences=1, offload=False))
-    losses = {f"logits by {rivals.trl()[0]}": trl_loss, "loss by Liger": partial(liger_loss, compiled=bench.is_cuda)}
+    losses: dict[str, Loss] = {
+        f"logits by {rivals.trl()[0]}": trl_loss,
+        "loss by Liger": partial(liger_loss, compiled=bench.is_cuda),
+    }
     for name, loss_of in losses.items():
         what = f"{trainer.shape.name}, 1 × 20K, the usual way, {name}"
         line = attempt(bench, what, partial(figures, bench, trainer, batch, loss_of))

@@ -174,7 +174,7 @@ def sample(engine: Any, prompts: Sequence[list[int]], per_prompt: int, tokens: i
 def trainer_logp(trainer: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """Log-probabilities of a completion, in float32."""
     ids = torch.tensor([[*prompt, *tokens]], device=next(trainer.parameters()).device)
-    logits = trainer(ids).logits[0, len(prompt) - 1 : -1].float()
+    logits: Tensor = trainer(ids).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
@@ -216,7 +216,7 @@ def adapter_step(bench: Bench, engine: Any, trainer: Any, prompts: list[list[int
     before = gap(trainer, groups, bench.device)
     optimizer = torch.optim.AdamW([weight for weight in trainer.parameters() if weight.requires_grad], lr=2e-3)
     one = groups[0].outputs[0]
-    (-trainer_logp(trainer, prompts[0], one.token_ids).mean()).backward()
+    torch.autograd.backward(-trainer_logp(trainer, prompts[0], one.token_ids).mean())
     optimizer.step()
     optimizer.zero_grad()
     stale = gap(trainer, groups, bench.device)

@@ -14,6 +14,7 @@ from rlvr.attention import PackedLayout
 from rlvr.attention.padded import Ragged
 from rlvr.attention.unpadded import unpadded
 from rlvr.runtime.ledger import LiveStorages
+from support.precision import assert_close_where
 
 CPU = torch.device("cpu")
 LAYOUTS = {  # prefix lengths, row lengths, prefix of each row
@@ -52,25 +53,25 @@ def full_attention(q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, mask_SS: Tensor,
     return torch.stack(heads, dim=1)
 
 
-def random_heads(num_tokens: int, kv_heads: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def random_heads(num_tokens: int, kv_heads: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     """q, k, v that want a gradient, and a direction for it."""
     generator = torch.Generator().manual_seed(2)
     inputs = [
         torch.randn(num_tokens, heads, 8, dtype=dtype, generator=generator) for heads in (4, kv_heads, kv_heads, 4)
     ]
-    return [*(x.requires_grad_() for x in inputs[:3]), inputs[3]]
+    return (*(x.requires_grad_() for x in inputs[:3]), inputs[3])
 
 
 def compare(lengths: tuple[list[int], list[int], list[int]], *, kv_heads: int, window: int | None) -> None:
     """Both forms of PackedLayout, output and gradients, against the full matrix."""
-    *inputs, upstream = random_heads(sum(lengths[0]) + sum(lengths[1]), kv_heads)
+    q, k, v, upstream = random_heads(sum(lengths[0]) + sum(lengths[1]), kv_heads)
     layout = PackedLayout(*lengths, CPU)
-    expected = full_attention(*inputs, visible(*lengths, window), 0.3)
-    gradients = torch.autograd.grad(expected, inputs, upstream)
-    for found in (layout.attend(0, *inputs, 0.3, window), unpadded(*inputs, layout.pieces(window), scale=0.3)):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
-        for a, b in zip(torch.autograd.grad(found, inputs, upstream), gradients, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    expected = full_attention(q, k, v, visible(*lengths, window), 0.3)
+    gradients = torch.autograd.grad(expected, (q, k, v), upstream)
+    for found in (layout.attend(0, q, k, v, 0.3, window), unpadded(q, k, v, layout.pieces(window), scale=0.3)):
+        assert_close_where(found, expected, 1e-13, case="output")
+        for name, a, b in zip("qkv", torch.autograd.grad(found, (q, k, v), upstream), gradients, strict=True):
+            assert_close_where(a, b, 1e-12, case=f"d{name}, prefixes, rows and owners {lengths}")
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 4, 6, 1000])
@@ -101,9 +102,9 @@ def test_long_sequences_in_several_calls_and_blocks(window: int | None, monkeypa
 def test_no_tensor_of_tokens_by_tokens(window: int | None) -> None:
     """A row of 4,096 tokens behind a prompt: forward and backward hold less than its scores of one head."""
     lengths = ([512], [4096], [0])
-    *inputs, upstream = random_heads(512 + 4096, 2, torch.float32)
+    q, k, v, upstream = random_heads(512 + 4096, 2, torch.float32)
     with LiveStorages(CPU, reads=False) as measured:
-        PackedLayout(*lengths, CPU).attend(0, *inputs, 0.3, window).backward(upstream)
+        torch.autograd.backward(PackedLayout(*lengths, CPU).attend(0, q, k, v, 0.3, window), upstream)
     assert measured.peak_bytes < 4 * 4096 * 4096
 
 
@@ -113,7 +114,7 @@ def test_padding_and_back(lengths: list[int]) -> None:
     ragged = Ragged(lengths, CPU)
     padded = ragged.pad(x)
     assert padded.shape == (len(lengths), max(lengths), 2)
-    for row, part in zip(padded, x.split(lengths), strict=True):
+    for row, part in zip(padded, torch.split(x, lengths), strict=True):
         assert torch.equal(row[: len(part)], part) and not row[len(part) :].any()
     assert torch.equal(ragged.unpad(padded), x)
 
@@ -126,4 +127,4 @@ def test_bfloat16_on_a_cpu_is_computed_in_float32() -> None:
     found = layout.attend(0, q, k, v, 0.3)
     expected = unpadded(q.float(), k.float(), v.float(), layout.pieces(None), scale=0.3)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
+    assert_close_where(found, expected.bfloat16(), 0)

@@ -16,6 +16,7 @@ from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.memory.layer import install
 from rlvr.model.policy import Policy, in_turn
 from rlvr.types import SharePrompts, Totals
+from support.precision import assert_close_where, assert_gradients
 from support.tiny_models import make_model, worst
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def gradients(policy: Policy, micros: list[MicroBatch]) -> dict[str, Tensor]:
     policy.model.zero_grad()
     for micro in in_turn(policy, micros, with_gradient=True):
         logp_T, _ = policy.token_logprobs(micro, temperature=1.0)
-        (logp_T * micro.advantage_T).sum().backward()
+        torch.autograd.backward((logp_T * micro.advantage_T).sum())
     return {name: weight.grad.clone() for name, weight in policy.trainable().items() if weight.grad is not None}
 
 
@@ -71,7 +72,7 @@ def test_gradients_are_those_of_prompts_computed_each_time(family: str, changes:
     policy, batch = make_model(family, adapter=adapter, dtype=torch.float64, **changes), minibatch(GROUPS)
     expected = gradients(policy, split(batch, "off"))
     for found in found_in_all_ways(policy, batch):
-        assert worst(found, expected) <= 1e-12
+        assert_gradients(found, expected, 1e-12)
 
 
 def test_in_float32_they_are_as_near_the_truth() -> None:
@@ -80,7 +81,7 @@ def test_in_float32_they_are_as_near_the_truth() -> None:
     policy = make_model("llama", adapter=True, dtype=torch.float32)
     repeated = worst(gradients(policy, split(batch, "off")), truth)
     for found in found_in_all_ways(policy, batch):
-        assert worst(found, truth) <= max(1.5 * repeated, 1e-6)
+        assert_gradients(found, truth, max(1.5 * repeated, 1e-6))
 
 
 @settings(max_examples=8)
@@ -94,7 +95,7 @@ def test_any_groups_and_budget(groups: list[tuple[int, list[int]]], budget: int)
     expected = gradients(policy, batch.split(1000, CPU))
     for share in ("auto", "on"):
         micros = split(batch, share, budget)
-        assert worst(gradients(policy, micros), expected) <= 1e-12
+        assert_gradients(gradients(policy, micros), expected, 1e-12)
         assert sum(len(micro.target_T) for micro in micros) == batch.totals.tokens
 
 
@@ -134,7 +135,7 @@ def test_log_probabilities_without_a_graph() -> None:
     micros = split(batch, "on")
     found, expected = dict(by_row(micros)), dict(by_row(batch.split(1, CPU)))
     for tokens, logp_T in expected.items():
-        torch.testing.assert_close(found[tokens], logp_T, rtol=0, atol=1e-5)
+        assert_close_where(found[tokens], logp_T, 1e-5)
     assert all(not micro.layout.prompt.keys for micro in micros if isinstance(micro.layout, BehindPrompt)), "given up"
 
 

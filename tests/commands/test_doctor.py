@@ -97,7 +97,7 @@ def test_a_rubric_that_pays_for_format_only_is_found(make_config: Callable[..., 
 
 
 def trick(kind: str = "nothing", **changes: Any) -> Trick:
-    values = {"totals": (0.0, 0.0), "verdicts": (WRONG, WRONG), "seconds": 0.0, "messages": ()}
+    values: dict[str, Any] = {"totals": (0.0, 0.0), "verdicts": (WRONG, WRONG), "seconds": 0.0, "messages": ()}
     return Trick(kind, **values | changes)
 
 
@@ -127,7 +127,7 @@ def test_what_is_found(found: Trick, expected: list[tuple[str, bool]]) -> None:
 
 
 def test_kinds_with_the_same_reason_stand_together() -> None:
-    broken = {"totals": (float("nan"),) * 2, "messages": ("rewards.own: crash",)}
+    broken: dict[str, Any] = {"totals": (float("nan"),) * 2, "messages": ("rewards.own: crash",)}
     found = findings([HONEST_VERDICT, trick(**broken), trick("white space", **broken)])
     message = "could not be scored: nothing (2 of 2), white space (2 of 2): rewards.own: crash"
     assert found == [Finding(message, False)]

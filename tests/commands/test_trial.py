@@ -35,7 +35,7 @@ def asked(*rows: dict[str, Any]) -> list[tuple[Problem, list[str]]]:
 
 
 def test_a_row_names_a_prepared_problem_by_id_or_question() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": KNOWN[0].id, "completion": "a"},
         {"question": KNOWN[1].question, "completion": "b"},
         {"problem_id": KNOWN[0].id, "question": KNOWN[0].question, "answer": "85", "text": "c", "reward": 1.0},
@@ -92,9 +92,11 @@ def test_totals_and_signal() -> None:
 def test_summaries_count_every_completion_once(points: list[list[float | None]]) -> None:
     scores = Scores(("a", "b"), (1.0, 0.0), [points], [[RIGHT] * len(points)], ())
     for k, one in enumerate(summaries(scores)):
-        known = [row[k] for row in points if row[k] is not None and not math.isnan(row[k])]
+        column = [row[k] for row in points]
+        known = [value for value in column if value is not None and not math.isnan(value)]
         assert len(known) + one.not_applicable + one.unscorable == len(points)
         if known:
+            assert one.lowest is not None and one.mean is not None and one.highest is not None
             assert one.lowest <= one.mean + 1e-9
             assert one.mean <= one.highest + 1e-9
         else:

@@ -11,7 +11,8 @@ from rlvr.config import Config
 from rlvr.config.advice import advice
 
 MakeConfig = Callable[..., Config]
-SCRATCH, OWN = {}, {"model.source": "some/model"}
+SCRATCH: dict[str, Any] = {}
+OWN = {"model.source": "some/model"}
 GSPO = {"grpo.loss_type": "gspo"}
 
 # settings and facts; what the only note says, or None

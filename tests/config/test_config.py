@@ -49,7 +49,7 @@ def test_the_default_file_loads() -> None:
 
 def test_values_are_frozen(make_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        make_config().grpo.steps = 5  # type: ignore[misc]
+        make_config().grpo.steps = 5
 
 
 # key and value that are changed; what the message must hold
@@ -438,7 +438,7 @@ def test_epochs_become_steps(problems: int, epochs: int, steps: int, make_config
 
 
 def test_the_loss_gets_plain_numbers(make_config: MakeConfig) -> None:
-    changes = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
+    changes: dict[str, Any] = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
     changes |= {"grpo.importance_correction": "token_mask", "grpo.importance_min": 0.5, "grpo.importance_max": 2.0}
     spec = loss_spec(make_config(changes | {"grpo.epsilon_high": None}))
     assert (spec.importance_correction, spec.importance_min, spec.importance_max) == ("token_mask", 0.5, 2.0)

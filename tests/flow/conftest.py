@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clone import Clone, Done, environment, new_clone, under_each
+
+from support.clone import Clone, Done, environment, new_clone, under_each
 
 
 @pytest.fixture(scope="session", autouse=True)

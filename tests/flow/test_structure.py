@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clone import ROOT, STAGES
 
 from rlvr.config import Config, check_config, presets, read_yaml
 from rlvr.stages.code import code_dependencies, reached
 from rlvr.tasks.source import FOLLOWED
+from support.clone import ROOT, STAGES
 from support.smoke import OVERLAY, smoke_params
 
 
 def spec(stage: str) -> dict[str, Any]:
-    return read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    stages: dict[str, dict[str, Any]] = read_yaml(ROOT / "dvc.yaml")["stages"]
+    return stages[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,16 +10,16 @@ import torch
 from rlvr.logprob import kernel
 from rlvr.logprob.rows import LogitMap
 from rlvr.types import UserError
-from support.head_cases import MAPS, PLAIN, compared, make_inputs, results
-from support.precision import agree, error, relative
+from support.head_cases import MAPS, PLAIN, RESULTS, compared, make_inputs, results
+from support.precision import assert_agree, assert_close_where, assert_relative, disagreement, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RAGGED, POWER, SMALL = (21, 16, 4099), (16, 32, 256), (3, 8, 33)
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def inputs_on_device(*shape: int, dtype: torch.dtype = torch.float32) -> Inputs:
-    hidden, head, target = make_inputs(*shape, dtype)  # type: ignore[arg-type, misc]
+def inputs_on_device(tokens: int, width: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> Inputs:
+    hidden, head, target = make_inputs(tokens, width, vocabulary, dtype)
     return hidden.to(DEVICE), head.to(DEVICE), target.to(DEVICE)
 
 
@@ -34,7 +34,8 @@ def how(**values: Any) -> dict[str, Any]:
 )
 def test_values_and_every_gradient(shape: tuple[int, int, int], logit_map: str, entropy_gradient: bool) -> None:
     outcome = compared(inputs_on_device(*shape), **how(entropy_gradient=entropy_gradient), **MAPS[logit_map])
-    assert agree(*outcome, floor=1e-6)
+    where = f"{shape}, {logit_map}, entropy_gradient={entropy_gradient}"
+    assert_agree(*outcome, floor=1e-6, names=RESULTS, case=where)
 
 
 @pytest.mark.parametrize("block", [16, 1024])
@@ -43,14 +44,15 @@ def test_a_row_of_several_blocks(block: int, logit_map: str, monkeypatch: pytest
     """A ragged last block, whose lanes past the end must count for nothing."""
     monkeypatch.setattr(kernel, "MAX_BLOCK", block)
     outcome = compared(inputs_on_device(6, 16, 1031 if block > 64 else 201), **how(), **MAPS[logit_map])
-    assert agree(*outcome, floor=1e-6)
+    assert_agree(*outcome, floor=1e-6, names=RESULTS, case=f"{logit_map}, blocks of {block}")
 
 
 def test_a_vocabulary_of_151_936() -> None:
     found, eager, truth = compared(inputs_on_device(3, 16, 151_936), **how(chunk_rows=2), **PLAIN)
-    assert agree(found, eager, truth, floor=1e-6)
-    assert error(found[0], truth[0]) <= 1e-5 and error(found[1], truth[1]) <= 2e-5
-    assert relative(found[2], truth[2]) <= 5e-6
+    assert_agree(found, eager, truth, floor=1e-6, names=RESULTS)
+    assert_close_where(found[0], truth[0], 1e-5, case="logp")
+    assert_close_where(found[1], truth[1], 2e-5, case="entropy")
+    assert_relative(found[2], truth[2], 5e-6, case="dH")
 
 
 @pytest.mark.parametrize("largest", [-200.0, 0.0, 3000.0])
@@ -61,8 +63,9 @@ def test_rows_far_from_zero(largest: float) -> None:
     target = torch.tensor([899, 3], device=DEVICE)
     logp, entropy, _ = kernel.statistics(logits, target, LogitMap(1.0, None, 1.0), entropy_gradient=False)
     rounding = 4 * torch.finfo(torch.float32).eps * max(300.0, abs(largest))
-    assert error(logp, truth[torch.arange(2), target]) <= rounding
-    assert error(entropy, -(truth.exp() * truth).sum(-1)) <= rounding
+    where = f"logits up to {largest}"
+    assert_close_where(logp, truth[torch.arange(2), target], rounding, case=f"logp, {where}")
+    assert_close_where(entropy, -(truth.exp() * truth).sum(-1), rounding, case=f"entropy, {where}")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -70,10 +73,10 @@ def test_sixteen_bit(dtype: torch.dtype) -> None:
     """Values are those of float32 logits; a gradient is at most a rounding of its logits' gradient away."""
     inputs = inputs_on_device(12, 16, 500, dtype=dtype)
     found, eager, truth = compared(inputs, **how(), **PLAIN)
-    assert agree(found[:2], eager[:2], truth[:2], floor=1e-6)
+    assert_agree(found[:2], eager[:2], truth[:2], floor=1e-6, names=RESULTS, case=str(dtype))
     rounding = torch.finfo(dtype).eps
-    for f, e, t in zip(found[2:], eager[2:], truth[2:], strict=True):
-        assert relative(f, t) <= max(2 * relative(e, t), rounding)
+    for name, f, e, t in zip(RESULTS[2:], found[2:], eager[2:], truth[2:], strict=True):
+        assert_relative(f, t, max(2 * relative(e, t), rounding), case=f"{name}, {dtype}")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -86,7 +89,7 @@ def test_the_gradient_of_the_logits_is_that_of_float32_rounded(dtype: torch.dtyp
         _, _, state = kernel.statistics(logits.clone(), target, LogitMap(0.9, None, 1.0), entropy_gradient=True)
         gradients.append(kernel.gradient(state, target, dlogp, dlogp, LogitMap(0.9, None, 1.0), out).double())
     ulp = torch.finfo(dtype).eps * gradients[0].abs() + torch.finfo(dtype).smallest_normal
-    assert ((gradients[1] - gradients[0]).abs() <= ulp).all()
+    assert_close_where(gradients[1], gradients[0], ulp, case=str(dtype))
 
 
 def test_rows_past_two_to_the_31_elements() -> None:
@@ -99,7 +102,7 @@ def test_rows_past_two_to_the_31_elements() -> None:
     logits[1] = torch.arange(100.0, device=DEVICE)
     target = torch.tensor([1, 99], device=DEVICE)
     logp, _, _ = kernel.statistics(logits, target, LogitMap(1.0, None, 1.0), entropy_gradient=False)
-    assert error(logp, logits.double().log_softmax(-1)[[0, 1], target.tolist()]) <= 1e-5
+    assert_close_where(logp, logits.double().log_softmax(-1)[[0, 1], target.tolist()], 1e-5)
 
 
 def test_no_tokens_and_inputs_that_are_not_contiguous() -> None:
@@ -108,8 +111,9 @@ def test_no_tokens_and_inputs_that_are_not_contiguous() -> None:
     hidden, head, target = inputs_on_device(9, 16, 130)
     strided = (hidden.T.contiguous().T, torch.stack([head, -head], 1)[:, 0], torch.stack([target, target], 1)[:, 1])
     assert not any(x.is_contiguous() for x in strided)
-    for a, b in zip(results(strided, **how(), **PLAIN), results((hidden, head, target), **how(), **PLAIN), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    found, plain = (results(inputs, **how(), **PLAIN) for inputs in (strided, (hidden, head, target)))
+    for name, a, b in zip(RESULTS, found, plain, strict=True):
+        assert_close_where(a, b, 1e-5, case=name)
 
 
 def test_float64_is_refused() -> None:
@@ -127,4 +131,5 @@ def test_the_comparison_rejects(mutant: str) -> None:
         "2 % too large": 1.02 * found[2],
         "no softmax term": torch.arange(len(hidden), device=DEVICE).cos()[:, None] * head[target],
     }[mutant]
-    assert agree(found, eager, truth, floor=1e-6) == (mutant == "none")
+    message = disagreement(found, eager, truth, floor=1e-6, names=RESULTS)
+    assert (message is None) == (mutant == "none"), message

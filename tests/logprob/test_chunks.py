@@ -13,8 +13,8 @@ from torch import Tensor
 from rlvr.logprob import resolve, token_logprobs
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
-from support.head_cases import MAPS, PLAIN, SHAPES, compared, make_inputs, results
-from support.precision import agree, error, relative
+from support.head_cases import MAPS, PLAIN, RESULTS, SHAPES, compared, make_inputs, results
+from support.precision import assert_agree, assert_close_where, assert_relative, disagreement
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def test_values_and_every_gradient(
     how = {"impl": "torch", "chunk_rows": 8, "train_head": train_head, "entropy_gradient": entropy_gradient}
     outcome = compared(make_inputs(*shape, dtype), **how, **MAPS[logit_map])
     assert len(outcome[0]) == 3 + train_head
-    assert agree(*outcome, floor=FLOORS[dtype])
+    assert_agree(*outcome, floor=FLOORS[dtype], names=RESULTS)
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 2])
@@ -40,9 +40,10 @@ def test_a_vocabulary_of_151_936(chunk_rows: int | None) -> None:
     inputs = make_inputs(5, 16, 151_936, torch.float32)
     how = {"impl": "torch", "chunk_rows": chunk_rows, "train_head": True, "entropy_gradient": True}
     found, eager, truth = compared(inputs, **how, **PLAIN)
-    assert agree(found, eager, truth, floor=1e-6)
-    assert error(found[0], truth[0]) <= 1e-5 and error(found[1], truth[1]) <= 2e-5
-    assert relative(found[2], truth[2]) <= 5e-6
+    assert_agree(found, eager, truth, floor=1e-6, names=RESULTS)
+    assert_close_where(found[0], truth[0], 1e-5, case="logp")
+    assert_close_where(found[1], truth[1], 2e-5, case="entropy")
+    assert_relative(found[2], truth[2], 5e-6, case="dH")
 
 
 @pytest.mark.parametrize("dtype, bar", [(torch.float32, 5e-6), (torch.bfloat16, 4e-3)])
@@ -56,8 +57,9 @@ def test_precision_where_no_logit_is_rounded(dtype: torch.dtype, bar: float, ent
     how = {"impl": "torch", "chunk_rows": 16, "train_head": False, "entropy_gradient": entropy_gradient}
     found, _, truth = compared((hidden, head, target), **how, **PLAIN)
     assert torch.equal((hidden @ head.T).double(), hidden.double() @ head.double().T)
-    assert error(found[0], truth[0]) <= 1e-5 and error(found[1], truth[1]) <= 2e-5
-    assert relative(found[2], truth[2]) <= bar
+    assert_close_where(found[0], truth[0], 1e-5, case="logp")
+    assert_close_where(found[1], truth[1], 2e-5, case="entropy")
+    assert_relative(found[2], truth[2], bar, case="dH")
 
 
 @given(
@@ -75,8 +77,9 @@ def test_the_size_of_a_chunk_changes_nothing(
     how: dict[str, Any] = {"impl": "torch", "train_head": train_head, "entropy_gradient": entropy_gradient}
     how |= MAPS[logit_map]
     whole = results(inputs, chunk_rows=tokens, **how)
-    for a, b in zip(results(inputs, chunk_rows=chunk_rows, **how), whole, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    found = results(inputs, chunk_rows=chunk_rows, **how)
+    for name, a, b in zip(RESULTS[: len(whole)], found, whole, strict=True):
+        assert_close_where(a, b, 1e-12, case=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -87,8 +90,8 @@ def test_inputs_that_are_not_contiguous(dtype: torch.dtype, train_head: bool) ->
     assert not any(x.is_contiguous() for x in strided)
     how: dict[str, Any] = {"impl": "torch", "train_head": train_head, "entropy_gradient": True} | MAPS["cap"]
     found, plain = results(strided, chunk_rows=7, **how), results((hidden, head, target), chunk_rows=7, **how)
-    for a, b in zip(found, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 if dtype == torch.float32 else 2e-2)
+    for name, a, b in zip(RESULTS[: len(plain)], found, plain, strict=True):
+        assert_close_where(a, b, 1e-5 if dtype == torch.float32 else 2e-2, case=name)
 
 
 @pytest.mark.parametrize("entropy_gradient", [True, False])
@@ -188,7 +191,8 @@ def test_the_comparison_rejects(mutant: str) -> None:
         "no softmax term": no_softmax_term(inputs),
         "neighbour's gradient": found[2].roll(1, 0),
     }[mutant]
-    assert agree(found, eager, truth, floor=FLOORS[torch.float32]) == (mutant == "none")
+    message = disagreement(found, eager, truth, floor=FLOORS[torch.float32], names=RESULTS)
+    assert (message is None) == (mutant == "none"), message
 
 
 def test_triton_without_a_gpu_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,9 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             pointer = "*fp32" if name.endswith(("_C", "_T")) else "fp32"
             signature[name] = "constexpr" if name in constants else types.get(name, pointer)
         source = ASTSource(kernel, signature, constants)
-        return compile_kernel(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 16}).asm["cubin"]
+        target = GPUTarget("cuda", capability, 32)
+        code: bytes = compile_kernel(source, target=target, options={"num_warps": 16}).asm["cubin"]
+        return code
 
     return make
 

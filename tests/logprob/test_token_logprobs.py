@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlvr.logprob import token_logprobs
+from support.precision import assert_close_where
 
 TEMPERATURES = [1.0, 0.7, 1.9]
 Array = np.ndarray[Any, Any]
@@ -32,8 +33,8 @@ def test_values(temperature: float) -> None:
     hidden, head, target = make_inputs()
     logp = log_softmax(hidden, head, temperature)
     found, entropy = token_logprobs(*map(torch.tensor, (hidden, head, target)), temperature=temperature)
-    np.testing.assert_allclose(found.numpy(), logp[np.arange(len(target)), target], rtol=0, atol=1e-13)
-    np.testing.assert_allclose(entropy.numpy(), -(np.exp(logp) * logp).sum(-1), rtol=0, atol=1e-13)
+    assert_close_where(found, torch.tensor(logp[np.arange(len(target)), target]), 1e-13)
+    assert_close_where(entropy, torch.tensor(-(np.exp(logp) * logp).sum(-1)), 1e-13)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -46,8 +47,8 @@ def test_gradients(temperature: float) -> None:
     h, w = (torch.tensor(x, requires_grad=True) for x in (hidden, head))
     logp_T, _ = token_logprobs(h, w, torch.tensor(target), temperature=temperature)
     d_hidden, d_head = torch.autograd.grad(logp_T, (h, w), torch.tensor(upstream))
-    np.testing.assert_allclose(d_hidden.numpy(), d_logits @ head, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(d_head.numpy(), d_logits.T @ hidden, rtol=0, atol=1e-12)
+    assert_close_where(d_hidden, torch.tensor(d_logits @ head), 1e-12)
+    assert_close_where(d_head, torch.tensor(d_logits.T @ hidden), 1e-12)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -61,8 +62,8 @@ def test_the_entropy_carries_a_gradient_when_asked(temperature: float) -> None:
     h, w = (torch.tensor(x, requires_grad=True) for x in (hidden, head))
     found = token_logprobs(h, w, torch.tensor(target), temperature=temperature, entropy_gradient=True)
     d_hidden, d_head = torch.autograd.grad(found, (h, w), (torch.tensor(of_logp), torch.tensor(upstream)))
-    np.testing.assert_allclose(d_hidden.numpy(), d_logits @ head, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(d_head.numpy(), d_logits.T @ hidden, rtol=0, atol=1e-12)
+    assert_close_where(d_hidden, torch.tensor(d_logits @ head), 1e-12)
+    assert_close_where(d_head, torch.tensor(d_logits.T @ hidden), 1e-12)
 
 
 def test_the_entropy_carries_no_gradient_unless_asked() -> None:
@@ -88,5 +89,5 @@ def test_low_precision_inputs_are_summed_in_float32(dtype: torch.dtype) -> None:
     logits_TV = h.double() @ w.double().T
     expected = logits_TV.log_softmax(-1)
     assert logp_T.dtype == entropy_T.dtype == torch.float32
-    torch.testing.assert_close(logp_T.double(), expected[torch.arange(len(target)), target], rtol=0, atol=1e-5)
-    torch.testing.assert_close(entropy_T.double(), -(expected.exp() * expected).sum(-1), rtol=0, atol=1e-4)
+    assert_close_where(logp_T, expected[torch.arange(len(target)), target], 1e-5, case="logp")
+    assert_close_where(entropy_T, -(expected.exp() * expected).sum(-1), 1e-4, case="entropy")

@@ -13,10 +13,10 @@ from rlvr.loss import policy_loss
 from rlvr.loss.fused import is_local
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import Correction, LossType
-from support.loss_cases import HEAD, LENGTHS, TOTALS, computed, make_case, make_spec, truth
+from support.loss_cases import HEAD, LENGTHS, RESULTS, TOTALS, computed, converted, make_case, make_spec, truth
 from support.loss_mutants import MUTANTS
 from support.oracle import Row, ratios
-from support.precision import agree, head_truth, relative
+from support.precision import assert_agree, assert_close_where, assert_relative, disagreement, head_truth, relative
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_the_inputs_reach_every_branch(loss_type: str, share: float) -> None:
     micro, cells = case.micro, dict.fromkeys(product((-1, 1), range(4)), 0)
     logp = head_truth(case.hidden, case.head, micro.target_T, temperature=spec.temperature, **HEAD)[0]
     assert micro.old_logp_T is not None
-    for i in micro.row_T.unique().tolist():
+    for i in torch.unique(micro.row_T).tolist():
         mine = micro.row_T == i
         advantage = micro.advantage_T[mine][0].item()
         row = Row(logp[mine].tolist(), micro.old_logp_T[mine].tolist(), [], advantage, [])
@@ -52,11 +52,11 @@ def test_loss_and_gradients(loss_type: str, moved: bool, mode: str, kl: str, bon
     case = make_case(spec, moved=moved)
     expected = truth(case, spec)
     found = computed(case, spec, torch.float64, impl="torch", chunk_rows=5)
-    assert agree(found, expected, expected, floor=1e-12)
+    assert_agree(found, expected, expected, floor=1e-12, names=RESULTS)
     whole = computed(case, spec, torch.float64, impl="torch", train_head=False)
     assert len(whole) == 2
     for a, b in zip(whole, found[:2], strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+        assert_close_where(a, b, 1e-13)
 
 
 @pytest.mark.parametrize("delta", [1.7, 1.28])
@@ -66,7 +66,7 @@ def test_delta(loss_type: str, delta: float) -> None:
     case = make_case(spec, moved=True)
     expected = truth(case, spec)
     found = computed(case, spec, torch.float64, impl="torch", chunk_rows=5)
-    assert agree(found, expected, expected, floor=1e-12)
+    assert_agree(found, expected, expected, floor=1e-12, names=RESULTS)
 
 
 FULL = {"importance_correction": "token_truncate", "beta": 0.04, "entropy_bonus": 0.1}
@@ -84,8 +84,8 @@ def test_low_precision_is_no_worse_than_eager_torch(
     rounded = replace(case, hidden=case.hidden.to(dtype).double(), head=case.head.to(dtype).double())
     found = computed(rounded, spec, dtype, impl="torch", chunk_rows=7)
     eager = computed(rounded, spec, dtype, impl="reference")
-    for f, e, t in zip(found, eager, truth(rounded, spec), strict=True):
-        assert relative(f, t) <= max(2 * relative(e, t), floor)
+    for name, f, e, t in zip(RESULTS, found, eager, truth(rounded, spec), strict=True):
+        assert_relative(f, t, max(2 * relative(e, t), floor), case=name)
 
 
 def test_small_gradients_survive_float16() -> None:
@@ -96,12 +96,12 @@ def test_small_gradients_survive_float16() -> None:
     results = []
     for dtype in (torch.float16, torch.float64):
         hidden = case.hidden.to(dtype).requires_grad_()
-        micro = replace(case.micro, old_logp_T=case.micro.old_logp_T.to(torch.float64))
+        micro = converted(case.micro, torch.float64, "cpu")
         head = case.head.to(dtype).requires_grad_()
         loss, _ = policy_loss(hidden, head, micro, totals=totals, spec=spec, impl="torch", **HEAD)
         results.append([x.double() for x in torch.autograd.grad(loss * scale, (hidden, head))])
     for found, truly in zip(*results, strict=True):
-        assert relative(found, truly) <= 0.02
+        assert_relative(found, truly, 0.02)
 
 
 @pytest.mark.parametrize("loss_type, mode, moved, kl, local", [
@@ -123,7 +123,7 @@ def test_where_it_is_legal_the_logits_are_made_once(
     assert is_local(spec, has_old=moved) == local
     made: list[int] = []
 
-    class Count(LiveStorages):
+    class Count(LiveStorages):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.exp.default and args[0].dim() == 2:
                 made.append(len(args[0]))
@@ -139,11 +139,11 @@ def test_memory_is_that_of_a_chunk(train_head: bool) -> None:
     spec, vocabulary, chunk_rows = make_spec("dapo", **FULL), 20_000, 4
     case = make_case(spec, moved=True)
     hidden, head = case.hidden.float().requires_grad_(), torch.randn(vocabulary, 12).requires_grad_(train_head)
-    micro = replace(case.micro, old_logp_T=case.micro.old_logp_T.float())
+    micro = converted(case.micro, torch.float32, "cpu")
     with LiveStorages(CPU, reads=False) as live:
         loss, _ = policy_loss(hidden, head, micro, totals=TOTALS, spec=spec, impl="torch", chunk_rows=chunk_rows)
         between = live.bytes
-        loss.backward()
+        torch.autograd.backward(loss)
     chunk_bytes, head_bytes = chunk_rows * vocabulary * 4, (train_head and 3 * head.nbytes)
     small = 200 * 76 * 8
     assert live.peak_bytes <= 4 * chunk_bytes + head_bytes + small
@@ -170,5 +170,7 @@ def test_the_comparison_rejects(loss_type: str, mutant: str) -> None:
     spec = make_spec(loss_type)
     case = make_case(spec, moved=True)
     expected, eager = truth(case, spec), computed(case, spec, torch.float32, impl="reference")
-    assert agree(computed(case, spec, torch.float32, impl="torch"), eager, expected, floor=2e-6)
-    assert not agree(MUTANTS[mutant](case, spec, "torch", "cpu"), eager, expected, floor=2e-6)
+    found = computed(case, spec, torch.float32, impl="torch")
+    assert_agree(found, eager, expected, floor=2e-6, names=RESULTS)
+    wrong = MUTANTS[mutant](case, spec, "torch", "cpu")
+    assert disagreement(wrong, eager, expected, floor=2e-6, names=RESULTS)

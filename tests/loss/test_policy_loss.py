@@ -16,6 +16,7 @@ from rlvr.loss import LossStats, policy_loss
 from rlvr.model.policy import Policy
 from rlvr.types import Group, LossSpec, LossType, Totals
 from support.oracle import Row, entropy_and_gradient, loss_and_gradient
+from support.precision import assert_close_where
 
 LOSS_TYPES = get_args(LossType)
 SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 3]), (1, [6, 1, 8])]
@@ -89,7 +90,7 @@ def assert_same(found: tuple[float, dict[str, Tensor], Any], expected: tuple[flo
     largest = max(gradient.abs().max().item() for gradient in expected[1].values())
     assert largest > 1e-3
     for name, gradient in expected[1].items():
-        assert (found[1][name] - gradient).abs().max() <= 1e-11 * max(1.0, largest), name
+        assert_close_where(found[1][name], gradient, 1e-11 * max(1.0, largest), case=name)
 
 
 def plain_logits(model: Any, group: Group, ids: Tensor) -> Tensor:
@@ -118,11 +119,11 @@ def plain_step(
                 continue
             logps.append(plain_logprobs(plain, group, completion.token_ids))
             with torch.no_grad():
-                other = [plain_logprobs(model, group, completion.token_ids).tolist() for model in (old, reference)]
-            rows.append(Row(logps[-1].tolist(), *other, advantage, completion.logp.tolist()))
+                before, base = (plain_logprobs(m, group, completion.token_ids).tolist() for m in (old, reference))
+            rows.append(Row(logps[-1].tolist(), before, base, advantage, completion.logp.tolist()))
     num_rows, num_tokens = sum(len(g.completions) for g in groups), sum(len(row.logp) for row in rows)
     value, gradient = loss_and_gradient(rows, spec, num_rows=num_rows, num_tokens=num_tokens)
-    (torch.cat(logps) * torch.tensor(gradient, dtype=torch.float64)).sum().backward()
+    torch.autograd.backward((torch.cat(logps) * torch.tensor(gradient, dtype=torch.float64)).sum())
     return value, {name: weight.grad for name, weight in plain.named_parameters()}, None
 
 

@@ -26,6 +26,7 @@ from rlvr.model.policy import (
 from rlvr.stages.resolve import resolve
 from rlvr.types import Group, Totals, UserError
 from support.loading import load
+from support.precision import assert_close_where, assert_same_bits
 
 Key = tuple[int, ...]  # a row's tokens: all rows in these tests differ
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def gradients(model: Any) -> dict[str, Tensor]:
 def assert_same(found: dict[Any, Tensor], expected: dict[Any, Tensor], *, tolerance: float = TOLERANCE) -> None:
     assert found.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=tolerance * max(1.0, value.abs().max().item()))
+        assert_close_where(found[key], value, tolerance * max(1.0, value.abs().max().item()), case=str(key))
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -105,8 +106,8 @@ def test_hidden_states_and_all_gradients_are_those_of_the_plain_model(
     expected = plain_hidden_by_row(plain, groups)
     found = hidden_by_row(policy, packed(groups).split(SPLITS[split], CPU))
     assert_same(found, expected)
-    weighted_sum(expected).backward()
-    weighted_sum(found).backward()
+    torch.autograd.backward(weighted_sum(expected))
+    torch.autograd.backward(weighted_sum(found))
     assert len(gradients(policy.model)) == len(list(policy.model.parameters())) > 15
     assert_same(gradients(policy.model), gradients(plain))
 
@@ -125,8 +126,8 @@ def test_an_adapter_trains_as_in_the_plain_model(
     expected = plain_hidden_by_row(plain, groups)
     found = hidden_by_row(policy, packed(groups).split(25, CPU))
     assert_same(found, expected)
-    weighted_sum(expected).backward()
-    weighted_sum(found).backward()
+    torch.autograd.backward(weighted_sum(expected))
+    torch.autograd.backward(weighted_sum(found))
     assert set(gradients(policy.model)) == set(policy.trainable())
     assert all("lora" in name for name in policy.trainable())
     assert_same(gradients(policy.model), gradients(plain))
@@ -174,9 +175,8 @@ def test_supervised_rows_do_not_share_a_prompt(
     found = hidden_by_row(make_policy(), micros)
     for prompt, target in examples:
         states = make_plain()(input_ids=torch.tensor([[*prompt, *target.tolist()]]), output_hidden_states=True)
-        torch.testing.assert_close(
-            found[tuple(target.tolist())], states.hidden_states[-1][0][len(prompt) - 1 : -1], rtol=0, atol=TOLERANCE
-        )
+        expected = states.hidden_states[-1][0][len(prompt) - 1 : -1]
+        assert_close_where(found[tuple(target.tolist())], expected, TOLERANCE)
 
 
 def test_logprobs_are_those_of_the_plain_model_at_the_temperature(
@@ -189,7 +189,7 @@ def test_logprobs_are_those_of_the_plain_model_at_the_temperature(
         tokens = torch.tensor([*groups[0].prompt.tokens, *completion.token_ids.tolist()])
         logp_SV = (make_plain()(input_ids=tokens[None]).logits[0] / 0.7).log_softmax(-1)
         expected = logp_SV[4:-1].gather(1, completion.token_ids[:, None])[:, 0]
-        torch.testing.assert_close(found[tuple(completion.token_ids.tolist())], expected, rtol=0, atol=TOLERANCE)
+        assert_close_where(found[tuple(completion.token_ids.tolist())], expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
@@ -216,7 +216,7 @@ def test_trainable_state_round_trip(adapter: str, make_policy: Callable[..., Pol
         for weight in policy.trainable().values():
             weight.add_(1.0)
     other.load_trainable_state({name: w.clone() for name, w in policy.trainable_state().items()})
-    assert all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True))
+    assert_same_bits(dict(policy.model.named_parameters()), dict(other.model.named_parameters()))
 
 
 class TestLoading:
@@ -234,7 +234,7 @@ class TestLoading:
         assert has_weights(tmp_path)
         again = load(cfg, folder, start=tmp_path)
         assert again.trainable().keys() == first.trainable().keys()
-        assert all(torch.equal(again.trainable()[name], weight) for name, weight in first.trainable().items())
+        assert_same_bits(again.trainable(), first.trainable())
 
     def test_a_new_adapter_has_no_effect_and_depends_on_the_seed_alone(
         self, base: Callable[[str], Path], make_config: Callable[..., Config]
@@ -247,13 +247,13 @@ class TestLoading:
             return load(cfg, folder)
 
         first, again, other = draw(0).trainable(), draw(0).trainable(), draw(1).trainable()
-        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert_same_bits(again, first)
         assert any(not torch.equal(first[name], other[name]) for name in first)
         tokens = torch.tensor([[7, 8, 9]])
         plain = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
         with_adapter = draw(0).model
         with_adapter.get_base_model().config._attn_implementation = "sdpa"
-        torch.testing.assert_close(with_adapter(tokens).logits, plain, rtol=0, atol=1e-5)
+        assert_close_where(with_adapter(tokens).logits, plain, 1e-5)
 
     def test_a_folder_without_weights_is_no_start(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path

@@ -23,12 +23,14 @@ from rlvr.plan.settings import Choice, PlanSettings, Recompute, shares_prompt
 from rlvr.plan.shapes import shape_of
 from rlvr.runtime.ledger import Ledger
 from rlvr.types import Totals
+from support.plans import assert_bytes
 
 S = 512
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3_text")
+VOCABULARY = 64
 SIZES = {
     "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-    "intermediate_size": 352, "vocab_size": 64, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+    "intermediate_size": 352, "vocab_size": VOCABULARY, "max_position_embeddings": 1024, "tie_word_embeddings": False,
     "eos_token_id": 1, "bos_token_id": None, "pad_token_id": 0,
 }  # fmt: skip
 
@@ -55,7 +57,7 @@ def update(model: Any, ledger: Ledger, settings: PlanSettings) -> None:
     """Forward and backward of one micro-batch: the completions of one prompt, whose tokens lie first."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     prompt, rows, length = settings.prompt_tokens, settings.completions, settings.completion_tokens
-    token_S = torch.randint(2, SIZES["vocab_size"], (prompt + rows * length,))
+    token_S = torch.randint(2, VOCABULARY, (prompt + rows * length,))
     owners = [0] * rows if prompt else list(range(rows))
     layout = attention.PackedLayout([prompt] if prompt else [], [length] * rows, owners, torch.device("cpu"))
     with ledger.phase("update"):
@@ -66,7 +68,7 @@ def update(model: Any, ledger: Ledger, settings: PlanSettings) -> None:
 def update_sharing(model: Any, ledger: Ledger, settings: PlanSettings) -> None:
     """Forward and backward of a group, each completion in a micro-batch of its own behind the shared prompt."""
     policy = Policy(model, model.get_base_model().get_decoder(), (1,), "auto", None)
-    tokens = torch.randint(2, SIZES["vocab_size"], (settings.prompt_tokens + 1 + settings.completion_tokens,))
+    tokens = torch.randint(2, VOCABULARY, (settings.prompt_tokens + 1 + settings.completion_tokens,))
     prompt, answer = tuple(tokens[: settings.prompt_tokens + 1].tolist()), tokens[settings.prompt_tokens + 1 :]
     rows = tuple(TrainRow(0, prompt, answer, torch.zeros(len(answer)), 1.0) for _ in range(settings.completions))
     micros = MiniBatch(rows, Totals(len(rows), 1)).split_sharing(len(answer), policy.device, share_prompts="auto")
@@ -197,4 +199,8 @@ def compare(
     prediction = predict(shape, settings, choice)
     states = next(row for row in prediction.phases["optimizer"] if "states" in row.name)
     expected = prediction.training_bytes - states.amount_bytes + prediction.host_bytes
-    assert expected == pytest.approx(ledger.peaks["update"].allocated_bytes, rel=0.05)
+    phase = max(("head", "backward"), key=prediction.allocated_bytes)
+    assert_bytes(
+        f"{phase} without states, with the host's", expected, ledger.peaks["update"].allocated_bytes, within=0.05,
+        rows=(*prediction.phases[phase], *prediction.host), case=f"{family}, {method}, {dtype}, {choice}",
+    )  # fmt: skip

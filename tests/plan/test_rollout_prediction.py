@@ -16,6 +16,7 @@ from rlvr.plan.shapes import shape_of
 from rlvr.runtime.ledger import Ledger
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.types import Problem, Prompt
+from support.plans import assert_bytes
 
 COMPLETIONS = 8
 
@@ -57,4 +58,5 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
         kv_sequences=COMPLETIONS * prompts, states_on_host=True,
     )  # fmt: skip
     prediction = predict(shape_of(config.to_dict(), name="tiny", where="the test"), settings, choice)
-    assert prediction.allocated_bytes("rollout") == pytest.approx(ledger.peaks["rollout"].allocated_bytes, rel=0.05)
+    planned, measured = prediction.allocated_bytes("rollout"), ledger.peaks["rollout"].allocated_bytes
+    assert_bytes("rollout", planned, measured, within=0.05, rows=prediction.phases["rollout"])

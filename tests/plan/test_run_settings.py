@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from rlvr.plan.cards import GIB, Card, find_card
 from rlvr.plan.kv_cache import engine_cache_bytes
 from rlvr.plan.planner import Plan
-from rlvr.plan.predict import kv_cache_bytes, weight_rows
+from rlvr.plan.predict import weight_rows
 from rlvr.plan.run_settings import KEYS, RunSettings, choice_of, plan_run, plan_sampling_run
 from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 from rlvr.types import UserError
+from support.plans import assert_bytes, assert_fits
 
 FOLDER = Path(__file__).parents[2] / "presets" / "shapes"
 LLAMA_3B, LLAMA_8B = (find_shape(name, FOLDER) for name in ("Llama-3.2-3B", "Llama-3.1-8B"))
@@ -78,7 +79,7 @@ def advised(own: RunSettings, message: str) -> RunSettings:
     names = {key: name for name, key in KEYS.items()}
     found = re.findall(r"([a-z_.]+) \S+ → (\w+)", message)
     values: dict[str, Any] = {"on": True, "off": False, "null": None}
-    changes = {names[key]: values[value] if value in values else int(value) for key, value in found}
+    changes: dict[str, Any] = {names[key]: values[value] if value in values else int(value) for key, value in found}
     assert changes
     return replace(own, **changes)
 
@@ -101,7 +102,7 @@ def test_what_is_advised_fits_and_what_is_refused_has_no_way(
         made = plan_run(LLAMA_3B, settings, own, card(gib), ())
     except UserError as error:
         changed = advised(own, str(error))
-        assert plan_run(LLAMA_3B, settings, changed, card(gib), ()).fits
+        assert_fits(plan_run(LLAMA_3B, settings, changed, card(gib), ()))
         return
     if not made.fits:
         least = replace(
@@ -145,13 +146,15 @@ class TestCacheOfAnEngine:
     def test_it_is_what_the_rollout_leaves_where_there_is_no_room_for_all(self) -> None:
         made = self.made(12)
         found = self.cache_bytes(made)
-        assert found < self.cache_bytes(self.made(80)) == 64 * 1024 * LLAMA_8B.kv_bytes_per_token(2)
-        rest = made.prediction.device_bytes("rollout") - kv_cache_bytes(LLAMA_8B, QLORA, made.choice.kv_sequences)
-        assert found + rest == made.card.memory_bytes
+        assert found < self.cache_bytes(self.made(80)) == 64 * 1024 * 131_072
+        planned = made.choice.kv_sequences // 8 * (200 + 8 * 800) * 131_072
+        rest = made.prediction.device_bytes("rollout") - planned
+        assert_bytes("rollout", found + rest, made.card.memory_bytes, rows=made.prediction.phases["rollout"])
 
     def test_a_second_copy_of_the_weights_is_paid_from_it(self) -> None:
         shared, copied = self.made(16), self.made(16, shares_weights=False)
         weights = sum(row.amount_bytes for row in weight_rows(LLAMA_8B, QLORA)[:2])
         assert weights == pytest.approx(5.31 * GIB, rel=0.01)
-        assert copied.prediction.allocated_bytes("load") - shared.prediction.allocated_bytes("load") == weights
+        more = copied.prediction.allocated_bytes("load") - shared.prediction.allocated_bytes("load")
+        assert_bytes("load", more, weights, rows=copied.prediction.phases["load"])
         assert self.cache_bytes(shared) > self.cache_bytes(copied)

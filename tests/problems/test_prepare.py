@@ -156,7 +156,8 @@ def test_later_stages_read_what_was_written(make: Make, monkeypatch: pytest.Monk
     assert {type(token) for p in prompts for token in p.tokens} == {int}
     examples = tables.read_examples("dev")
     assert [(list(prompt), target.tolist()) for prompt, target in examples] == [
-        (list(row.prompt_tokens), list(row.target_tokens)) for row in table.itertuples()
+        (list(prompt), list(target))
+        for prompt, target in zip(table["prompt_tokens"], table["target_tokens"], strict=True)
     ]
 
 

@@ -19,7 +19,9 @@ def completions(**columns: list[Any]) -> pd.DataFrame:
 
 
 def row(table: pd.DataFrame, reward: str) -> pd.Series[Any]:
-    return table.set_index("reward").loc[reward]
+    found = table.set_index("reward").loc[reward]
+    assert isinstance(found, pd.Series)
+    return found
 
 
 def test_correlation_is_point_biserial() -> None:
@@ -74,8 +76,8 @@ def test_comparison_orders_pass_at_by_number() -> None:
         "format_rate": 1.0, "mean_tokens": 9.0, "truncated": 0.0,
     }  # fmt: skip
     table = comparison({"base": summary, "grpo": summary})
-    assert [name for name in table if name.startswith("pass")] == ["pass_at_1", "pass_at_2", "pass_at_16"]
-    assert table.loc[0, ["accuracy_low", "accuracy_high"]].tolist() == [0.4, 0.6]
+    assert [name for name in table.columns if name.startswith("pass")] == ["pass_at_1", "pass_at_2", "pass_at_16"]
+    assert table[["accuracy_low", "accuracy_high"]].iloc[0].tolist() == [0.4, 0.6]
     assert table["model"].tolist() == ["base", "grpo"]
 
 

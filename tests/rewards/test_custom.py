@@ -177,8 +177,8 @@ def test_bools_none_tuples_and_arrays(write: Write) -> None:
     two = item("a"), item("b")
     for value in ((1, None), [True, None]):
         assert points(path, "g", *two, value=value) == [1.0, None]
-    for value in (np.array([1, 2]), torch.tensor([1.0, 2.0])):
-        assert points(path, "g", *two, value=value) == [1.0, 2.0]
+    for array in (np.array([1, 2]), torch.tensor([1.0, 2.0])):
+        assert points(path, "g", *two, value=array) == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from support.samples import sample_of, well_formed
 DEFAULT = TAGS["working_out"]
 R, R_END, A, A_END = DEFAULT.marks()
 # distinct from the defaults, so that a constant in the code shows
-BANDS = {
+BANDS: dict[str, Any] = {
     "exact": 5.1,
     "stripped": 3.6,
     "within_10_percent": 2.2,
@@ -36,7 +36,7 @@ BANDS = {
     "not_a_number": -4.4,
     "missing": -2.1,
 }
-NUMBERS = {"right": 3.4, "wrong": -1.6, "missing": 0.3}
+NUMBERS: dict[str, Any] = {"right": 3.4, "wrong": -1.6, "missing": 0.3}
 
 
 def completion(answer: str) -> str:
@@ -248,7 +248,7 @@ class TestVerdicts:
 
 
 def test_smooth_proximity_falls_without_a_jump() -> None:
-    options = {"top": 4.0, "bottom": -2.0, "halfway": 0.1, "missing": -2.5}
+    options: dict[str, Any] = {"top": 4.0, "bottom": -2.0, "halfway": 0.1, "missing": -2.5}
     points = [
         points_of("proximity_smooth", completion(f"{n / 100}"), gold="-100", **options) for n in range(-10000, 1000, 7)
     ]

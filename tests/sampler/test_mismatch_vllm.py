@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from rlvr.types import Group, Prompt, StepFailed
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
+Kind = TypeVar("Kind", bound=VllmSampler)
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
 EXACT = 5e-5  # nats a token, in float32
 STEPS = 4
@@ -81,12 +82,13 @@ def make(make_toy: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def engine(request: pytest.FixtureRequest, make: Callable[..., Any], tokenizer: Any) -> Iterator[VllmSampler]:
     """Of the types of weights and head that a test asks for."""
-    dtype, head_dtype = getattr(request, "param", "float32 auto").split()
+    kind: str = getattr(request, "param", "float32 auto")
+    dtype, _, head = kind.partition(" ")
     toy = make()
     settings = EngineSettings(
         model=str(toy.base), revision=None, dtype=dtype, quantization="none",
         lora_rank=8, max_sequence_tokens=176, max_rows=16, kv_cache_bytes=32 * 2**20, kv_cache_dtype="auto",
-        head_dtype=head_dtype, is_eager=True, is_cuda=False, is_shared=True,
+        head_dtype="float32" if head == "float32" else "auto", is_eager=True, is_cuda=False, is_shared=True,
     )  # fmt: skip
     sampling = Sampling(toy.cfg.rollout.temperature, toy.cfg.rollout.max_completion_tokens, 16)
     with closing(VllmSampler(start_engine(settings), tokenizer, "", sampling, False)) as sampler:
@@ -101,7 +103,8 @@ def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> di
             toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: False,
         )  # fmt: skip
-    return toy.policy.trainable_state()
+    weights: dict[str, Tensor] = toy.policy.trainable_state()
+    return weights
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +112,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
 
 
-def of(kind: type[VllmSampler], engine: VllmSampler) -> Any:
+def of(kind: type[Kind], engine: VllmSampler) -> Kind:
     return kind(engine.llm, engine.tokenizer, engine.opening, engine.sampling, engine.is_cuda)
 
 

@@ -173,7 +173,7 @@ class TestEnds:
         self, make_sampler: Callable[..., NativeSampler], make_prompts: Callable[..., Any]
     ) -> None:
         groups = list(make_sampler(limit=6).sample(make_prompts(*LENGTHS), 60, seed=(0,)))
-        kinds = Counter()
+        kinds: Counter[tuple[bool, bool]] = Counter()
         for c in completions(groups):
             ended = c.token_ids[-1].item() in END
             assert c.is_truncated == (not ended)

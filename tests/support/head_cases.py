@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rlvr.logprob import token_logprobs
+from rlvr.logprob import Impl, token_logprobs
 from support.precision import head_truth
 
+RESULTS = ("logp", "entropy", "dH", "dW")
 PLAIN: dict[str, Any] = {"temperature": 1.0, "soft_cap": None, "logit_scale": 1.0}
 MAPS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
@@ -32,22 +33,21 @@ def make_inputs(tokens: int, width: int, vocabulary: int, dtype: torch.dtype) ->
 
 
 def results(
-    inputs: tuple[Tensor, Tensor, Tensor], *, impl: str, entropy_gradient: bool, train_head: bool, **options: Any
+    inputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    impl: Impl | Literal["formula"],
+    entropy_gradient: bool,
+    train_head: bool,
+    **options: Any,
 ) -> list[Tensor]:
     """Log-probabilities, entropies, dH and dW (where trained) for fixed upstream gradients; impl "formula" is ours."""
     hidden, head, target = inputs
-    leaves = [hidden.detach().requires_grad_(), head.detach().requires_grad_(train_head)]
+    leaves = (hidden.detach().requires_grad_(), head.detach().requires_grad_(train_head))
     if impl == "formula":
         options.pop("chunk_rows", None)
         logp, entropy = head_truth(*leaves, target, **options)
     else:
-        logp, entropy = token_logprobs(
-            *leaves,
-            target,
-            impl=impl,
-            entropy_gradient=entropy_gradient,
-            **options,  # type: ignore[arg-type]
-        )
+        logp, entropy = token_logprobs(*leaves, target, impl=impl, entropy_gradient=entropy_gradient, **options)
     number = torch.arange(len(target), dtype=logp.dtype, device=logp.device)
     value = (logp * number.cos()).sum()
     if entropy_gradient:

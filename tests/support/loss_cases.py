@@ -19,6 +19,7 @@ LENGTHS = (12, 9, 1, 14, 7, 11, 12, 10)
 SEQUENCE_LOG_RATIOS = [log(w) for w in (0.6, 0.7, 0.95, 1.05, 1.4, 1.6, 2.2, 2.6)]  # by row; A > 0 in the even ones
 TOTALS = Totals(rows=len(LENGTHS) + 3, tokens=sum(LENGTHS) + 17)  # rows and tokens that were skipped count
 WIDTH, VOCABULARY = 12, 67
+RESULTS = ("loss", "dH", "dW")
 HEAD: dict[str, Any] = {"soft_cap": 6.0, "logit_scale": 1.25}
 
 
@@ -99,10 +100,12 @@ def truth_on_logprobs(logp: Tensor, micro: MicroBatch, spec: LossSpec) -> list[T
     old = logp if micro.old_logp_T is None else micro.old_logp_T
     assert micro.reference_logp_T is not None
     rows = []
-    for i in micro.row_T.unique().tolist():
+    for i in torch.unique(micro.row_T).tolist():
         mine = micro.row_T == i
-        parts = [x[mine].tolist() for x in (logp, old, micro.reference_logp_T, micro.sampler_logp_T)]
-        rows.append(Row(*parts[:3], micro.advantage_T[mine][0].item(), parts[3]))
+        now, before, reference, sampled = (
+            x[mine].tolist() for x in (logp, old, micro.reference_logp_T, micro.sampler_logp_T)
+        )
+        rows.append(Row(now, before, reference, micro.advantage_T[mine][0].item(), sampled))
     value, gradient = loss_and_gradient(rows, spec, num_rows=TOTALS.rows, num_tokens=TOTALS.tokens)
     return [torch.tensor(value, dtype=torch.float64), torch.tensor(gradient, dtype=torch.float64)]
 
@@ -112,15 +115,16 @@ def computed(
 ) -> list[Tensor]:
     """Loss, dH and dW (where trained) of policy_loss for inputs in `dtype`; log-probabilities are at least float32."""
     micro = converted(case.micro, torch.float64 if dtype == torch.float64 else torch.float32, device)
-    leaves = [case.hidden.to(device, dtype).requires_grad_(), case.head.to(device, dtype).requires_grad_(train_head)]
-    loss, _ = policy_loss(*leaves, micro, totals=TOTALS, spec=spec, **HEAD, **how)
-    gradients = torch.autograd.grad(loss, leaves if train_head else leaves[:1])
+    hidden = case.hidden.to(device, dtype).requires_grad_()
+    head = case.head.to(device, dtype).requires_grad_(train_head)
+    loss, _ = policy_loss(hidden, head, micro, totals=TOTALS, spec=spec, **HEAD, **how)
+    gradients = torch.autograd.grad(loss, (hidden, head) if train_head else (hidden,))
     return [x.cpu() for x in (loss.detach(), *gradients)]
 
 
 def converted(micro: MicroBatch, dtype: torch.dtype, device: str) -> MicroBatch:
     """`micro` on a device, its log-probabilities in a type."""
     numbers = {name: getattr(micro, name) for name in ("old_logp_T", "sampler_logp_T", "reference_logp_T")}
-    moved = {name: x if x is None else x.to(device, dtype) for name, x in numbers.items()}
-    ids = {name: getattr(micro, name).to(device) for name in ("target_T", "row_T", "advantage_T")}
+    moved: dict[str, Any] = {name: x if x is None else x.to(device, dtype) for name, x in numbers.items()}
+    ids: dict[str, Any] = {name: getattr(micro, name).to(device) for name in ("target_T", "row_T", "advantage_T")}
     return replace(micro, **moved, **ids)

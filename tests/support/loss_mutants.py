@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def one_token_too_many(case: Case, spec: LossSpec) -> Case:
         return other.clone().index_put((true.nonzero()[:, 0],), mine)
 
     names = ("target_T", "old_logp_T", "sampler_logp_T", "reference_logp_T")
-    values = {name: spread(getattr(case.micro, name), getattr(longer.micro, name)) for name in names}
+    values: dict[str, Any] = {name: spread(getattr(case.micro, name), getattr(longer.micro, name)) for name in names}
     return Case(spread(case.hidden, longer.hidden), case.head, replace(longer.micro, **values))
 
 

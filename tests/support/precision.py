@@ -1,8 +1,8 @@
-"""When a result in low precision is right: no more than twice as far from the truth as torch in the same type."""
+"""Comparisons that say where they fail and by how much; and when a result in low precision is right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,19 +10,115 @@ from torch import Tensor
 
 def error(found: Tensor, truth: Tensor) -> float:
     """Largest distance of a component."""
-    return (found.double() - truth).abs().max().item()
+    return float((found.double() - truth).abs().max())
 
 
 def relative(found: Tensor, truth: Tensor) -> float:
-    return ((found.double() - truth).norm() / truth.norm()).item()
+    """‖Δ‖/‖truth‖."""
+    return float((found.double() - truth).norm() / truth.norm())
 
 
-def agree(found: Sequence[Tensor], eager: Sequence[Tensor], truth: Sequence[Tensor], *, floor: float) -> bool:
-    """Each result within max(2 × error of eager torch in the same type, floor × the largest true component)."""
-    return all(
-        f.shape == t.shape and bool(f.isfinite().all()) and error(f, t) <= max(2 * error(e, t), floor * t.abs().max())
-        for f, e, t in zip(found, eager, truth, strict=True)
+def difference(actual: Tensor, expected: Tensor, bound: float | Tensor) -> str | None:
+    """The worst component that is further off than `bound`, or None; with a bound by component, the worst by its own.
+
+    "worst 3.1e-04 at [2, 17] (0.1234 against 0.1231), bound 1e-05; 3 of 80 components are beyond it"
+    """
+    if actual.shape != expected.shape:
+        return f"shape {tuple(actual.shape)} against {tuple(expected.shape)}"
+    if actual.numel() == 0:
+        return None
+    a, b = actual.detach().double().cpu(), expected.detach().double().cpu()
+    limit = torch.as_tensor(bound, dtype=torch.float64).cpu().expand_as(a)
+    distance = (a - b).abs().nan_to_num(nan=torch.inf)
+    beyond = ~(distance <= limit)
+    if not beyond.any():
+        return None
+    excess = torch.where(beyond, distance / limit.clamp(min=torch.finfo(torch.float64).tiny), 0.0).nan_to_num()
+    flat = int(excess.argmax())
+    place = [int(i) for i in torch.unravel_index(torch.tensor(flat), a.shape)]
+    return (
+        f"worst {distance.flatten()[flat]:.2g} at {place} ({a.flatten()[flat]:.8g} against {b.flatten()[flat]:.8g}), "
+        f"bound {limit.flatten()[flat]:.2g}; {int(beyond.sum())} of {a.numel()} components are beyond it"
     )
+
+
+def assert_close_where(actual: Tensor, expected: Tensor, bound: float | Tensor, *, case: str = "") -> None:
+    """Every component of `actual` lies within `bound` of `expected`, which has its type or is the truth in float64."""
+    __tracebackhide__ = True
+    if expected.dtype not in (actual.dtype, torch.float64):
+        raise AssertionError(_in_case(case, f"type {actual.dtype} against {expected.dtype}"))
+    if found := difference(actual, expected, bound):
+        raise AssertionError(_in_case(case, found))
+
+
+def assert_same_bits(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """The same names, and for each the same numbers."""
+    __tracebackhide__ = True
+    _assert_same_names(actual, expected)
+    for name, tensor in expected.items():
+        assert_close_where(actual[name], tensor, 0.0, case=name)
+
+
+def relative_difference(actual: Tensor, expected: Tensor, bound: float) -> str | None:
+    """‖Δ‖/‖expected‖ and the worst component where it is more than `bound`, or None."""
+    if actual.shape != expected.shape:
+        return f"shape {tuple(actual.shape)} against {tuple(expected.shape)}"
+    a, b = actual.detach().double(), expected.detach().double()
+    norm = float((a - b).norm() / b.norm())
+    if norm <= bound:
+        return None
+    worst = difference(a, b, 0.0)
+    return f"‖Δ‖/‖g‖ {norm:.2g}, bound {bound:.2g}; {worst.split(', bound')[0] if worst else 'no norm'}"
+
+
+def assert_relative(actual: Tensor, expected: Tensor, bound: float, *, case: str = "") -> None:
+    """‖Δ‖ is at most `bound` of ‖expected‖."""
+    __tracebackhide__ = True
+    if found := relative_difference(actual, expected, bound):
+        raise AssertionError(_in_case(case, found))
+
+
+def assert_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], bound: float) -> None:
+    """The same parameters, and for each ‖Δ‖ of at most `bound` of ‖g‖; all that are further off are named."""
+    __tracebackhide__ = True
+    _assert_same_names(found, expected)
+    wrong = [(name, relative_difference(found[name], g, bound)) for name, g in expected.items()]
+    if lines := [f"{name}: {message}" for name, message in wrong if message]:
+        raise AssertionError("\n".join(lines))
+
+
+def disagreement(
+    found: Sequence[Tensor],
+    eager: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    *,
+    floor: float,
+    names: Sequence[str],
+) -> str | None:
+    """The results further off than max(2 × error of eager torch in the same type, floor × largest true component)."""
+    lines = []
+    for name, f, e, t in zip(names[: len(truth)], found, eager, truth, strict=True):
+        eager_error, largest = error(e, t), float(t.abs().max())
+        if message := difference(f, t, max(2 * eager_error, floor * largest)):
+            lines.append(
+                f"{name}: {message}; eager torch is {eager_error:.2g} off, the floor {floor:.2g} of {largest:.2g}"
+            )
+    return "\n".join(lines) or None
+
+
+def assert_agree(
+    found: Sequence[Tensor],
+    eager: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    *,
+    floor: float,
+    names: Sequence[str],
+    case: str = "",
+) -> None:
+    """A result in low precision is right when it is no more than twice as far from the truth as eager torch."""
+    __tracebackhide__ = True
+    if message := disagreement(found, eager, truth, floor=floor, names=names):
+        raise AssertionError(_in_case(case, message))
 
 
 def head_truth(
@@ -34,3 +130,13 @@ def head_truth(
         y = soft_cap * torch.tanh(y / soft_cap)
     logp = torch.log_softmax(y / temperature, -1)
     return logp[torch.arange(len(target)), target], -(logp.exp() * logp).sum(-1)
+
+
+def _in_case(case: str, message: str) -> str:
+    return f"{case}: {message}" if case else message
+
+
+def _assert_same_names(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if actual.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
+        raise AssertionError(f"missing {missing}, not expected {extra}")

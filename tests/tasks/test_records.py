@@ -208,7 +208,7 @@ class TestColumns:
 
 
 class TestFilters:
-    PASSED = (
+    PASSED: tuple[tuple[dict[str, Any], set[int]], ...] = (
         ({"n": {"min": 3}}, {3, 4, 5}),
         ({"n": {"max": 2.5}}, {0, 1, 2}),
         ({"n": {"min": 2, "max": 3}}, {2, 3}),

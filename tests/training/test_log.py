@@ -47,7 +47,7 @@ def record(**changes: Any) -> dict[str, Any]:
     meter = Meter(torch.device("cpu"))
     meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25, "optimizer": 0.5}  # part of update
     meter.peak_bytes = {"rollout": 10, "score": 30, "update": 15, "optimizer": 20}
-    parts = {"scores": SCORES, "reward_PG": REWARD_PG} | {
+    parts: dict[str, Any] = {"scores": SCORES, "reward_PG": REWARD_PG} | {
         name: changes.pop(name) for name in ("scores", "reward_PG") if name in changes
     }
     values: dict[str, Any] = {
@@ -133,7 +133,7 @@ def test_where_nothing_was_computed_nothing_is_claimed() -> None:
 
 
 def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
-    points = [[[3.0, NAN], [0.0, -1.0]], [[3.0, 0.0], [3.0, 0.5]]]
+    points: list[list[list[float | None]]] = [[[3.0, NAN], [0.0, -1.0]], [[3.0, 0.0], [3.0, 0.5]]]
     scores = Scores(SCORES.names, SCORES.weights, points, SCORES.verdicts, ())
     found = record(scores=scores, reward_PG=torch.tensor([[NAN, -0.5], [3.0, 3.5]], dtype=torch.float64))
     assert found["reward/mean"] == pytest.approx(2.0)
@@ -146,11 +146,11 @@ def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
 
 
 def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
-    points = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
+    points: list[list[list[float | None]]] = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
     found = record(scores=Scores(SCORES.names, SCORES.weights, points, SCORES.verdicts, ()))
     assert found["reward/number/mean"] == 2.5
     assert found["reward/number/std"] == pytest.approx(math.sqrt(4.5))
-    nothing = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]
+    nothing: list[list[list[float | None]]] = [[[3.0, None], [0.0, None]], [[3.0, NAN], [3.0, None]]]
     found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.verdicts, ()))
     assert (found["reward/number/mean"], found["reward/number/std"]) == (None, 0.0)
     assert "NaN" not in json.dumps(found)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import FORGERIES, LIMITS, PROGRAMS
 
 import rlvr
 from rlvr.types import UserError
 from rlvr.verifiers.sandbox import bubblewrap
 from rlvr.verifiers.sandbox import run as sandbox
+from support import hostile
+from support.hostile import FORGERIES, LIMITS, PROGRAMS
 
 pytestmark = pytest.mark.deadline
 
@@ -67,7 +68,7 @@ def copy_sources(folder: Path) -> None:
     shutil.copytree(source / "verifiers", folder / "rlvr" / "verifiers", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("__init__.py", "types.py"):
         shutil.copy(source / name, folder / "rlvr")
-    shutil.copy(Path(__file__).with_name("hostile.py"), folder)
+    shutil.copy(hostile.__file__, folder)
 
 
 def test_nothing_on_the_host_was_touched_heard_or_left_running(verified: dict[tuple[str, str], Any]) -> None:

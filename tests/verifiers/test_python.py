@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import marshal
 from typing import Any
 
 import pytest
@@ -172,7 +172,7 @@ def test_tests_that_cannot_be_read_are_our_fault(text: str, says: str) -> None:
 
 
 def test_a_sandbox_that_does_not_start_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox.bubblewrap, "command", lambda **_: ["bwrap", "--no-such-option"])
+    monkeypatch.setattr("rlvr.verifiers.sandbox.bubblewrap.command", lambda **_: ["bwrap", "--no-such-option"])
     verdict = verified("print(1)", {"stdin": "", "stdout": "1"})
     assert (verdict.outcome, verdict.cause) == ("fault", WORKER)
 
@@ -201,8 +201,12 @@ EXPECTED = "a-result-to-hide"
 
 def test_no_expected_result_enters_the_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
-    monkeypatch.setattr(sandbox, "dumps", lambda job: sent.append(dumps(job)) or sent[-1])
-    dumps = sys.modules["marshal"].dumps
+
+    def dumps(job: Any) -> bytes:
+        sent.append(marshal.dumps(job))
+        return sent[-1]
+
+    monkeypatch.setattr(sandbox, "dumps", dumps)
     tests = [call(EXPECTED, 1), {"stdin": "", "stdout": EXPECTED}, {"assert": f"assert f(2) == [1, '{EXPECTED}']"}]
     verified(DOUBLE, *tests)
     assert len(sent) == 1

@@ -173,7 +173,7 @@ def run_filter(program: bytes, *, architecture: int, number: int) -> int:
 
 @pytest.mark.parametrize("machine", [*seccomp.ARCHITECTURES, "riscv64"])
 def test_the_filter_refuses_what_its_table_says_and_nothing_else(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seccomp.platform, "machine", lambda: machine)
+    monkeypatch.setattr("rlvr.verifiers.sandbox.seccomp.platform.machine", lambda: machine)
     program = seccomp.program()
     if machine not in seccomp.ARCHITECTURES:
         assert run_filter(program, architecture=0, number=101) == seccomp.ALLOW

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "wall_seconds": 2.5,
     "cpu_seconds": 1.0,
     "memory_mib": 256,
@@ -217,7 +217,7 @@ PROGRAMS = {
 }
 
 SECRET = "result-that-no-program-can-know-7f3a91"
-FORGERY_TESTS = [
+FORGERY_TESTS: list[dict[str, Any]] = [
     {"call": "f", "args": [3], "result": SECRET},
     {"assert": f"assert f(4) == '{SECRET}'"},
     {"stdin": "5\n", "stdout": SECRET},
@@ -324,9 +324,9 @@ def results(folder: Path, home: str, repository: str) -> Iterator[dict[str, Any]
     token = f"token{os.getpid()}x{time.time_ns()}"
     os.environ["RLVR_TEST_SECRET"] = token
     listeners = [socket.socket(), socket.socket(type=socket.SOCK_DGRAM), *(socket.socket(socket.AF_UNIX) for _ in "12")]
-    for listener, address in zip(
-        listeners, [("127.0.0.1", 0), ("127.0.0.1", 0), str(folder / "socket"), f"\0rlvr-{token}"], strict=True
-    ):
+    loopback = ("127.0.0.1", 0)
+    addresses: list[Any] = [loopback, loopback, str(folder / "socket"), f"\0rlvr-{token}"]
+    for listener, address in zip(listeners, addresses, strict=True):
         listener.bind(address)
         listener.setblocking(False)
     for listener in (listeners[0], *listeners[2:]):
@@ -348,7 +348,7 @@ def results(folder: Path, home: str, repository: str) -> Iterator[dict[str, Any]
         verdict, seconds = verified(filled(PRELUDE + source, facts), tests)
         return {"group": group, "name": name, "verdict": verdict, "seconds": seconds}
 
-    good = [{"stdin": "4\n", "stdout": "8\n"}, {"call": "double", "args": [4], "result": 8}]
+    good: list[dict[str, Any]] = [{"stdin": "4\n", "stdout": "8\n"}, {"call": "double", "args": [4], "result": 8}]
     program = "def double(x):\n    return 2 * x\nif __name__ == '__main__':\n    print(double(int(input())))"
     work = [("program", name, source, good[:1]) for name, (_, source) in PROGRAMS.items()]
     work += [("forgery", name, source, FORGERY_TESTS) for name, source in FORGERIES.items()]

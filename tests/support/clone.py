@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from ruamel.yaml import YAML
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 STAGES = tuple(read_yaml(ROOT / "dvc.yaml")["stages"])
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 OTHER = {"dvc": "snakemake", "snakemake": "dvc"}
+Result = TypeVar("Result")
 DEADLINE = 300.0  # seconds for anything to happen; many times what it takes
 
 
@@ -195,7 +196,7 @@ def nothing_left(clone: Clone, ended: Iterable[int] = ()) -> None:
         time.sleep(0.02)
 
 
-def under_each(task: Callable[[str], Any]) -> dict[str, Any]:
+def under_each(task: Callable[[str], Result]) -> dict[str, Result]:
     """`task` for either engine, at the same time; what they return."""
     with ThreadPoolExecutor(len(ENGINES)) as pool:
         return dict(zip(ENGINES, pool.map(task, ENGINES), strict=True))
