@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -50,11 +49,8 @@ def texts(tokenizer: Any) -> list[tuple[list[int], list[int]]]:
 
 
 def load(folder: Path) -> Policy:
-    cfg: Any = SimpleNamespace(
-        model=SimpleNamespace(adapter="none", quantization="none"),
-        compute=SimpleNamespace(device="cpu", dtype="bfloat16", seed=0),
-    )
-    return load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    source = Source(str(folder), None, None)
+    return load_policy(source, load_tokenizer(folder), device=torch.device("cpu"), dtype=torch.bfloat16)
 
 
 def hidden(policy: Policy, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -90,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="bfloat16")  # type: ignore[arg-type]
+        open_source(SMOLLM2, None, folder, dtype="bfloat16")
         every = texts(load_tokenizer(folder))
         seen, judged = every[::2], every[1::4]
         calibration = _cut([question + solution for question, solution in seen], args.tokens)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from rlvr.model.policy import Policy, load_policy, load_tokenizer
 from rlvr.model.source import Source, open_source
 from rlvr.plan.cards import GIB
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
+from rlvr.stages.resolve import resolve
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Group, Prompt
 
@@ -53,7 +53,10 @@ def opened(folder: Path, cfg: Config, tokenizer: Any, head_dtype: Any) -> tuple[
     sampling = Sampling(1.0, TOKENS, len(QUESTIONS) * COMPLETIONS)
     sampler = VllmSampler(start_engine(settings), tokenizer, "", sampling, False, is_shared=True)
     source = Source(str(folder), None, None)
-    policy = load_policy(cfg, source, tokenizer, start=None, base=sampler.base_tensors())
+    resolved = resolve(cfg)
+    policy = load_policy(
+        source, tokenizer, device=resolved.device, dtype=resolved.dtype, lora=resolved.lora, base=sampler.base_tensors()
+    )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in policy.trainable().values():
@@ -79,7 +82,7 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="bfloat16")  # type: ignore[arg-type]
+        open_source(SMOLLM2, None, folder, dtype="bfloat16")
         tokenizer = load_tokenizer(folder)
         encoded = [
             tokenizer.apply_chat_template(messages(question, None), add_generation_prompt=True, return_dict=False)

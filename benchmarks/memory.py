@@ -15,15 +15,15 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from recipe import RESULTS, write_result
-from rlvr.batch import MiniBatch, Row
+from rlvr.batch import MiniBatch, TrainRow
 from rlvr.loss import policy_loss
 from rlvr.model.policy import Policy, for_training, load_policy, load_tokenizer
+from rlvr.model.resolved import Lora
 from rlvr.model.source import Source, open_source
 from rlvr.runtime.ledger import Ledger
 from rlvr.types import LossSpec, Totals
@@ -39,15 +39,11 @@ SPEC = LossSpec(
 
 def load(folder: Path, tile_rows: int | None) -> Policy:
     """The policy; with `tile_rows` as this project trains it, else plain."""
-    cfg: Any = SimpleNamespace(
-        model=SimpleNamespace(adapter="lora", quantization="none", lora=SimpleNamespace(rank=16, alpha=32)),
-        compute=SimpleNamespace(device="cpu", dtype="float32", seed=0),
-    )
-    policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    source, lora = Source(str(folder), None, None), Lora(rank=16, alpha=32, seed=0)
+    policy = load_policy(source, load_tokenizer(folder), device=torch.device("cpu"), dtype=torch.float32, lora=lora)
     if tile_rows is None:
         return policy
-    memory: Any = SimpleNamespace(tile_rows=tile_rows, offload="off", kernels="torch", logit_chunk_rows=None)
-    return for_training(policy, memory)
+    return for_training(policy, tile_rows=tile_rows, offload=False, kernels="torch", logit_chunk_rows=None)
 
 
 def update(policy: Policy, tokens: int, completions: int, *, impl: Any) -> None:
@@ -55,7 +51,7 @@ def update(policy: Policy, tokens: int, completions: int, *, impl: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     prompt = tuple(torch.randint(10, 40_000, (PROMPT,), generator=generator).tolist())
     rows = tuple(
-        Row(
+        TrainRow(
             0,
             prompt,
             torch.randint(10, 40_000, (tokens - PROMPT,), generator=generator),
@@ -80,7 +76,7 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="float32")  # type: ignore[arg-type]
+        open_source(SMOLLM2, None, folder, dtype="float32")
         for name, tile_rows, impl in (("plain", None, "reference"), ("ours", 512, "torch")):
             policy = load(folder, tile_rows)
             ledger = Ledger(policy.device, policy.model.parameters())

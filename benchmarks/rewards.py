@@ -37,15 +37,15 @@ FORMS = (
 )
 
 
-Made = tuple[Problem, list[Answered]]
+CompletionGroup = tuple[Problem, list[Answered]]
 
 
-def completions(tags: Tags, rng: random.Random) -> list[Made]:
+def completions(tags: Tags, rng: random.Random) -> list[CompletionGroup]:
     """Groups of texts of about 150 to 250 tokens: four characters or less a token."""
     return [_group(i, tags, rng) for i in range(COMPLETIONS // GROUP)]
 
 
-def _group(i: int, tags: Tags, rng: random.Random) -> Made:
+def _group(i: int, tags: Tags, rng: random.Random) -> CompletionGroup:
     gold = rng.randrange(2, 5000)
     texts = [_completion(gold, tags, rng) for _ in range(GROUP)]
     return Problem(f"gsm8k-{i}", "How many?", f"{gold}", "", 3), [Answered(text, 200, False) for text in texts]
@@ -87,7 +87,7 @@ def main() -> None:
         groups = completions(tags, random.Random(0))
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
 
-            def score(groups: list[Made] = groups, scorer: Scorer = scorer) -> None:
+            def score(groups: list[CompletionGroup] = groups, scorer: Scorer = scorer) -> None:
                 number._read_short.cache_clear()  # each round is the first time that these texts are seen
                 number._decimal.cache_clear()
                 for problem, answered in groups:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,11 +37,7 @@ PROMPTS, COMPLETIONS, TOKENS = 4, 8, 128
 
 
 def native(folder: Path, dtype: torch.dtype, tokenizer: Any) -> Callable[[], int]:
-    cfg = SimpleNamespace(
-        model=SimpleNamespace(adapter="none", quantization="none"),
-        compute=SimpleNamespace(device="cpu", dtype=str(dtype).split(".")[1]),
-    )
-    policy = load_policy(cfg, Source(str(folder), None, None), tokenizer, start=None)  # type: ignore[arg-type]
+    policy = load_policy(Source(str(folder), None, None), tokenizer, device=torch.device("cpu"), dtype=dtype)
     sampler = NativeSampler(tokenizer, "", Sampling(1.0, TOKENS, PROMPTS * COMPLETIONS))
     sampler.sync(replace(policy, eos_ids=(-1,)))
     prompts = [Prompt(problem(10 + i, 20 + i, 2), tuple(tokens)) for i, tokens in enumerate(encoded(tokenizer))]
@@ -111,7 +106,7 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        open_source(SimpleNamespace(source=SMOLLM2, revision=None), folder, dtype="float32")  # type: ignore[arg-type]
+        open_source(SMOLLM2, None, folder, dtype="float32")
         tokenizer = load_tokenizer(folder)
         for dtype in (torch.float32, torch.bfloat16):
             engine, with_engine = vllm(folder, dtype, tokenizer)

@@ -21,9 +21,9 @@ from typing import IO, Any
 from recipe import RESULTS, write_result
 from rlvr.verifiers.sandbox import bubblewrap, seccomp
 from rlvr.verifiers.sandbox import run as sandbox
-from rlvr.verifiers.sandbox.run import Limits, Run, execute
+from rlvr.verifiers.sandbox.run import ProgramLimits, ProgramRun, execute
 
-LIMITS = Limits(10.0, 5.0, 2**28, 2**22, 4, 2**14)
+LIMITS = ProgramLimits(10.0, 5.0, 2**28, 2**22, 4, 2**14)
 PROGRAM = "print(int(input()) * 2)"
 SECONDS = 5.0  # for each rate
 CALLS = 60  # for each part
@@ -37,7 +37,7 @@ def rate(callers: int, kind: sandbox.Kind) -> dict[str, float | int | str]:
     def calls(_: int) -> int:
         done = 0
         while time.perf_counter() < end:
-            report = execute(PROGRAM, [Run("4")], limits=LIMITS, kind=kind)
+            report = execute(PROGRAM, [ProgramRun("4")], limits=LIMITS, kind=kind)
             assert report.endings[0].printed == b"8\n"
             done += 1
         return done
@@ -105,13 +105,13 @@ def parts() -> list[dict[str, float | str]]:
         "bubblewrap with bare python": [*inside, "-c", "pass"],
     }
     found = [cost(name, partial(run, command)) for name, command in commands.items()]
-    whole = partial(execute, PROGRAM, [Run("4")], limits=LIMITS, kind="bubblewrap")
+    whole = partial(execute, PROGRAM, [ProgramRun("4")], limits=LIMITS, kind="bubblewrap")
     return [*found, cost("a whole execution", whole)]
 
 
 def main() -> None:
     sandbox.check("bubblewrap")
-    execute(PROGRAM, [Run("4")], limits=LIMITS, kind="bubblewrap")
+    execute(PROGRAM, [ProgramRun("4")], limits=LIMITS, kind="bubblewrap")
     runs: list[dict[str, float | int | str]] = []
     measured: tuple[tuple[sandbox.Kind, int], ...] = (("bubblewrap", 1), ("bubblewrap", 2), ("rlimits-only", 2))
     for kind, callers in measured:

@@ -49,17 +49,18 @@ from recipe import RESULTS, write_result
 from rlvr import grpo
 from rlvr.advantage import reward_tensors, total_rewards
 from rlvr.batch import pack
-from rlvr.chat import render_prompt
+from rlvr.chat import opening_of, render_prompt, tags_of
 from rlvr.config import Config, load_config
 from rlvr.loss import policy_loss
 from rlvr.problems import tables
-from rlvr.problems.draw import draw
+from rlvr.problems.draw import draw, num_steps
 from rlvr.rewards import Scorer, Scores, open_scorer
 from rlvr.rollout import Rollout, collect
 from rlvr.runtime.meter import Meter
 from rlvr.stages.begin import quiet_transformers
 from rlvr.stages.opening import open_trainee
 from rlvr.stages.planning import plan_grpo
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.run import Run
 from rlvr.types import Answered, Prompt
 from turns import Turns
@@ -74,8 +75,9 @@ class Ours:
 
     def __init__(self, cfg: Config, prompts: Sequence[Prompt], scorer: Scorer, folder: Path, turns: Turns) -> None:
         self.cfg, self.prompts, self.scorer, self.turns = cfg, prompts, scorer, turns
-        made = plan_grpo(cfg, prompts)
-        self.opened = open_trainee(cfg, made, start=SFT)
+        self.resolved = resolve_training(cfg)
+        plan = plan_grpo(cfg, self.resolved, prompts)
+        self.opened = open_trainee(cfg, self.resolved, plan, start=SFT)
         self.policy, self.tokenizer, self.sampler = self.opened.__enter__()
         self.meter = Meter(self.policy.device)
         self.run = Run(folder)
@@ -85,8 +87,8 @@ class Ours:
         try:
             self.turns.wait(OURS)
             grpo.train(
-                self.cfg, self.policy, self.sampler, self.scorer, self.prompts, run=self.run, meter=self.meter,
-                show=self._step_done, stop=lambda: self.turns.finished,
+                self.cfg, self.resolved, self.policy, self.sampler, self.scorer, self.prompts, run=self.run,
+                meter=self.meter, show=self._step_done, stop=lambda: self.turns.finished,
             )  # fmt: skip
         except BaseException as error:  # noqa: BLE001, RUF100 (raised again by the main thread)
             self.error = error
@@ -126,7 +128,7 @@ class Theirs(TrainerCallback):  # type: ignore[misc]
         template = cfg.model.template
         texts = [
             render_prompt(
-                tokenizer, prompt.problem.question, system_prompt=template.system_prompt, opening=template.opening
+                tokenizer, prompt.problem.question, system_prompt=template.system_prompt, opening=opening_of(template)
             )
             for prompt in prompts
         ]
@@ -259,7 +261,7 @@ def our_gradient(ours: Ours, rollout: Rollout) -> float:
     policy, total = ours.policy, 0.0
     for micro in minibatch.split(ours.cfg.memory.tokens_per_micro_batch, policy.device):
         loss, _ = policy_loss(
-            policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=ours.cfg.loss_spec()
+            policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=grpo.loss_spec(ours.cfg)
         )
         torch.autograd.backward(loss)
         total += loss.item()
@@ -297,9 +299,9 @@ def check_prompts(theirs: Theirs) -> int:
 def measure(cfg: Config, *, block: int) -> dict[str, Any]:
     """Run both to the end and return what is to be written."""
     prompts = tables.read_prompts("train")
-    steps, per_step = cfg.grpo.num_steps(len(prompts)), cfg.grpo.prompts_per_step
+    steps, per_step = num_steps(cfg.grpo, len(prompts)), cfg.grpo.prompts_per_step
     drawn = [prompt for step in range(steps) for prompt in draw(prompts, per_step, step=step, seed=cfg.compute.seed)]
-    turns, scoring = Turns(OURS, TRL, block=block), (cfg.rewards, cfg.verifiers, cfg.model.template.resolve())
+    turns, scoring = Turns(OURS, TRL, block=block), (cfg.rewards, cfg.verifiers, tags_of(cfg.model.template))
     with (
         tempfile.TemporaryDirectory() as ours_folder,
         tempfile.TemporaryDirectory() as trl_folder,

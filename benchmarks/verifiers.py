@@ -12,7 +12,7 @@ from typing import Any
 
 from recipe import RESULTS, write_result
 from rlvr.verifiers import VERIFIERS
-from rlvr.verifiers.judging import replied
+from rlvr.verifiers.verify import verdict_of
 from rlvr.verifiers.workers.pool import Workers
 
 MEMORY_BYTES = 2**30
@@ -61,7 +61,7 @@ def measure(name: str, workers: int) -> dict[str, Any]:
         assert all(future.result() for future in first)  # every worker has loaded the module
         started = time.perf_counter()
         futures = [pool.submit(target, {"answer": answer, "gold": gold}, seconds=SECONDS) for gold, answer in asked]
-        verdicts = [replied(future.result()) for future in futures]
+        verdicts = [verdict_of(future.result()) for future in futures]
         seconds = time.perf_counter() - started
     outcomes = Counter(found.cause or found.outcome for found in verdicts)
     return {

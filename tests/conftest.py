@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM
 from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
 from rlvr.model import scratch
-from rlvr.model.policy import Policy, for_training, has_weights, load_policy, load_tokenizer
-from rlvr.model.source import Source
+from rlvr.model.policy import Policy, has_weights
+from rlvr.model.resolved import ResolvedTraining
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.stages.resolve import resolve_training
 from rlvr.types import Completion, Group, Problem, Prompt
-from rlvr.verifiers.judging import Verdicts, open_judge
+from rlvr.verifiers.verify import Verify, open_verifier
+from support.loading import load, save_scratch, trained_as
 from support.random_weights import randomize
 
 pytest_plugins = ["support.left_out"]
@@ -80,9 +82,9 @@ def make_config(make_params: Callable[..., dict[str, Any]]) -> Callable[..., Con
 
 
 @pytest.fixture(scope="session")
-def judge(make_config: Callable[..., Config]) -> Iterator[Verdicts]:
+def verify(make_config: Callable[..., Config]) -> Iterator[Verify]:
     """The verifier of params.yaml."""
-    with open_judge(make_config().verifiers) as verdicts:
+    with open_verifier(make_config().verifiers) as verdicts:
         yield verdicts
 
 
@@ -102,7 +104,8 @@ def base(
         folder = tmp_path_factory.getbasetemp() / f"base-{architecture}"
         if not folder.exists():
             shape = {f"model.scratch.{key}": value for key, value in SHAPE.items()}
-            scratch.save_model(make_config(shape | {"model.scratch.architecture": architecture}), tokenizer, folder)
+            cfg = make_config(shape | {"model.scratch.architecture": architecture})
+            save_scratch(cfg, tokenizer, folder)
             model = AutoModelForCausalLM.from_pretrained(folder)
             randomize(model)
             model.save_pretrained(folder)
@@ -118,7 +121,7 @@ def make_policy(make_config: Callable[..., Config], base: Callable[[str], Path])
     def make(architecture: str = "llama", *, adapter: str = "none", dtype: torch.dtype = torch.float64) -> Policy:
         folder = base(architecture)
         cfg = make_config({"model.adapter": adapter, "model.lora.rank": 4})
-        policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+        policy = load(cfg, folder)
         if adapter == "lora":
             randomize(policy.model)
         convert(policy.model, dtype)
@@ -132,6 +135,7 @@ class Toy:
     """What a driver needs for a run of milliseconds a step."""
 
     cfg: Config
+    resolved: ResolvedTraining
     policy: Policy
     sampler: NativeSampler
     base: Path
@@ -148,11 +152,11 @@ def make_toy(
         cfg = make_config(TOY | (changes or {}))
         folder = toys / str(cfg.model.scratch.hidden_size)
         if not has_weights(folder):
-            scratch.save_model(cfg, tokenizer, folder)
-        policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=start)
-        policy = for_training(policy, cfg.memory)
+            save_scratch(cfg, tokenizer, folder)
+        policy = load(cfg, folder, start=start)
+        policy = trained_as(cfg, policy)
         limits = (cfg.rollout.temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
-        return Toy(cfg, policy, NativeSampler(tokenizer, "", Sampling(*limits)), folder)
+        return Toy(cfg, resolve_training(cfg), policy, NativeSampler(tokenizer, "", Sampling(*limits)), folder)
 
     return make
 

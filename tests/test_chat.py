@@ -201,7 +201,7 @@ class TestPrompts:
 def test_own_tags_must_be_complete(missing: str) -> None:
     values = {name: f"<{name}>" for name in Tags.__dataclass_fields__}
     assert Tags.of(values).marks() == tuple(values.values())
-    with pytest.raises(ValueError, match="must give exactly"):
+    with pytest.raises(ValueError, match="must have exactly the keys"):
         Tags.of({name: value for name, value in values.items() if name != missing})
 
 

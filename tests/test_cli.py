@@ -67,7 +67,7 @@ def test_a_stop_is_no_failure_of_the_program_and_says_how_to_go_on(
 
     monkeypatch.setattr("rlvr.stages.grpo.main", stop)
     assert call("grpo") == 130
-    assert capsys.readouterr().err == "stopped after step 3 of 9. The same command goes on from there.\n"
+    assert capsys.readouterr().err == "stopped after step 3 of 9. Run the same command again to resume.\n"
 
 
 def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch, call: Callable[..., int]) -> None:

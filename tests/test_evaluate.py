@@ -16,7 +16,7 @@ from rlvr.chat import TAGS, render_target
 from rlvr.evaluate import bootstrap, bootstrap_difference, evaluation_table, pass_at, powers_of_two, summary, wilson
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Completion, Group, Prompt
-from rlvr.verifiers.judging import Verdicts
+from rlvr.verifiers.verify import Verify
 
 TAGS_USED = TAGS["working_out"]
 
@@ -100,13 +100,13 @@ def group(a: int, b: int, texts: list[str], *, level: int = 2, truncated: bool =
 
 
 @pytest.fixture
-def table(judge: Verdicts) -> pd.DataFrame:
+def table(verify: Verify) -> pd.DataFrame:
     right = render_target(problem(47, 38, 2), TAGS_USED)
     wrong = right.replace(">85<", ">86<")
     other = render_target(problem(20, 60, 2), TAGS_USED)
     greedy = [group(47, 38, [right]), group(20, 60, ["it is 80"]), group(1, 2, ["4 or 5"], level=1, truncated=True)]
     sampled = [group(47, 38, [right, wrong]), group(20, 60, [other, other]), group(1, 2, ["3", ""], level=1)]
-    return evaluation_table(greedy, sampled, TAGS_USED, judge)
+    return evaluation_table(greedy, sampled, TAGS_USED, verify)
 
 
 def test_the_table_judges_greedy_answers_strictly_and_leniently(table: pd.DataFrame) -> None:

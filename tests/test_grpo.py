@@ -17,11 +17,13 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.model.policy import Policy
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
 from rlvr.runtime.meter import Meter
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.optim import LossScale
 from rlvr.training.run import Run
 from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt, UserError
@@ -73,9 +75,10 @@ def train(
         calls.append(1)
         return len(calls) >= stop_after
 
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg,
+            toy.resolved,
             toy.policy,
             sampler or toy.sampler,
             scorer,
@@ -162,7 +165,7 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 def sevens(sample: Sample) -> float:
     """A reward that a policy can raise to the length limit, 10."""
-    return float(sample.text.count("7"))
+    return float(sample.completion.text.count("7"))
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -269,7 +272,7 @@ class TestFloat16:
         self, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
     ) -> None:
         toy = make_toy(self.CHANGES | {"compute.dtype": "float16", "grpo.passes_per_rollout": 1})
-        optimizer = grpo.make_optimizer(toy.cfg, toy.policy, 6)
+        optimizer = grpo.make_optimizer(toy.cfg, toy.resolved, toy.policy, 6)
         optimizer.loss_scale = LossScale(2.0**24)
         tmp_path.joinpath("run").mkdir()
         Run(tmp_path / "run").save(0, toy.policy, optimizer, {})
@@ -404,12 +407,12 @@ def test_an_entropy_bonus_keeps_the_policy_uncertain(
 
 
 def choosy(sample: Sample) -> float:
-    return float(len(sample.text)) if sample.problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
+    return float(len(sample.completion.text)) if sample.problem.id in ("p0", "p3", "p5", "p6", "p8") else 0.0
 
 
 def judge_down(sample: Sample, *, share: float) -> float | None:
     """A judge that does not apply to p1, and that is down for the first of the others' texts by length."""
-    text = sample.text
+    text = sample.completion.text
     return None if sample.problem.id == "p1" else float("nan") if len(text) < share else float(text.count("7"))
 
 
@@ -613,10 +616,12 @@ def test_an_update_is_the_textbook_loop(
             "memory.tokens_per_micro_batch": 112,
         }
     )
-    policy = make_policy()
+    policy, resolved = make_policy(), resolve_training(cfg)
     scorable_PG = torch.ones(4, 3, dtype=torch.bool)
     minibatches = pack(groups, advantage_PG, scorable_PG, [True] * 4, minibatches=len(parts), mask_truncated=False)
-    losses, _, grad_norm = grpo.update(cfg, policy, None, grpo.make_optimizer(cfg, policy, 1), minibatches, Meter(CPU))
+    losses, _, grad_norm = grpo.update(
+        cfg, resolved, policy, None, grpo.make_optimizer(cfg, resolved, policy, 1), minibatches, Meter(CPU)
+    )
 
     plain = make_plain()
     adamw = torch.optim.AdamW(plain.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0)

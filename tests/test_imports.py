@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.commands.deps import imported, module_file
+from rlvr.stages.code import imported, module_file
 
 SOURCE = Path(__file__).parents[1] / "src"
 # Top to bottom; a module imports from lower lines only, or from its own package.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rlvr.linear import HAS_ONEDNN, Linear, linear, product, through_onednn
+from rlvr.linear import HAS_BFLOAT16, HAS_ONEDNN, Linear, linear, product, through_onednn
 from rlvr.training.optim import Optimizer
 from support.precision import assert_close_where, error
 
@@ -121,6 +121,43 @@ def test_only_plain_layers_are_changed_and_their_parameters_stay() -> None:
     assert [type(part) for part in through_onednn(model).children()] == [Linear, Own, nn.LayerNorm, nn.Linear]
     assert all(a is b for a, b in zip(weights, model.parameters(), strict=True))
     assert "packed" not in "".join(model.state_dict())
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [(2,), (40,), (3, 7)], ids=str)
+@pytest.mark.parametrize("keeps_packed", [True, False])
+def test_a_processor_without_bfloat16_is_asked_for_none(
+    rows: tuple[int, ...], keeps_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AVX2 alone oneDNN refuses bfloat16: value and gradients come from elsewhere, and are no worse."""
+
+    def refuse(*args: object) -> Tensor:
+        raise RuntimeError("mkldnn_reorder_linear_weight: bf16 path needs the cpu support avx_ne_convert or avx512bw")
+
+    for operator in ("_reorder_linear_weight", "_linear_pointwise"):
+        monkeypatch.setattr(torch.ops.mkldnn, operator, refuse)
+    monkeypatch.setattr("rlvr.linear.HAS_BFLOAT16", False)
+    monkeypatch.setattr("rlvr.linear.BLOCK", 60)
+    plain = nn.Linear(24, 10, dtype=torch.bfloat16)
+    layer = through_onednn(copy.deepcopy(plain), keeps_packed=keeps_packed)
+    x, upstream = tensors((*rows, 24), (*rows, 10), dtype=torch.bfloat16)
+    exact = nn.functional.linear(x.double(), plain.weight.double(), plain.bias.double())
+    with torch.no_grad():
+        for found in (layer(x), product(x, plain.weight, plain.bias)):
+            assert found.dtype == torch.bfloat16 and found.shape == exact.shape
+            assert error(found, exact) <= 2 * error(plain(x), exact) + 1e-6
+    weight = next(layer.parameters())
+    leaves = [x.requires_grad_(), weight]
+    truth = [x.detach().double().requires_grad_(), plain.weight.detach().double().requires_grad_()]
+    found_gradients = torch.autograd.grad(layer(x), leaves, upstream)
+    expected = torch.autograd.grad(F.linear(*truth), truth, upstream.double())
+    for found, gradient in zip(found_gradients, expected, strict=True):
+        assert error(found, gradient) <= 2**-8 * gradient.abs().max().item() + 1e-6
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
+def test_what_the_processor_can_is_what_torch_says() -> None:
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() == HAS_BFLOAT16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

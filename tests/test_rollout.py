@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.problems.draw import draw, spare
 from rlvr.rewards import FUNCTIONS, open_scorer
@@ -65,7 +66,7 @@ def run(
     def go(good: set[str], rounds: int, method: AdvantageMethod = "sum_then_normalize") -> tuple[Rollout, Stub]:
         def differs(sample: Sample) -> float:
             name = sample.problem.id
-            return float(sample.text) + int(name[1:]) if name in good else 1.0
+            return float(sample.completion.text) + int(name[1:]) if name in good else 1.0
 
         monkeypatch.setitem(FUNCTIONS, "differs", differs)
         changes = {
@@ -78,7 +79,7 @@ def run(
         }
         stub = Stub()
         cfg = make_config(changes)
-        with open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+        with open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
             found = collect(cfg, stub, scorer, prompts, step=STEP, meter=Meter(torch.device("cpu")))
         return found, stub
 

@@ -19,7 +19,7 @@ from rlvr.tasks.arithmetic import problem
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
 from rlvr.types import Completion, Group, Interrupted, Prompt
-from rlvr.verifiers.judging import Verdicts
+from rlvr.verifiers.verify import Verify
 
 TAGS_USED = TAGS["working_out"]
 CHANGES = {
@@ -47,7 +47,7 @@ def examples(prompts: list[Prompt], tokenizer: Any) -> list[sft.Example]:
 
 
 @pytest.fixture
-def run_sft(examples: list[sft.Example], prompts: list[Prompt], judge: Verdicts) -> Callable[..., dict[str, Any]]:
+def run_sft(examples: list[sft.Example], prompts: list[Prompt], verify: Verify) -> Callable[..., dict[str, Any]]:
     """Run or go on with a run in `folder`; what was measured last."""
 
     def start(
@@ -65,7 +65,16 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt], judge: Verdicts)
             return len(calls) >= stop_after
 
         return sft.train(
-            toy.cfg, toy.policy, toy.sampler, examples, prompts[:4], judge, run=Run(folder), show=show, stop=stop
+            toy.cfg,
+            toy.resolved,
+            toy.policy,
+            toy.sampler,
+            examples,
+            prompts[:4],
+            verify,
+            run=Run(folder),
+            show=show,
+            stop=stop,
         )
 
     return start
@@ -177,8 +186,8 @@ def test_killed_after_the_last_look_it_still_tells_what_was_measured(
     assert measured["steps"] == 9 and math.isfinite(measured["loss"])
 
 
-def test_rates_are_strict(prompts: list[Prompt], judge: Verdicts) -> None:
+def test_rates_are_strict(prompts: list[Prompt], verify: Verify) -> None:
     right, wrong = (render_target(problem(12, b, 2), TAGS_USED) for b in (18, 19))
     texts = [right, wrong, right.replace("30", "30.0"), right + "!", "30", ""]
     group = Group(prompts[0], tuple(Completion(torch.tensor([1]), torch.zeros(1), text, False) for text in texts))
-    assert sft.rates([group], TAGS_USED, judge) == {"accuracy": 2 / 6, "format_rate": 3 / 6}
+    assert sft.rates([group], TAGS_USED, verify) == {"accuracy": 2 / 6, "format_rate": 3 / 6}

@@ -1,4 +1,4 @@
-"""Rewards of your own. Name them in params.yaml; docs/your-own-reward.md explains all that a function may ask for.
+"""Your rewards. Name them in params.yaml; docs/your-own-reward.md lists everything that a function may ask for.
 
 rewards:
   robotic: {python: user/my_rewards.py:robotic, weight: 0.5, options: {penalty: -3.0}}
@@ -12,7 +12,7 @@ PHRASES = ("as an ai", "i hope this helps", "it is important to note", "delve", 
 
 
 def robotic(completion: str, *, penalty: float) -> float:
-    """`penalty` for a completion that holds a phrase which only machines write, else 0."""
+    """`penalty` for a completion with a phrase that only machines write, else 0."""
     text = completion.lower()
     return penalty if any(phrase in text for phrase in PHRASES) else 0.0
 
@@ -24,10 +24,9 @@ def variety(completions: list[str]) -> list[float]:
 
 
 async def fits(completion: str, max_words: int | None = None, *, per_word: float) -> float | None:
-    """`per_word` for each word above the row's column `max_words`; does not apply to rows without one.
+    """`per_word` for each word above the row's column `max_words`; does not apply to rows without it.
 
-    Being async is of use to a function that waits, for a server of yours, say: all completions of a question are
-    under way at once.
+    async helps a function that waits, for example for your server: all completions of a question run at once.
     """
     if max_words is None:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlvr.attention import layout
 from rlvr.memory.quantized import decoder_linears, quantized_linear
 from rlvr.model.policy import Policy, for_training
-from rlvr.plan.settings import Choice, Settings
+from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape, find_shape
 
 SHAPES = Path(__file__).parents[2] / "presets/shapes"
@@ -63,17 +62,14 @@ def make_policy(shape: Shape, *, rank: int, device: torch.device) -> Policy:
 
 def trained(policy: Policy, *, tile_rows: int, offload: bool, head_rows: int | None) -> Policy:
     """`policy` as a run trains it; may be called again with other values."""
-    memory: Any = SimpleNamespace(
-        tile_rows=tile_rows, offload="on" if offload else "off", kernels="auto", logit_chunk_rows=head_rows
-    )
-    return for_training(policy, memory)
+    return for_training(policy, tile_rows=tile_rows, offload=offload, kernels="auto", logit_chunk_rows=head_rows)
 
 
 def settings_of(
     *, rank: int, completions: int, prompt_tokens: int, completion_tokens: int, device: torch.device
-) -> Settings:
+) -> PlanSettings:
     """The same run for the planner."""
-    return Settings(
+    return PlanSettings(
         method="lora", quantization="nf4", rank=rank, weight_bytes=DTYPE.itemsize, optimizer="adamw_8bit",
         completions=completions, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens,
         has_reference=False, engine="native", recompute="tiles", is_cuda=device.type == "cuda", host_bytes=None,

@@ -26,14 +26,13 @@ import torch
 
 from figures import Bench, attempt, begin, gib, largest, milliseconds, settle
 from models import choice_of, make_policy, settings_of, shape_named, trained
-from rlvr.attention.shared_prompt import in_turn
-from rlvr.batch import MicroBatch, MiniBatch, Row
+from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.loss import policy_loss
-from rlvr.model.policy import Policy
+from rlvr.model.policy import Policy, in_turn
 from rlvr.plan.cards import card_of_size
 from rlvr.plan.planner import plan
 from rlvr.plan.predict import predict
-from rlvr.plan.settings import Choice, Settings, shares_prompt
+from rlvr.plan.settings import Choice, PlanSettings, shares_prompt
 from rlvr.plan.shapes import Shape
 from rlvr.runtime.ledger import Ledger
 from rlvr.sampler import NativeSampler, Sampling
@@ -80,7 +79,7 @@ def make_trainer(bench: Bench, model: str, *, rank: int = RANK, **changes: Any) 
     return Trainer(shape, rank, policy, optimizer)
 
 
-def micro_batches(trainer: Trainer, settings: Settings, choice: Choice) -> tuple[list[MicroBatch], Totals]:
+def micro_batches(trainer: Trainer, settings: PlanSettings, choice: Choice) -> tuple[list[MicroBatch], Totals]:
     """The completions of one prompt, of random tokens, `choice.sequences` to a micro-batch."""
     generator = torch.Generator().manual_seed(0)
 
@@ -88,7 +87,9 @@ def micro_batches(trainer: Trainer, settings: Settings, choice: Choice) -> tuple
         return torch.randint(trainer.shape.vocab_size, (count,), generator=generator)
 
     length, prompt = settings.completion_tokens, tuple(tokens(max(1, settings.prompt_tokens)).tolist())
-    rows = tuple(Row(0, prompt, tokens(length), torch.zeros(length), 1.0 - g % 3) for g in range(settings.completions))
+    rows = tuple(
+        TrainRow(0, prompt, tokens(length), torch.zeros(length), 1.0 - g % 3) for g in range(settings.completions)
+    )
     totals = Totals(len(rows), len(rows) * length)
     budget = choice.sequences * length + (0 if shares_prompt(settings, choice) else len(prompt) - 1)
     share: SharePrompts = "auto" if choice.share_prompts else "off"
@@ -114,7 +115,7 @@ def update(trainer: Trainer, policy: Policy, micros: Sequence[MicroBatch], total
 
 
 def measured_update(
-    bench: Bench, what: str, trainer: Trainer, settings: Settings, choice: Choice, *, rounds: int = 0
+    bench: Bench, what: str, trainer: Trainer, settings: PlanSettings, choice: Choice, *, rounds: int = 0
 ) -> dict[str, Any]:
     """Peaks of each phase beside the plan, seconds of that step, and milliseconds of `rounds` more."""
 
@@ -139,7 +140,7 @@ def measured_update(
     )
 
 
-def beside_plan(trainer: Trainer, settings: Settings, choice: Choice, ledger: Ledger) -> dict[str, Any]:
+def beside_plan(trainer: Trainer, settings: PlanSettings, choice: Choice, ledger: Ledger) -> dict[str, Any]:
     """GiB at the peak of the update and of each of its phases, planned and measured."""
     planned = predict(trainer.shape, settings, choice)
     phases = {name: {key: gib(value) for key, value in vars(peak).items()} for name, peak in ledger.peaks.items()}
@@ -197,7 +198,9 @@ def long(bench: Bench) -> None:
     bench.judge(f"{name}, one update", found.get("seconds"), "s")
 
 
-def long_run(bench: Bench, tokens: int, completions: int, *, sequences: int, offload: bool) -> tuple[Settings, Choice]:
+def long_run(
+    bench: Bench, tokens: int, completions: int, *, sequences: int, offload: bool
+) -> tuple[PlanSettings, Choice]:
     tokens, tile_rows, head_rows = (40, 16, 8) if bench.is_tiny else (tokens, TILE_ROWS, HEAD_ROWS)
     settings = settings_of(
         rank=RANK, completions=completions, prompt_tokens=0, completion_tokens=tokens, device=bench.device
@@ -221,7 +224,7 @@ def small(bench: Bench) -> None:
         del trainer
 
 
-def rollout(bench: Bench, trainer: Trainer, settings: Settings, choice: Choice) -> dict[str, Any]:
+def rollout(bench: Bench, trainer: Trainer, settings: PlanSettings, choice: Choice) -> dict[str, Any]:
     """The peak of sampling: caches for whole completions, of which a few tokens are drawn, as half of them end one."""
     policy = replace(trainer.policy, eos_ids=tuple(range(trainer.shape.vocab_size // 2)))
     silent: Any = SimpleNamespace(batch_decode=lambda ids, **_: [""] * len(ids))

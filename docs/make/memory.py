@@ -8,7 +8,7 @@ from pathlib import Path
 from rlvr.plan.cards import CARDS, COMMON, card_of_size, find_card
 from rlvr.plan.grids import examples_grid, least_grid, longest_grid, plan_grid, published_grid
 from rlvr.plan.planner import plan, with_context
-from rlvr.plan.settings import Settings
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 
 PAGE = Path("docs/memory.md")
@@ -23,7 +23,7 @@ EXAMPLES = (
     ("Llama-3.3-70B", "A6000 48GB", 8192),
     ("Llama-3.3-70B", "A6000 48GB", 32768),
 )
-QLORA = Settings(
+QLORA = PlanSettings(
     method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
     completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
     engine="native", shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,

@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 
 from rlvr.config import PARAMS_FILE, Config, check_config, presets
-from rlvr.logprob.fused import rows_within
-from rlvr.memory.states import waits_on_host
+from rlvr.model.resolved import ResolvedTraining
 from rlvr.plan.cards import GIB, MIB
 from rlvr.plan.grids import Grid
 from rlvr.plan.planner import CONTEXT_STEP, with_context
 from rlvr.plan.predict import Prediction, predict
-from rlvr.plan.run_settings import Own, choice_of
-from rlvr.plan.settings import Settings
+from rlvr.plan.run_settings import RunSettings, choice_of
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import Shape, find_shape
-from rlvr.stages.planning import is_shared
+from rlvr.stages.planning import run_settings, training_settings
+from rlvr.stages.resolve import resolve_training
 
 PAGE = Path("docs/models.md")
 MARKS = ("<!-- presets -->\n", "<!-- /presets -->")
@@ -40,7 +40,7 @@ class Planned:
 
     name: str
     shape: Shape
-    settings: Settings
+    settings: PlanSettings
     prediction: Prediction
     context_by_gb: dict[int, int]
 
@@ -88,39 +88,33 @@ def planned(name: str, cfg: Config) -> Planned:
 def at_context(cfg: Config, shape: Shape, context: int, *, at_once: int) -> Prediction:
     """The rows of `cfg` when prompt and completion have `context` tokens, with a cache for `at_once` completions."""
     settings = with_context(gpu_settings(cfg), context)
-    choice = replace(choice_of(own_settings(cfg, shape), settings), kv_sequences=at_once)
+    choice = replace(choice_of(memory_settings(cfg, shape), settings), kv_sequences=at_once)
     return predict(shape, settings, choice)
 
 
-def gpu_settings(cfg: Config) -> Settings:
-    """What the settings ask of a GPU."""
+def on_a_gpu(cfg: Config) -> ResolvedTraining:
+    """What the settings mean on a GPU that computes in bfloat16."""
     assert cfg.rollout.sampler == "vllm", "a QLoRA preset samples with vLLM"
-    per_prompt = cfg.grpo.completions_per_prompt
-    return Settings(
-        method="lora", quantization="nf4", rank=cfg.model.lora.rank,
-        weight_bytes=4 if cfg.compute.dtype == "float32" else 2, optimizer=cfg.memory.optimizer,
-        completions=per_prompt, completions_per_step=per_prompt * cfg.grpo.prompts_per_step,
-        prompt_tokens=cfg.prepare.max_prompt_tokens, completion_tokens=cfg.rollout.max_completion_tokens,
-        has_reference=cfg.grpo.beta > 0.0, engine=cfg.rollout.sampler,
-        shares_weights=is_shared(cfg), has_fp8_cache=cfg.rollout.vllm.kv_cache_dtype == "fp8",
-        recompute="tiles", is_cuda=True, host_bytes=None,
-        kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
-        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, torch.device("cuda")),
-    )  # fmt: skip
-
-
-def own_settings(cfg: Config, shape: Shape) -> Own:
-    """What params.yaml says of memory, on a GPU."""
     assert cfg.memory.tile_rows is not None, "a QLoRA preset recomputes its layers in tiles"
-    return Own(
-        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
-        share_prompts=cfg.memory.share_prompts != "off",
-        tile_rows=cfg.memory.tile_rows,
-        offload=cfg.memory.offload != "off",
-        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, torch.device("cuda")),
-        max_rows=cfg.rollout.max_rows,
-        minibatch=cfg.grpo.completions_per_prompt * cfg.grpo.prompts_per_step // cfg.grpo.minibatches_per_rollout,
-    )
+    dtype = "bfloat16" if cfg.compute.dtype == "auto" else cfg.compute.dtype
+    cfg = cfg.model_copy(update={"compute": cfg.compute.model_copy(update={"dtype": dtype})})
+    return resolve_training(cfg, device=torch.device("cuda"))
+
+
+def gpu_settings(cfg: Config) -> PlanSettings:
+    """What the settings ask of a GPU, whatever the host has."""
+    per_prompt = cfg.grpo.completions_per_prompt
+    settings = training_settings(
+        cfg, on_a_gpu(cfg), prompt_tokens=cfg.prepare.max_prompt_tokens, completions=per_prompt,
+        at_once=per_prompt * cfg.grpo.prompts_per_step, has_reference=cfg.grpo.beta > 0.0,
+    )  # fmt: skip
+    return replace(settings, host_bytes=None)
+
+
+def memory_settings(cfg: Config, shape: Shape) -> RunSettings:
+    """What params.yaml says of memory, on a GPU."""
+    completions = cfg.grpo.completions_per_prompt * cfg.grpo.prompts_per_step
+    return run_settings(cfg, on_a_gpu(cfg), shape, minibatch=completions // cfg.grpo.minibatches_per_rollout)
 
 
 def all_planned() -> list[Planned]:

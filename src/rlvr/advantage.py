@@ -1,8 +1,8 @@
-"""Group-relative advantages: what a completion's reward is worth beside its siblings'.
+"""Group-relative advantages: the reward of a completion compared with those of its group.
 
-Beside a number, a reward function has two other outcomes: None where it does not apply, which contributes 0 and is
-left out of that function's statistics, and NaN where we could not score by our own fault. NaN in a function of weight
-other than 0 makes the completion unscorable: it is left out of every mean, std and count, and its advantage is 0.
+A reward function returns a number, None or NaN. None means that it does not apply: it contributes 0 and is left out of
+that function's statistics. NaN means that scoring failed. NaN in a function of weight other than 0 makes the completion
+unscorable: it is left out of every mean, std and count, and its advantage is 0.
 """
 # P prompts · G completions per prompt · K reward functions
 
@@ -21,7 +21,7 @@ EPSILON = 1e-4
 
 
 def reward_tensors(points: Sequence[Sequence[Sequence[float | None]]]) -> tuple[Tensor, Tensor]:
-    """`points_PGK` with 0 where a function does not apply, and `applies_PGK`, which says where it does."""
+    """`points_PGK` with 0 where a function does not apply, and the mask `applies_PGK` of where it does."""
     numbers = [[[0.0 if value is None else value for value in row] for row in group] for group in points]
     applies = [[[value is not None for value in row] for row in group] for group in points]
     return torch.tensor(numbers, dtype=torch.float64), torch.tensor(applies)
@@ -29,9 +29,9 @@ def reward_tensors(points: Sequence[Sequence[Sequence[float | None]]]) -> tuple[
 
 def total_rewards(points_PGK: Tensor, weights: tuple[float, ...]) -> Tensor:
     """r = Σ_k weight_k · R_k, [P, G]; NaN where the completion is unscorable."""
-    used = [k for k, weight in enumerate(weights) if weight != 0.0]
-    weight_K = torch.tensor([weights[k] for k in used], dtype=points_PGK.dtype)
-    return (points_PGK[..., used] * weight_K).sum(-1)
+    used_columns = [k for k, weight in enumerate(weights) if weight != 0.0]
+    weight_K = torch.tensor([weights[k] for k in used_columns], dtype=points_PGK.dtype)
+    return (points_PGK[..., used_columns] * weight_K).sum(-1)
 
 
 def advantages(
@@ -105,7 +105,7 @@ def normalize_then_sum(points_PGK: Tensor, known_PGK: Tensor, weights: tuple[flo
 
 
 def has_signal(advantage_PG: Tensor) -> Tensor:
-    """Which groups teach something: those whose advantages are not all 0. [P] bool."""
+    """Groups that teach something: those whose advantages are not all 0. [P] bool."""
     return (advantage_PG != 0).any(-1)
 
 

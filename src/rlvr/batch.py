@@ -22,7 +22,7 @@ from rlvr.types import Group, SharePrompts, Totals
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainRow:
     """One completion to train on. `group` numbers the prompt whose prefix it shares."""
 
     group: int
@@ -55,7 +55,7 @@ class MicroBatch:
 class MiniBatch:
     """What one optimizer step sees: the rows with a gradient, and the counts of all rows."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainRow, ...]
     totals: Totals
 
     def split(self, tokens_per_micro_batch: int, device: torch.device) -> list[MicroBatch]:
@@ -65,13 +65,13 @@ class MiniBatch:
     def split_sharing(
         self, tokens_per_micro_batch: int, device: torch.device, *, share_prompts: SharePrompts
     ) -> list[MicroBatch]:
-        """`split`, where the prompt of a group that is too large for one micro-batch is a pass of its own.
+        """`split`, where the prompt of a group that is too large for one micro-batch gets its own pass.
 
-        Its completions then fill micro-batches without it, and shared_prompt.in_turn must go over them. `on` treats
+        Its completions then fill micro-batches without it, and policy.in_turn must go over them. `on` treats
         every group so that has two rows and a prefix, `off` none.
         """
         limit = {"auto": tokens_per_micro_batch, "on": 0, "off": math.inf}[share_prompts]
-        together: list[Row] = []
+        together: list[TrainRow] = []
         apart: list[MicroBatch] = []
         for _, neighbours in groupby(self.rows, key=lambda row: row.group):
             rows = list(neighbours)
@@ -101,7 +101,7 @@ def pack(
     size = len(groups) // minibatches
     parts = []
     for first in range(0, len(groups), size):
-        rows: list[Row] = []
+        rows: list[TrainRow] = []
         tokens = 0
         for p in range(first, first + size):
             prompt, completions = groups[p].prompt.tokens, groups[p].completions
@@ -110,19 +110,19 @@ def pack(
                     continue
                 tokens += len(completion.token_ids)
                 if keep_P[p]:
-                    rows.append(Row(p, prompt, completion.token_ids, completion.logp, advantage))
+                    rows.append(TrainRow(p, prompt, completion.token_ids, completion.logp, advantage))
         num_rows = sum(len(group.completions) for group in groups[first : first + size])
         parts.append(MiniBatch(tuple(_by_length(rows)), Totals(rows=num_rows, tokens=tokens)))
     return parts
 
 
-def supervised(examples: Sequence[tuple[tuple[int, ...], Tensor]]) -> tuple[Row, ...]:
-    """Rows for supervised training and for scoring: each (prompt, target) is a group of its own."""
-    rows = [Row(i, prompt, target, torch.zeros(len(target)), 1.0) for i, (prompt, target) in enumerate(examples)]
+def supervised(examples: Sequence[tuple[tuple[int, ...], Tensor]]) -> tuple[TrainRow, ...]:
+    """Rows for supervised training and for scoring: each (prompt, target) is its own group."""
+    rows = [TrainRow(i, prompt, target, torch.zeros(len(target)), 1.0) for i, (prompt, target) in enumerate(examples)]
     return tuple(rows)
 
 
-def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
+def micro_batch(rows: Sequence[TrainRow], device: torch.device) -> MicroBatch:
     """Lay `rows`, those of a group side by side, into one flat stream."""
     prefixes: dict[int, tuple[int, ...]] = {row.group: row.prompt[:-1] for row in rows}
     number = {group: i for i, group in enumerate(prefixes)}
@@ -151,7 +151,7 @@ def micro_batch(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     )
 
 
-def _behind_prompt(rows: Sequence[Row], budget: int, device: torch.device) -> Iterator[MicroBatch]:
+def _behind_prompt(rows: Sequence[TrainRow], budget: int, device: torch.device) -> Iterator[MicroBatch]:
     """Micro-batches of completions of one prompt, behind it."""
     prompt: SharedPrompt | None = None
     cut = len(rows[0].prompt) - 1
@@ -162,12 +162,12 @@ def _behind_prompt(rows: Sequence[Row], budget: int, device: torch.device) -> It
         yield replace(micro, token_S=micro.token_S[cut:], position_S=micro.position_S[cut:], layout=layout)
 
 
-def _num_tokens(rows: Sequence[Row]) -> int:
+def _num_tokens(rows: Sequence[TrainRow]) -> int:
     """Input tokens of the rows of one group, its prefix once."""
     return len(rows[0].prompt) - 1 + sum(len(row.token_ids) for row in rows)
 
 
-def _by_length(rows: Sequence[Row]) -> list[Row]:
+def _by_length(rows: Sequence[TrainRow]) -> list[TrainRow]:
     """Longest groups first and longest rows first inside them: neighbours in a micro-batch have similar lengths."""
     longest: dict[int, int] = {}
     for row in rows:
@@ -175,9 +175,9 @@ def _by_length(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (-longest[row.group], row.group, -len(row.token_ids)))
 
 
-def _by_tokens(rows: Sequence[Row], budget: int, *, prefixes: bool = True) -> Iterator[list[Row]]:
+def _by_tokens(rows: Sequence[TrainRow], budget: int, *, prefixes: bool = True) -> Iterator[list[TrainRow]]:
     """Neighbours of at most `budget` input tokens, among them the `prefixes` if they are in the stream."""
-    taken: list[Row] = []
+    taken: list[TrainRow] = []
     tokens = 0
     for row in rows:
         prefix = len(row.prompt) - 1 if prefixes else 0

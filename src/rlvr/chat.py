@@ -1,6 +1,6 @@
-"""What the model reads and writes: chat messages, reasoning and answer tags, and how an answer is read back.
+"""The chat format: messages, reasoning and answer tags, and reading an answer back.
 
-The completion of a well-formed answer is
+A well-formed completion is
 
     reasoning_start WORKING reasoning_end answer_start ANSWER answer_end
 """
@@ -11,15 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from rlvr.types import Problem
+from rlvr.types import Problem, nearest
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 
 Message = dict[str, str]  # role and content
 
-# For models that bring no chat template of their own.
+# For models without a chat template.
 CHAT_TEMPLATE = (
     "{% if bos_token %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Tags:
-    """The four strings around the reasoning and the answer."""
+    """The four tags around the reasoning and the answer."""
 
     reasoning_start: str
     reasoning_end: str
@@ -42,10 +42,12 @@ class Tags:
         """Tags spelled out by the user. Raises ValueError."""
         names = [field.name for field in fields(cls)]
         if set(values) != set(names):
-            raise ValueError(f"tags must give exactly {', '.join(names)}; found {', '.join(values) or 'nothing'}")
+            raise ValueError(
+                f"tags must have exactly the keys {', '.join(names)}; found {', '.join(values) or 'nothing'}"
+            )
         stripped = [value.strip() for value in values.values()]
         if "" in stripped or len(set(stripped)) < 4:
-            raise ValueError(f"tags must be four different strings that are not empty; found {stripped}")
+            raise ValueError(f"tags must be four different, non-empty strings; found {stripped}")
         return cls(**values)
 
     @lru_cache  # noqa: B019  (tags are few and live as long as the program)
@@ -61,13 +63,34 @@ TAGS = {
 }
 
 
+class TemplateSettings(Protocol):
+    @property
+    def tags(self) -> str | dict[str, str]: ...
+    @property
+    def open_in_prompt(self) -> bool: ...
+
+
+def tags_of(template: TemplateSettings) -> Tags:
+    """The four tags that `template.tags` names or spells out. Raises ValueError."""
+    if isinstance(template.tags, str):
+        if template.tags not in TAGS:
+            raise ValueError(f"tags {template.tags!r} is not one of {', '.join(TAGS)}{nearest(template.tags, TAGS)}")
+        return TAGS[template.tags]
+    return Tags.of(template.tags)
+
+
+def opening_of(template: TemplateSettings) -> str:
+    """What the prompt gives away of the completion: the opening reasoning tag, or nothing."""
+    return tags_of(template).reasoning_start if template.open_in_prompt else ""
+
+
 def messages(question: str, system_prompt: str | None, earlier: Sequence[Message] = ()) -> list[Message]:
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return [*system, *earlier, {"role": "user", "content": question}]
 
 
 def turns(examples: Sequence[Problem], tags: Tags) -> list[Message]:
-    """Worked examples as earlier turns of the chat: the question, then the well-formed answer."""
+    """Worked examples as earlier turns of the chat: each question, then its well-formed answer."""
     return [
         message
         for problem in examples
@@ -81,9 +104,9 @@ def turns(examples: Sequence[Problem], tags: Tags) -> list[Message]:
 def render_prompt(
     tokenizer: Any, question: str, *, system_prompt: str | None, opening: str, earlier: Sequence[Message] = ()
 ) -> str:
-    """The text up to where the completion begins; `opening` is the tag that the prompt gives away, or empty.
+    """The text up to the start of the completion; `opening` is the tag that the prompt already holds, or empty.
 
-    For a chat template that refuses a system prompt or drops it (Gemma's), it goes before the first turn of the user.
+    If the chat template refuses or drops a system prompt (Gemma's does), it goes before the user's first turn.
     """
     from jinja2 import TemplateError  # noqa: PLC0415
 
@@ -104,7 +127,7 @@ def render_prompt(
 
 
 def render_target(problem: Problem, tags: Tags) -> str:
-    """The completion that the format pre-finetune teaches, opening tag included, end of sequence not."""
+    """The completion that the format pre-finetune teaches, with the opening tag and without the end of sequence."""
     return (
         f"{tags.reasoning_start}{problem.working}{tags.reasoning_end}"
         f"{tags.answer_start}{problem.solution or problem.answer}{tags.answer_end}"
@@ -113,10 +136,10 @@ def render_target(problem: Problem, tags: Tags) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """A completion read by its tags: each is None where its tags are not there.
+    """The parts of a completion by its tags, None where the tags are missing.
 
-    `answer` is the answer of a well-formed completion and `tagged` what follows the first answer tag in any
-    completion; `reasoning` lies between the first pair of reasoning tags. `counts` says how often each tag occurs.
+    `answer` is the answer of a well-formed completion. `tagged` is the text after the first answer tag of any
+    completion. `reasoning` is the text between the first pair of reasoning tags. `counts` has the number of each tag.
     """
 
     answer: str | None
@@ -127,27 +150,27 @@ class Reading:
 
 def read(text: str, tags: Tags) -> Reading:
     start, end, answer_start, answer_end = tags.marks()
-    _, found, rest = text.partition(start)
-    reasoning, closed, _ = rest.partition(end)
+    _, start_tag, rest = text.partition(start)
+    reasoning, end_tag, _ = rest.partition(end)
     counts = text.count(start), text.count(end), text.count(answer_start), text.count(answer_end)
     return Reading(
-        extract_answer(text, tags), extract_tagged(text, tags), reasoning if found and closed else None, counts
+        extract_answer(text, tags), extract_tagged(text, tags), reasoning if start_tag and end_tag else None, counts
     )
 
 
 def extract_answer(text: str, tags: Tags) -> str | None:
     """The answer of a well-formed completion: each tag once and in order, nothing before, between or after.
 
-    White space that belongs to the answer tags, as the line breaks of xml do, is no part of the answer.
+    White space that belongs to the answer tags, such as the line breaks of xml, is not part of the answer.
     """
     marks = start, end, answer_start, answer_end = tags.marks()
     body = text.strip()
     if not body.startswith(start) or not body.endswith(answer_end):
         return None
-    before, found, answer = body[len(start) :].removesuffix(answer_end).partition(answer_start)
+    before, tag, answer = body[len(start) :].removesuffix(answer_end).partition(answer_start)
     before = before.rstrip()
     reasoning = before.removesuffix(end)
-    if not found or not reasoning or not answer or len(reasoning) == len(before):
+    if not tag or not reasoning or not answer or len(reasoning) == len(before):
         return None
     if any(mark in reasoning or mark in answer for mark in marks):
         return None
@@ -159,12 +182,12 @@ def extract_answer(text: str, tags: Tags) -> str | None:
 
 
 def extract_tagged(text: str, tags: Tags) -> str | None:
-    """What follows the first answer tag, up to its end tag or the end of the text; None without the tag."""
+    """The text from the first answer tag to its end tag or the end of the text; None without the tag."""
     _, _, answer_start, answer_end = tags.marks()
-    _, found, rest = text.partition(answer_start)
-    return rest.partition(answer_end)[0] if found else None
+    _, tag, rest = text.partition(answer_start)
+    return rest.partition(answer_end)[0] if tag else None
 
 
 def last_number(text: str) -> str | None:
-    found = NUMBER.findall(text)
-    return found[-1] if found else None
+    numbers = NUMBER.findall(text)
+    return numbers[-1] if numbers else None

@@ -1,4 +1,4 @@
-"""The command line: one command per stage of the pipeline, and tools around it."""
+"""The command line: a command for each stage of the pipeline, and tools for the rest."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlvr.plan.settings import Engine, Method, Quantization, Settings
+from rlvr.plan.settings import Engine, Method, PlanSettings, Quantization
 from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="GRPO on one GPU as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`; "
-    "the commands below are its stages, which those two call.",
+    help="GRPO on one GPU as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`, "
+    "which call the stages below.",
 )
-rewards = typer.Typer(no_args_is_help=True, help="Look at the rewards of params.yaml before any training.")
+rewards = typer.Typer(no_args_is_help=True, help="Try the rewards of params.yaml before training.")
 app.add_typer(rewards, name="rewards")
 
 
@@ -29,23 +29,27 @@ def _run(stage: str) -> None:
 
 @app.command()
 def check() -> None:
-    """Check params.yaml, say what is wrong with it, and what in it is unlikely to work."""
+    """Check params.yaml for errors and for settings that are unlikely to work."""
     from rlvr.config import load_config  # noqa: PLC0415
     from rlvr.config.advice import advice  # noqa: PLC0415
+    from rlvr.problems.draw import num_steps  # noqa: PLC0415
+    from rlvr.runtime.messages import note  # noqa: PLC0415
 
     cfg = load_config()
     print("params.yaml is fine")
-    for note in advice(cfg, cfg.prepare.train_problems, pre_finetuned=cfg.sft.enabled):
-        print(f"note: {note}")
+    problems = cfg.prepare.train_problems
+    steps = cfg.grpo.steps if problems is None else num_steps(cfg.grpo, problems)
+    for text in advice(cfg, problems, steps=steps, pre_finetuned=cfg.sft.enabled):
+        note(text)
 
 
 @app.command()
 def preset(
-    name: Annotated[str | None, typer.Argument(help="The preset to write into params.yaml.")] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="Say which presets there are.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Only show what would change.")] = False,
+    name: Annotated[str | None, typer.Argument(help="Preset to write into params.yaml.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the presets.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the changes without writing them.")] = False,
 ) -> None:
-    """Write a preset's settings into params.yaml; comments stay."""
+    """Write the settings of a preset into params.yaml and keep its comments."""
     from rlvr.config import (  # noqa: PLC0415
         PARAMS_FILE,
         check_config,
@@ -69,7 +73,7 @@ def preset(
 
 @app.command()
 def deps() -> None:
-    """Write each stage's code dependencies into dvc.yaml, read from what the source imports."""
+    """Write the code dependencies of each stage into dvc.yaml, as found from imports."""
     from rlvr.commands import deps as command  # noqa: PLC0415
 
     command.main()
@@ -77,10 +81,15 @@ def deps() -> None:
 
 @rewards.command("try")
 def try_rewards(
-    file: Annotated[Path, typer.Argument(help="A .jsonl, .csv or .parquet file with a column completion.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many completions.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="File of completions (.jsonl, .csv or .parquet) with a column `completion`.")
+    ],
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of completions to score, from the start of the file (default: all)."),
+    ] = None,
 ) -> None:
-    """Score a file of completions, each with the id or the question of a prepared problem, or its own answer."""
+    """Score a file of completions. A row has the id or question of a prepared problem, or its own answer."""
     from rlvr.commands import rewards  # noqa: PLC0415
 
     rewards.try_file(file, limit)
@@ -88,9 +97,9 @@ def try_rewards(
 
 @rewards.command()
 def doctor(
-    problems: Annotated[int, typer.Option(min=1, help="How many of the training problems to take.")] = 8,
+    problems: Annotated[int, typer.Option(min=1, help="Number of training problems to use.")] = 8,
 ) -> None:
-    """Say what the rewards accept that they should not: they score completions that are made to fool them."""
+    """Score completions that are written to fool the rewards, and report those that are accepted."""
     from rlvr.commands import rewards  # noqa: PLC0415
 
     if not rewards.doctor(problems):
@@ -99,26 +108,33 @@ def doctor(
 
 @app.command()
 def plan(
-    model: Annotated[str | None, typer.Argument(help="A shape, a hub name or a folder; all shapes without.")] = None,
-    card: Annotated[str | None, typer.Option(help="For example H100, 4090, T4; the common ones without.")] = None,
-    vram_gib: Annotated[float | None, typer.Option(help="A card by its memory, instead of --card.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of a sequence; the longest that fits without.")] = None,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt among them.")] = 512,
-    completions: Annotated[int, typer.Option(help="Completions for each prompt.")] = 8,
-    method: Annotated[Method, typer.Option(help="What is trained.")] = "lora",
-    quantization: Annotated[Quantization, typer.Option(help="Of the frozen weights.")] = "nf4",
-    rank: Annotated[int, typer.Option(help="Of the adapter.")] = 32,
-    optimizer: Annotated[OptimizerKind, typer.Option(help="Its states in 32 or 8 bits.")] = "adamw_8bit",
-    engine: Annotated[Engine, typer.Option(help="What samples.")] = "native",
-    share_weights: Annotated[bool, typer.Option(help="The engine samples with the trainer's weights.")] = True,
-    fp8_cache: Annotated[bool, typer.Option(help="The engine vllm keeps keys and values in 8 bits.")] = False,
-    reference: Annotated[bool, typer.Option(help="Keep a reference policy (grpo.beta above 0).")] = False,
-    host_gib: Annotated[float | None, typer.Option(help="Memory of the host, to stay within.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Model to plan for: a shape name, a hub name or a folder (default: every known shape)."),
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(help="Card to plan for, such as H100, 4090 or T4 (default: the common cards).")
+    ] = None,
+    vram_gib: Annotated[float | None, typer.Option(help="Memory of the card in GiB, instead of --card.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens in a sequence (default: the longest that fits).")] = None,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt within the sequence.")] = 512,
+    completions: Annotated[int, typer.Option(help="Completions per prompt.")] = 8,
+    method: Annotated[Method, typer.Option(help="Weights to train: an adapter or all of them.")] = "lora",
+    quantization: Annotated[Quantization, typer.Option(help="Quantization of the frozen weights.")] = "nf4",
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.")] = 32,
+    optimizer: Annotated[OptimizerKind, typer.Option(help="Optimizer, with states in 32 or 8 bits.")] = "adamw_8bit",
+    engine: Annotated[Engine, typer.Option(help="Sampling engine.")] = "native",
+    share_weights: Annotated[
+        bool, typer.Option(help="One copy of the weights for trainer and sampling engine.")
+    ] = True,
+    fp8_cache: Annotated[bool, typer.Option(help="KV cache in 8 bits (vllm only).")] = False,
+    reference: Annotated[bool, typer.Option(help="Reference policy in memory (grpo.beta above 0).")] = False,
+    host_gib: Annotated[float | None, typer.Option(help="Limit of host memory in GiB.")] = None,
 ) -> None:
-    """Say which run fits on which card, from a model's shape alone: no GPU, nothing is downloaded."""
+    """Show which runs fit on which card, computed from a model's shape. Needs no GPU and downloads no weights."""
     from rlvr.plan import command  # noqa: PLC0415
 
-    settings = Settings(
+    settings = PlanSettings(
         method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
         states_on_host=None, completions=completions, completions_per_step=completions, prompt_tokens=prompt,
         completion_tokens=1, has_reference=reference, engine=engine, shares_weights=share_weights,
@@ -131,25 +147,37 @@ def plan(
 
 @app.command()
 def generate(
-    question: Annotated[
-        str | None, typer.Argument(help="What to ask; without it and --file, held-out problems.")
+    question: Annotated[str | None, typer.Argument(help="Question to ask (default: some held-out problems).")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of questions: a table (.csv, .jsonl, .parquet), or one per line.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="Questions: a table (.csv, .jsonl, .parquet), or lines.")] = None,
-    column: Annotated[str, typer.Option(help="The table's column with the question.")] = "question",
-    model: Annotated[str | None, typer.Option(help="A folder, an adapter's folder, a hub name, or base.")] = None,
-    n: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 1,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0: the likeliest token.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
-    sampler: Annotated[Literal["native", "vllm"] | None, typer.Option(help="Without: as params.yaml says.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Another one, other answers.")] = None,
-    plain: Annotated[bool, typer.Option(help="No system prompt, worked examples or opening tag.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write JSON lines to this file.")] = None,
+    column: Annotated[str, typer.Option(help="Column of the table that holds the question.")] = "question",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to ask: a folder of weights or of an adapter, a hub name, or base (default: the last trained)."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Answers per question.")] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Sampling temperature; 0 takes the likeliest token (default: rollout.temperature)."),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens per answer.")] = None,
+    sampler: Annotated[
+        Literal["native", "vllm"] | None, typer.Option(help="Sampling engine (default: rollout.sampler).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Sampling seed (default: compute.seed).")] = None,
+    plain: Annotated[
+        bool, typer.Option(help="Bare questions: no system prompt, worked examples or opening tag.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the answers as JSON lines.")] = None,
 ) -> None:
-    """Ask a model: the last that the pipeline trained, or --model. In a pipe, one JSON object for each answer."""
+    """Ask a model: the last one trained, or --model. In a pipe, each answer is one line of JSON."""
     from rlvr.commands import generate as command  # noqa: PLC0415
 
     command.main(
-        command.Asked(
+        command.Request(
             question=question, file=file, column=column, model=model, completions=n, sampler=sampler,
             temperature=temperature, max_tokens=max_tokens, seed=seed, is_plain=plain, out=out,
         )
@@ -159,18 +187,22 @@ def generate(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     extra: typer.Context,
-    model: Annotated[str | None, typer.Option(help="As for generate; without, the last that was trained.")] = None,
-    name: Annotated[str | None, typer.Option(help="What clients call it; without, its folder's name.")] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Of the server.")] = 8000,
-    max_model_len: Annotated[int | None, typer.Option(min=1, help="Tokens; without, as many as fit.")] = None,
-    cache_gib: Annotated[int, typer.Option(min=1, help="For keys and values, on a CPU.")] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="Model to serve, named as for generate (default: the last trained).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name that clients use (default: the name of its folder).")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Maximum tokens of a sequence (default: as many as fit).")
+    ] = None,
+    cache_gib: Annotated[int, typer.Option(min=1, help="Size of the KV cache in GiB, on a CPU.")] = 1,
 ) -> None:
-    """Serve a model with vLLM as OpenAI's API; arguments not listed here go to `vllm serve`."""
+    """Serve a model with vLLM behind an OpenAI-compatible API. Other arguments are passed to `vllm serve`."""
     from rlvr.commands import serve as command  # noqa: PLC0415
 
     command.main(
-        command.Place(
+        command.ServeOptions(
             model=model, name=name, host=host, port=port, max_model_len=max_model_len, cache_gib=cache_gib
         ),
         extra.args,
@@ -179,7 +211,7 @@ def serve(
 
 @app.command()
 def prepare() -> None:
-    """Stage: make the problems, tables, tokenizer and the scratch model."""
+    """Stage: prepare problems, tables, tokenizer and the scratch model."""
     _run("prepare")
 
 
@@ -191,31 +223,31 @@ def sft() -> None:
 
 @app.command()
 def grpo() -> None:
-    """Stage: GRPO."""
+    """Stage: GRPO training."""
     _run("grpo")
 
 
 @app.command()
 def evaluate() -> None:
-    """Stage: held-out evaluation of the base, pre-finetuned and GRPO models."""
+    """Stage: evaluate the base, pre-finetuned and GRPO models on held-out problems."""
     _run("evaluate")
 
 
 @app.command()
 def report() -> None:
-    """Stage: the HTML report, figures and tables."""
+    """Stage: write the HTML report with its figures and tables."""
     _run("report")
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one message, not a traceback."""
+    """Run the command line. An error that the user can fix prints as one message, without a traceback."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as error:
-        print(f"{error}. The same command goes on from there.", file=sys.stderr)
+        print(f"{error}. Run the same command again to resume.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -13,18 +13,18 @@ from rlvr.chat import Tags, extract_answer, extract_tagged, last_number
 from rlvr.types import Group, UserError
 
 if TYPE_CHECKING:
-    from rlvr.verifiers.judging import Verdicts
+    from rlvr.verifiers.verify import Verify
 
 Z95 = 1.959963984540054
 
 
-def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags, judge: Verdicts) -> pd.DataFrame:
+def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Tags, verify: Verify) -> pd.DataFrame:
     """One row per problem: the greedy answer with its verdicts, and how many of the k sampled ones are right.
 
-    Raises UserError when an answer could not be judged by our own fault.
+    Raises UserError if an answer could not be verified because its verifier failed.
     """
     strict, lenient, samples = (
-        _right(judge, groups, read)
+        _right(verify, groups, read)
         for groups, read in (
             (greedy, lambda text: extract_answer(text, tags)),
             (greedy, lambda text: _anywhere(text, tags)),
@@ -56,13 +56,13 @@ def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Ta
     return pd.DataFrame(rows)
 
 
-def _right(judge: Verdicts, groups: Sequence[Group], read: Callable[[str], str | None]) -> list[list[bool]]:
+def _right(verify: Verify, groups: Sequence[Group], read: Callable[[str], str | None]) -> list[list[bool]]:
     """Whether each completion, read by `read`, is right. [P][G]"""
     asked = [(read(c.text), group.prompt.problem.answer) for group in groups for c in group.completions]
-    verdicts = judge(asked)
+    verdicts = verify(asked)
     if faults := [verdict for verdict in verdicts if verdict.is_fault]:
         raise UserError(
-            f"{len(faults)} of {len(verdicts)} answers could not be judged, and not by their own fault: "
+            f"{len(faults)} of {len(verdicts)} answers could not be verified because the verifier failed: "
             f"{faults[0].cause}: {faults[0].message}"
         )
     right = iter(verdict.is_right for verdict in verdicts)

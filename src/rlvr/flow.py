@@ -1,7 +1,7 @@
-"""dvc.yaml is the only definition of the pipeline, DVC the only judge of what is stale; this shows both to Snakemake.
+"""Show the pipeline to Snakemake: dvc.yaml alone defines it, and DVC alone decides which stages are stale.
 
-A rule's output is a stamp that mirrors `dvc status`; Snakemake never touches an artifact. Run as a program, it is
-the job of a rule: `dvc repro --single-item STAGE`, then the stamp.
+The output of a rule is a stamp that mirrors `dvc status`; Snakemake never touches an artifact. Run as a program, this
+module is the job of a rule: `dvc repro --single-item STAGE`, then the stamp.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ruamel.yaml import YAML
 from rlvr.runtime.lifetime import die_with_parent, ignore_interrupts, in_child
 
 FOLDER = Path(".pipeline")  # stamps, logs and benchmarks
-CLEAN_TIME = 1_000_000_000  # all stamps of clean stages share one date, so that none is newer than another
+CLEAN_TIME = 1_000_000_000  # stamps of clean stages share one date, so that none is newer than another
 DVC_LOCKS = Path(".dvc/tmp/rwlock")
 REASONS_SHOWN = 4
-HINTS = (  # what DVC says about git and remotes at the end of every call
+HINTS = (  # lines about git and remotes that DVC prints after every call
     "To track the changes with git, run:",
     "To enable auto staging, run:",
     "\tgit add ",
@@ -33,12 +33,12 @@ HINTS = (  # what DVC says about git and remotes at the end of every call
 
 
 class DvcError(RuntimeError):
-    """DVC could not say what is stale; the message is DVC's own."""
+    """DVC failed to report which stages are stale; the message is DVC's."""
 
 
 @dataclass
 class Stage:
-    """One stage: `sources` are files that no stage makes, `upstream` the stages whose outputs it reads."""
+    """One stage. `sources` are files that no stage writes, `upstream` the stages whose outputs it reads."""
 
     name: str
     description: str
@@ -81,7 +81,7 @@ def load(path: Path = Path("dvc.yaml")) -> dict[str, Stage]:
 
 
 def sync(stages: dict[str, Stage]) -> dict[str, str]:
-    """Make the stamps say what `dvc status` says; reasons by stale stage. Raises DvcError."""
+    """Set the stamps to match `dvc status`; return the reason for each stale stage. Raises DvcError."""
     status = dvc_status()
     FOLDER.mkdir(exist_ok=True)
     for stage in stages.values():
@@ -95,10 +95,10 @@ def sync(stages: dict[str, Stage]) -> dict[str, str]:
 
 
 def dvc_status() -> dict[str, list[Any]]:
-    """What `dvc status` finds changed, by stage. Raises DvcError with the remedy."""
+    """The changes that `dvc status` reports, by stage. Raises DvcError with the remedy."""
     done = _ask_status()
     if done.returncode and (holders := _lock_holders(done.stderr)) and all(map(_is_zombie, holders)):
-        DVC_LOCKS.unlink(missing_ok=True)  # DVC takes them for alive and says to do this by hand
+        DVC_LOCKS.unlink(missing_ok=True)  # DVC takes them for alive and asks the user to do this
         done = _ask_status()
     if done.returncode:
         raise DvcError(_explain((done.stderr or done.stdout).strip()))
@@ -107,9 +107,9 @@ def dvc_status() -> dict[str, list[Any]]:
 
 
 def run(stage: Stage, *, force: bool) -> int:
-    """Reproduce one stage, copying its output to its log; DVC's exit code. It ends when this process is killed.
+    """Reproduce one stage and copy its output to its log; return DVC's exit code. DVC is killed with this process.
 
-    Jobs that run in parallel meet DVC's lock, hence --wait-for-lock.
+    Parallel jobs compete for DVC's lock, hence --wait-for-lock.
     """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.name]
     log = Path(stage.log)
@@ -134,7 +134,7 @@ def run(stage: Stage, *, force: bool) -> int:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment with the interpreter's folder first on PATH: stages find the same python and dvc."""
+    """The environment with this interpreter's folder first on PATH, so that stages use the same python and dvc."""
     here = str(Path(sys.executable).parent)
     return os.environ | {"PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
 
@@ -144,7 +144,7 @@ def _paths(spec: dict[str, Any], kind: str) -> list[str]:
 
 
 def _reason(entries: list[Any]) -> str:
-    """A line out of what `dvc status --json` says of a stage, parameters first."""
+    """The changes of a stage in `dvc status --json` as one line, parameters first."""
     reasons: list[str] = []
     for entry in entries:
         for what, items in entry.items() if isinstance(entry, dict) else [(entry, {})]:
@@ -165,12 +165,12 @@ def _ask_status() -> subprocess.CompletedProcess[str]:
 
 
 def _lock_holders(message: str) -> dict[int, str]:
-    """Command lines by PID of those that DVC says are in the way."""
+    """Command lines by PID of the processes that hold DVC's lock, according to its message."""
     return {int(pid): command for pid, command in re.findall(r"\(PID (\d+)\): (.*)", message)}
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether the process was killed and PID 1 has not noticed: in many containers it never does."""
+    """Whether the process was killed but never reaped by PID 1, which many containers never do."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -179,7 +179,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _explain(message: str) -> str:
-    """DVC's error, or who holds its lock, and what to do."""
+    """DVC's error, or the holder of its lock, and what to do."""
     if holders := _lock_holders(message):
         who = ", ".join(f"process {pid} ({command})" for pid, command in holders.items())
         return f"{who} is running this pipeline in this folder: wait for it or stop it"

@@ -9,32 +9,34 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rlvr.attention.shared_prompt import in_turn
 from rlvr.batch import MicroBatch, MiniBatch, pack
 from rlvr.config import Config
 from rlvr.loss import LossStats, policy_loss
-from rlvr.memory.states import waits_on_host
-from rlvr.model.policy import Policy
+from rlvr.model.policy import Policy, in_turn
+from rlvr.model.resolved import ResolvedTraining
+from rlvr.problems.draw import num_steps
 from rlvr.rewards import Scorer
 from rlvr.rollout import check_scores, collect
+from rlvr.runtime.messages import warn
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
 from rlvr.training.log import completion_table, step_record
-from rlvr.training.mismatch import check, limit_of
+from rlvr.training.mismatch import check
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
-from rlvr.types import Interrupted, Prompt, StepFailed
+from rlvr.types import Interrupted, LossSpec, Prompt, StepFailed, clip_high
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step
 SAVED = (
-    "The state before this step is saved, and nothing was trained on the step: mend this, and the same command goes on "
-    "from here (other params, data or code of rewards begin a new run)"
+    "This step was not trained on; the state before it is saved. Fix the cause and run the same command again to "
+    "continue. (Changing parameters, data or code starts a new run.)"
 )
 
 
 def train(
     cfg: Config,
+    resolved: ResolvedTraining,
     policy: Policy,
     sampler: Sampler,
     scorer: Scorer,
@@ -52,8 +54,8 @@ def train(
     `rollout.max_logp_gap`; that step is then not trained on, and a next run begins with it.
     """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
-    steps = cfg.grpo.num_steps(len(prompts))
-    optimizer = make_optimizer(cfg, policy, steps)
+    steps = num_steps(cfg.grpo, len(prompts))
+    optimizer = make_optimizer(cfg, resolved, policy, steps)
     start, _ = run.restore(policy, optimizer)
     for step in range(start, steps):
         meter.begin_step()
@@ -65,7 +67,7 @@ def train(
             rollout = collect(cfg, sampler, scorer, prompts, step=step, meter=meter)
             sampler.release()
             for message in rollout.scores.messages[:MESSAGES]:
-                print(f"warning: step {step + 1}: {message}", flush=True)
+                warn(f"step {step + 1}: {message}")
             check_scores(rollout, limit=cfg.grpo.max_unscorable)
             pulls_all = reference is not None or cfg.grpo.entropy_bonus > 0.0  # a gradient without an advantage
             keep_P = [bool(signal) or pulls_all for signal in rollout.signal_P]
@@ -74,7 +76,7 @@ def train(
                     rollout.groups, rollout.advantage_PG, ~rollout.reward_PG.isnan(), keep_P,
                     minibatches=cfg.grpo.minibatches_per_rollout, mask_truncated=cfg.grpo.mask_truncated_completions,
                 )  # fmt: skip
-                losses, stats, grad_norm = update(cfg, policy, reference, optimizer, minibatches, meter)
+                losses, stats, grad_norm = update(cfg, resolved, policy, reference, optimizer, minibatches, meter)
         except StepFailed as failure:
             run.save(step, policy, optimizer, {})
             raise type(failure)(f"step {step + 1}: {failure}\n{SAVED}") from failure
@@ -93,6 +95,7 @@ def train(
 
 def update(
     cfg: Config,
+    resolved: ResolvedTraining,
     policy: Policy,
     reference: Policy | None,
     optimizer: Optimizer,
@@ -103,7 +106,7 @@ def update(
 
     Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
     """
-    spec, temperature = cfg.loss_spec(), cfg.rollout.temperature
+    spec, temperature = loss_spec(cfg), cfg.rollout.temperature
     tokens, share_prompts = cfg.memory.tokens_per_micro_batch, cfg.memory.share_prompts
     plan = [minibatch.split_sharing(tokens, policy.device, share_prompts=share_prompts) for minibatch in minibatches]
     if reference is not None:
@@ -134,7 +137,7 @@ def update(
                 del loss  # and with it the graph, which still holds what its layers were called with
                 statistics.append(stats)
             if not losses:
-                check(statistics, limit=limit_of(cfg.rollout.max_logp_gap, policy.head.dtype))
+                check(statistics, limit=resolved.max_logp_gap)
             with meter.phase("optimizer"):
                 grad_norm = optimizer.step_clipped(cfg.grpo.max_grad_norm)
             losses.append(total.item())
@@ -147,7 +150,24 @@ def scored(policy: Policy, micros: Sequence[MicroBatch], temperature: float) -> 
         yield micro, policy.logprobs(micro, temperature=temperature)
 
 
-def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
+def loss_spec(cfg: Config) -> LossSpec:
+    return LossSpec(
+        loss_type=cfg.grpo.loss_type,
+        epsilon=cfg.grpo.epsilon,
+        epsilon_high=clip_high(cfg.grpo.epsilon, cfg.grpo.epsilon_high),
+        delta=cfg.grpo.delta,
+        beta=cfg.grpo.beta,
+        kl_unbiased=cfg.grpo.kl_unbiased,
+        importance_correction=cfg.grpo.importance_correction,
+        importance_min=cfg.grpo.importance_min,
+        importance_max=cfg.grpo.importance_max,
+        entropy_bonus=cfg.grpo.entropy_bonus,
+        max_completion_tokens=cfg.rollout.max_completion_tokens,
+        temperature=cfg.rollout.temperature,
+    )
+
+
+def make_optimizer(cfg: Config, resolved: ResolvedTraining, policy: Policy, steps: int) -> Optimizer:
     updates = steps * cfg.grpo.minibatches_per_rollout * cfg.grpo.passes_per_rollout
     return Optimizer(
         policy.trainable(),
@@ -158,6 +178,6 @@ def make_optimizer(cfg: Config, policy: Policy, steps: int) -> Optimizer:
         schedule=cfg.grpo.schedule,
         total_steps=updates,
         kind=cfg.memory.optimizer,
-        on_host=waits_on_host(cfg.memory.optimizer_on_host, policy.device),
+        on_host=resolved.states_on_host,
         scales_loss=policy.is_float16,
     )

@@ -20,11 +20,14 @@ HAS_ONEDNN = (
     and platform.machine() in ("x86_64", "AMD64")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+HAS_BFLOAT16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not with AVX2 alone
+FEW_ROWS = 8  # of x: for fewer, torch's own bfloat16 product is faster than weights in float32
+BLOCK = 2**22  # weights that are in float32 at once
 
 
 def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
     """x·Wᵀ with gradients, [..., D] → [..., O]."""
-    if HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight_OD.dtype == torch.float32:
+    if _suits(x, weight_OD) and (x.dtype == torch.float32 or not HAS_BFLOAT16):
         product: Tensor = _Product.apply(x, weight_OD)  # type: ignore[no-untyped-call]
         return product
     return F.linear(x, weight_OD)
@@ -48,7 +51,8 @@ class Linear(nn.Linear):
         if torch.is_grad_enabled() or not _suits(x, self.weight):
             y = linear(x, self.weight)
             return y if self.bias is None else y + self.bias
-        return _product(x, self._packed() if self.keeps_packed else self.weight, self.bias)
+        keeps_packed = self.keeps_packed and (x.dtype == torch.float32 or HAS_BFLOAT16)
+        return _product(x, self._packed() if keeps_packed else self.weight, self.bias)
 
     def _packed(self) -> Tensor:
         version = self.weight._version  # counts changes in place
@@ -70,6 +74,7 @@ def through_onednn(model: nn.Module, *, keeps_packed: bool = True) -> nn.Module:
 
 
 def _suits(x: Tensor, weight_OD: Tensor) -> bool:
+    """Whether this product goes through here; torch computes the others by itself, on every processor."""
     is_known = x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
     return HAS_ONEDNN and x.device.type == "cpu" and is_known
 
@@ -91,5 +96,19 @@ class _Product(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
+    if x.dtype == torch.bfloat16 and not HAS_BFLOAT16:
+        return _through_float32(x, weight_OD, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OD, bias, "none", [], "")
     return product
+
+
+def _through_float32(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
+    """A bfloat16 product on a processor without it: sums in float32, rounded once, a block of the weight at a time."""
+    if x.numel() < FEW_ROWS * x.shape[-1]:
+        return F.linear(x, weight_OD, bias)
+    y, first, wide_x = x.new_empty(*x.shape[:-1], len(weight_OD)), 0, x.float()
+    for block in torch.split(weight_OD, max(1, BLOCK // weight_OD.shape[1])):
+        last = first + len(block)
+        y[..., first:last] = F.linear(wide_x, block.float(), None if bias is None else bias[first:last].float())
+        first = last
+    return y

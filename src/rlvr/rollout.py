@@ -34,7 +34,7 @@ class Rollout:
 
     @property
     def unscorable(self) -> float:
-        """The share of completions that could not be scored by our own fault."""
+        """The share of completions that could not be scored because scoring failed."""
         return self.reward_PG.isnan().float().mean().item()
 
 
@@ -70,7 +70,7 @@ def check_scores(rollout: Rollout, *, limit: float) -> None:
         "\n".join(
             [
                 f"{count} of the {rollout.reward_PG.numel()} completions could not be scored, more than "
-                f"grpo.max_unscorable allows ({limit:g} of a step), and not by their own fault:",
+                f"grpo.max_unscorable allows ({limit:g} of a step), because scoring failed:",
                 *(f"  {message}" for message in rollout.scores.messages[:5]),
             ]
         )
@@ -78,7 +78,7 @@ def check_scores(rollout: Rollout, *, limit: float) -> None:
 
 
 def _sample(cfg: Config, sampler: Sampler, scorer: Scorer, batch: Sequence[Prompt], step: int, meter: Meter) -> Rollout:
-    """Groups are judged as they come, beside the sampling of the next; `score` is the time that is then left."""
+    """Groups are scored as they come, while the next are sampled; `score` is the time that is then left."""
     groups = []
     with meter.phase("rollout"):
         for group in sampler.sample(batch, cfg.grpo.completions_per_prompt, seed=(cfg.compute.seed, step)):

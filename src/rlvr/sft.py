@@ -12,28 +12,29 @@ from typing import Any
 from torch import Tensor
 
 from rlvr.batch import MiniBatch, supervised
-from rlvr.chat import Tags, extract_answer
+from rlvr.chat import Tags, extract_answer, tags_of
 from rlvr.config import Config
-from rlvr.memory.states import waits_on_host
 from rlvr.model.policy import Policy
+from rlvr.model.resolved import ResolvedTraining
 from rlvr.problems.draw import draw
 from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
 from rlvr.types import Group, Interrupted, Prompt, Totals
-from rlvr.verifiers.judging import Verdicts
+from rlvr.verifiers.verify import Verify
 
 Example = tuple[tuple[int, ...], Tensor]  # prompt tokens, target tokens
 
 
 def train(
     cfg: Config,
+    resolved: ResolvedTraining,
     policy: Policy,
     sampler: Sampler,
     examples: Sequence[Example],
     dev: Sequence[Prompt],
-    judge: Verdicts,
+    verify: Verify,
     *,
     run: Run,
     show: Show,
@@ -44,7 +45,7 @@ def train(
     The run's log has a line for every look at the dev answers, the first (step -1) before any training.
     Raises Interrupted after a checkpoint when `stop()`.
     """
-    tags, seed = cfg.model.template.resolve(), cfg.compute.seed
+    tags, seed = tags_of(cfg.model.template), cfg.compute.seed
     optimizer = Optimizer(
         policy.trainable(),
         learning_rate=cfg.sft.learning_rate,
@@ -54,13 +55,13 @@ def train(
         schedule="constant",
         total_steps=cfg.sft.max_steps,
         kind=cfg.memory.optimizer,
-        on_host=waits_on_host(cfg.memory.optimizer_on_host, policy.device),
+        on_host=resolved.states_on_host,
         scales_loss=policy.is_float16,
     )
     start, notes = run.restore(policy, optimizer)
     measured: dict[str, Any] = notes.get("measured", {})
     if start == 0:
-        measured = {"steps": 0, **look(policy, sampler, dev, tags, judge, seed=(seed, 0))}
+        measured = {"steps": 0, **look(policy, sampler, dev, tags, verify, seed=(seed, 0))}
         run.append_log({"step": -1, "loss": None, **measured})
     for step in range(start, cfg.sft.max_steps):
         if _reached(cfg, measured):
@@ -70,7 +71,7 @@ def train(
         done = step + 1
         measured |= {"steps": done, "loss": loss}
         if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
-            answers = look(policy, sampler, dev, tags, judge, seed=(seed, done))
+            answers = look(policy, sampler, dev, tags, verify, seed=(seed, done))
             measured |= answers
             run.append_log({"step": step, **measured})
             run.save(done, policy, optimizer, {"measured": measured})
@@ -98,17 +99,17 @@ def supervised_step(
 
 
 def look(
-    policy: Policy, sampler: Sampler, dev: Sequence[Prompt], tags: Tags, judge: Verdicts, *, seed: tuple[int, ...]
+    policy: Policy, sampler: Sampler, dev: Sequence[Prompt], tags: Tags, verify: Verify, *, seed: tuple[int, ...]
 ) -> dict[str, float]:
     """How `policy` as it is now answers the dev questions, sampled."""
     sampler.resume()
     sampler.sync(policy)
-    answers = rates(sampler.sample(dev, 1, seed=seed), tags, judge)
+    answers = rates(sampler.sample(dev, 1, seed=seed), tags, verify)
     sampler.release()
     return answers
 
 
-def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, float]:
+def rates(groups: Iterable[Group], tags: Tags, verify: Verify) -> dict[str, float]:
     """Strict accuracy and format rate of sampled answers."""
     answers = [
         (extract_answer(completion.text, tags), group.prompt.problem.answer)
@@ -116,7 +117,7 @@ def rates(groups: Iterable[Group], tags: Tags, judge: Verdicts) -> dict[str, flo
         for completion in group.completions
     ]
     return {
-        "accuracy": sum(verdict.is_right for verdict in judge(answers)) / len(answers),
+        "accuracy": sum(verdict.is_right for verdict in verify(answers)) / len(answers),
         "format_rate": sum(answer is not None for answer, _ in answers) / len(answers),
     }
 

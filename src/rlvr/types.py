@@ -19,13 +19,13 @@ AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The end of a message about `name`: what was probably meant, or nothing."""
+    """The end of a message about an unknown `name`: the likely intended one, or nothing."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was found, what is allowed, and the remedy."""
+    """An error the user can fix. The message says what was found, what is allowed and what to do."""
 
 
 class StepFailed(UserError):
@@ -33,7 +33,7 @@ class StepFailed(UserError):
 
 
 class Interrupted(Exception):
-    """The work stopped after a checkpoint because the user asked for it."""
+    """The run stopped after a checkpoint because the user asked it to."""
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,8 @@ class LossSpec:
     entropy_bonus: float
     max_completion_tokens: int
     temperature: float
+
+
+def clip_high(epsilon: float, epsilon_high: float | None) -> float:
+    """The upper clip distance (for cispo the absolute cap): `epsilon_high`, or `epsilon` where that is None."""
+    return epsilon if epsilon_high is None else epsilon_high

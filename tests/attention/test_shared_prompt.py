@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr.attention.shared_prompt import BehindPrompt, in_turn
-from rlvr.batch import MicroBatch, MiniBatch, Row
+from rlvr.attention.shared_prompt import BehindPrompt
+from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.memory.layer import install
-from rlvr.model.policy import Policy
+from rlvr.model.policy import Policy, in_turn
 from rlvr.types import SharePrompts, Totals
 from support.precision import assert_close_where, assert_gradients
 from support.tiny_models import make_model, worst
@@ -34,7 +34,7 @@ def minibatch(groups: list[tuple[int, list[int]]]) -> MiniBatch:
     for number, (prompt_length, lengths) in enumerate(groups):
         prompt = tuple(tokens(prompt_length).tolist())
         for length in lengths:
-            rows.append(Row(number, prompt, tokens(length), torch.zeros(length), 1.0 + float(tokens(1)) / 50))
+            rows.append(TrainRow(number, prompt, tokens(length), torch.zeros(length), 1.0 + float(tokens(1)) / 50))
     return MiniBatch(tuple(rows), Totals(len(rows), sum(len(row.token_ids) for row in rows)))
 
 

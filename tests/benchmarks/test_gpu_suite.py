@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlvr.commands.deps import imported, reached
+from rlvr.stages.code import imported, reached
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 SUITE = Path(__file__).parents[2] / "benchmarks/gpu"

@@ -107,7 +107,7 @@ def trick(kind: str = "nothing", **changes: Any) -> Trick:
         (trick(), []),
         (
             trick(totals=(3.0, 0.0)),
-            [("nothing: worth as much as the right answer, or more, 1 of 2 (for example 3, the right answer 3)", True)],
+            [("nothing: worth at least as much as the right answer, 1 of 2 (for example 3; the right answer 3)", True)],
         ),
         (trick(verdicts=(WRONG, RIGHT)), [("nothing: judged right, 1 of 2", True)]),
         (
@@ -116,7 +116,7 @@ def trick(kind: str = "nothing", **changes: Any) -> Trick:
         ),
         (
             trick(verdicts=(fault("gold", "?"), WRONG)),
-            [("could not be scored: nothing (1 of 2): no reason is given", False)],
+            [("could not be scored: nothing (1 of 2): no reason given", False)],
         ),
         (trick(seconds=2.5), [("nothing: takes 2.5 s to score", False)]),
         (trick(HEAVY[0], totals=(1.0,), verdicts=(WRONG,)), []),
@@ -164,8 +164,8 @@ def test_the_command_prints_a_line_for_each_kind(project: Path, capsys: pytest.C
     assert doctor(2)
     text = capsys.readouterr().out
     assert all(kind in text for kind in completions(PROBLEMS[0], PROBLEMS[1:], USED))
-    assert "none of them is accepted or worth as much as the right answer, on 2 problems" in text
-    assert "logs/completions comes from `dvc repro grpo`" in text
+    assert "none is accepted or worth as much as the right answer, on 2 problems" in text
+    assert "run `dvc repro grpo` first: it writes logs/completions" in text
 
 
 def test_the_signal_of_sampled_completions(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_the_signal_of_sampled_completions(project: Path, capsys: pytest.Capture
         pd.DataFrame([asked | {"text": text} for text in texts]).to_parquet(f"logs/completions/{step}.parquet")
     doctor(1)
     text = capsys.readouterr().out
-    assert "000010.parquet: questions without signal, all their completions being worth the same: 0 of 1" in text
+    assert "000010.parquet: questions without signal (all completions worth the same): 0 of 1" in text
 
 
 FORMAT_ONLY = "rewards:\n  format_exact: {weight: 1.0, options: {points: 1.0}}\n"
@@ -186,9 +186,9 @@ FORMAT_ONLY = "rewards:\n  format_exact: {weight: 1.0, options: {points: 1.0}}\n
 @pytest.mark.parametrize(
     ("gold", "rewards", "code", "said"),
     [
-        ("85", None, 0, "none of them is accepted"),
-        ("85", FORMAT_ONLY, 1, "ACCEPTED  a wrong answer: worth as much as the right answer, or more, 1 of 1"),
-        ("tests", None, 1, "nothing is shown: the right answer is not judged right with a score"),
+        ("85", None, 0, "none is accepted"),
+        ("85", FORMAT_ONLY, 1, "ACCEPTED  a wrong answer: worth at least as much as the right answer, 1 of 1"),
+        ("tests", None, 1, "no result: the right answer is not judged right with a score"),
     ],
 )
 def test_only_a_sound_rubric_is_exit_code_0(
@@ -206,5 +206,5 @@ def test_only_a_sound_rubric_is_exit_code_0(
 
 
 def test_without_prepared_problems_it_says_how_to_make_them(project: Path) -> None:
-    with pytest.raises(UserError, match="no prepared problems: `dvc repro prepare` makes them"):
+    with pytest.raises(UserError, match="no prepared problems: run `dvc repro prepare`"):
         doctor(2)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import pandas as pd
@@ -15,18 +14,19 @@ import pytest
 from rlvr.chat import TAGS
 from rlvr.commands import generate
 from rlvr.commands.answers import read_questions, show
-from rlvr.commands.generate import Asked
+from rlvr.commands.generate import Request
 from rlvr.config import load_config
 from rlvr.model.policy import load_tokenizer
 from rlvr.problems import tables
 from rlvr.sampler import NativeSampler, Sampling
 from rlvr.stages import prepare as prepare_stage
-from rlvr.stages.opening import open_policy
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
+from support.loading import prepared_policy
 from support.random_weights import randomize
+from support.smoke import smoke_params
 
-SMOKE = Path(__file__).parents[1] / "smoke" / "params.yaml"
-ASKED = Asked(
+SMOKE = smoke_params()
+ASKED = Request(
     question=None, file=None, column="question", model=None, completions=1, temperature=None, sampler=None,
     max_tokens=None, seed=None, is_plain=False, out=None,
 )  # fmt: skip
@@ -36,18 +36,18 @@ ASKED = Asked(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `prepare` has run, with an adapter and whole weights that have an effect."""
     folder = tmp_path_factory.mktemp("generate")
-    copy(SMOKE, folder / "params.yaml")
+    (folder / "params.yaml").write_text(SMOKE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_stage.main()
-        whole = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        whole = prepared_policy(start=None)
         randomize(whole.model)
         whole.save(Path("models/sft"))
-        (folder / "params.yaml").write_text(SMOKE.read_text().replace("adapter: none", "adapter: lora"))
-        adapted = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        (folder / "params.yaml").write_text(SMOKE.replace("adapter: none", "adapter: lora"))
+        adapted = prepared_policy(start=None)
         randomize(adapted.model)
         adapted.save(Path("models/grpo"))
-    copy(SMOKE, folder / "params.yaml")
+    (folder / "params.yaml").write_text(SMOKE)
     return folder
 
 
@@ -67,7 +67,7 @@ def ask(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 def test_answers_are_those_of_the_sampler(ask: Callable[..., list[dict[str, Any]]], trained: Path) -> None:
     (trained / "questions.txt").write_text("What is 1+2?\n\n  What is 20+30?\n")
     records = ask(file=Path("questions.txt"), model="models/sft", completions=3, temperature=0.7, seed=4)
-    policy = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=Path("models/sft"))
+    policy = prepared_policy(start=Path("models/sft"))
     tokenizer = load_tokenizer(tables.BASE)
     sampler = NativeSampler(tokenizer, "", Sampling(0.7, load_config().rollout.max_completion_tokens, 64), policy)
     prompts = [
@@ -120,7 +120,7 @@ def test_every_kind_of_file_holds_the_same_questions(tmp_path: Path) -> None:
         ({"file": Path("data/prepared/evaluation.parquet"), "column": "frage"}, r"row 1: the column 'frage'.*--column"),
         ({"question": "a", "model": "data"}, r"--model data: no \*\.safetensors"),
         ({"question": "a", "model": "./nowhere"}, r"--model \./nowhere.*no model folder"),
-        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads \d+"),
+        ({"question": "a", "max_tokens": 10**6}, r"--max-tokens is 1000000, but models/grpo reads at most \d+"),
     ],
 )
 def test_what_cannot_be_asked_is_said(
@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_is_said(
 
 
 def test_an_adapter_of_a_stage_that_has_not_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy(SMOKE, tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(SMOKE)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nothing to ask"):
         generate.main(ASKED)

@@ -18,14 +18,14 @@ import httpx2
 import pytest
 import torch
 
+from rlvr.chat import tags_of
 from rlvr.config import load_config
 from rlvr.config.scoring import Reward
-from rlvr.model.policy import load_tokenizer
-from rlvr.problems import tables
 from rlvr.rewards import open_scorer
 from rlvr.stages import prepare
-from rlvr.stages.opening import open_policy
 from rlvr.types import Answered, Problem
+from support.loading import prepared_policy
+from support.smoke import smoke_params
 
 pytest.importorskip("vllm", reason="vLLM is not installed", exc_type=ImportError)
 pytestmark = pytest.mark.slow
@@ -61,13 +61,13 @@ def rlvr(*arguments: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where prepare has run for SmolLM2, with an adapter that has an effect."""
     made = tmp_path_factory.mktemp("serving")
-    params = (ROOT / "tests/smoke/params.yaml").read_text()
+    params = smoke_params()
     params = params.replace("source: scratch", f"source: {SMOLLM2}").replace("adapter: none", "adapter: lora")
     (made / "params.yaml").write_text(params)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         prepare.main()
-        policy = open_policy(load_config(), load_tokenizer(tables.BASE), None, start=None)
+        policy = prepared_policy(start=None)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, weight in policy.trainable().items():
@@ -127,7 +127,7 @@ def test_the_judge_of_the_rewards_asks_it(server: Running, folder: Path) -> None
     options = JUDGE | {"base_url": server.url}
     rewards = {"polite": Reward.model_validate({"function": "judge", "weight": 1.0, "options": options})}
     answers = [Answered("Please turn left, and have a lovely day.", 10, False), Answered("Get lost.", 4, False)]
-    with open_scorer(rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+    with open_scorer(rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
         scorer.submit(Problem("p", "Where is the station?", "left", "", 1), answers)
         scores = scorer.finish()
     assert not scores.messages

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rlvr.chat import TAGS, render_target
 from rlvr.cli import app
 from rlvr.commands.rewards import try_file
-from rlvr.commands.trial import asked_in, summaries, total, totals, without_signal
+from rlvr.commands.trial import group_by_problem, summaries, total, totals, without_signal
 from rlvr.problems import tables
 from rlvr.rewards import Scores
 from rlvr.tasks.arithmetic import problem
@@ -30,7 +30,7 @@ FIRST, SECOND = (render_target(one, TAGS["working_out"]) for one in KNOWN)
 
 
 def asked(*rows: dict[str, Any]) -> list[tuple[Problem, list[str]]]:
-    found = asked_in(rows, KNOWN, file="some.jsonl", count_tokens=len)
+    found = group_by_problem(rows, KNOWN, file="some.jsonl", count_tokens=len)
     return [(one, [answered.text for answered in group]) for one, group in found]
 
 
@@ -60,15 +60,15 @@ def test_a_table_of_another_run_brings_its_problems() -> None:
 
 def test_tokens_are_counted_unless_the_table_knows() -> None:
     rows = [{"id": KNOWN[0].id, "completion": "abc"} | more for more in ({}, {"num_tokens": "7"}, {"num_tokens": 9})]
-    ((_, group),) = asked_in(rows, KNOWN, file="some.csv", count_tokens=len)
+    ((_, group),) = group_by_problem(rows, KNOWN, file="some.csv", count_tokens=len)
     assert [one.num_tokens for one in group] == [3, 7, 9]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "47+38", "answer": "85"}, "some.jsonl row 2: there is no completion: .* found the columns id, answer"),
-        ({"id": "47+38", "completion": 5}, "there is no completion"),
+        ({"id": "47+38", "answer": "85"}, "some.jsonl row 2: no completion[.] .* The columns are id, answer"),
+        ({"id": "47+38", "completion": 5}, "no completion"),
         ({"id": "1+1", "completion": "x"}, "id '1[+]1' is none of the 2 problems in data/prepared"),
         ({"completion": "x"}, "id None is none of the 2 problems"),
         ({"question": "other", "completion": "x"}, "question 'other' is none of the 2 problems"),
@@ -139,8 +139,8 @@ def test_the_command_prints_points_means_and_signal(
     assert ["answer", "1", "3.25", "-2", "5", "0", "0"] in lines
     text = "\n".join(map(" ".join, lines))
     assert "4 completions of 2 questions in" in text
-    assert "right: 3 (75.0%); unscorable by our fault: 0" in text
-    assert "questions without signal, all their completions being worth the same: 1 of 2" in text
+    assert "right: 3 (75.0%); unscorable (scoring failed): 0" in text
+    assert "questions without signal (all completions worth the same): 1 of 2" in text
 
 
 def test_only_the_first_completions(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +148,7 @@ def test_only_the_first_completions(project: Path, capsys: pytest.CaptureFixture
     try_file(Path("some.jsonl"), 1)
     text = capsys.readouterr().out
     assert "1 completions of 1 questions" in text
-    assert "questions without signal: not known, no question has two completions" in text
+    assert "questions without signal: unknown, as no question has two completions" in text
 
 
 def test_a_function_that_fails_is_a_note_with_its_reason(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_function_that_fails_is_a_note_with_its_reason(project: Path, capsys: 
     Path("some.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     try_file(Path("some.jsonl"), None)
     text = capsys.readouterr().out
-    assert "unscorable by our fault: 2" in text  # the function is called once for the completions of a question
+    assert "unscorable (scoring failed): 2" in text  # the function is called once for the completions of a question
     assert "note: rewards.odd: error: TypeError: user/mine.py:odd returned 'three' (str) for a completion" in text
 
 

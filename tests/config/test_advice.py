@@ -20,7 +20,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
     "the default": (SCRATCH, {}, None),
     "few steps": ({"grpo.steps": 299}, {}, "grpo runs 299 steps"),
     "enough steps": ({"grpo.steps": 300}, {}, None),
-    "few steps by epochs": ({"grpo.steps": None, "grpo.epochs": 1}, {"num_train": 4000}, "grpo runs 125 steps"),
+    "few steps by epochs": ({"grpo.steps": None, "grpo.epochs": 1}, {"steps": 125}, "grpo runs 125 steps"),
     "few problems": ({}, {"num_train": 499}, "499 training problems: 10 can do"),
     "enough problems": ({}, {"num_train": 500}, None),
     "gspo with the clip of grpo": (GSPO | {"grpo.epsilon": 0.2}, {}, "loss_type gspo with epsilon 0.2"),
@@ -53,7 +53,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_advice(case: str, make_config: MakeConfig) -> None:
     changes, facts, expected = CASES[case]
-    notes = advice(make_config(changes), **({"num_train": 4000, "pre_finetuned": True} | facts))
+    cfg = make_config(changes)
+    notes = advice(cfg, **({"num_train": 4000, "steps": cfg.grpo.steps, "pre_finetuned": True} | facts))
     if expected is None:
         assert notes == []
     else:
@@ -63,4 +64,4 @@ def test_advice(case: str, make_config: MakeConfig) -> None:
 
 def test_it_reads_what_the_grpo_stage_may_read(make_config: MakeConfig) -> None:
     cfg = make_config({"grpo.steps": 1}).restricted(["model", "grpo"])
-    assert len(advice(cfg, 10, pre_finetuned=False, num_parameters=1, template_added=True)) == 4
+    assert len(advice(cfg, 10, steps=cfg.grpo.steps, pre_finetuned=False, num_parameters=1, template_added=True)) == 4

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from rlvr.chat import TAGS, Tags
+import rlvr.config
+from rlvr.chat import TAGS, Tags, opening_of, tags_of
 from rlvr.config import Config, load_config
+from rlvr.config.base import Section
+from rlvr.grpo import loss_spec
+from rlvr.problems.draw import num_steps
 from rlvr.types import UserError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -188,7 +196,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such file of rewards": (
         {"rewards": {"x": {"python": "user/mine.py:robotic", "weight": 1.0}}},
-        ["rewards.x.python: user/mine.py does not exist; there are user/my_rewards.py"],
+        ["rewards.x.python: user/mine.py does not exist; the files are user/my_rewards.py"],
     ),
     "no such function in it": (
         {"rewards": {"x": {"python": "user/my_rewards.py:robotc", "weight": 1.0}}},
@@ -226,19 +234,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "tags with one missing": (
         {"model.template.tags": {"reasoning_start": "<a>", "reasoning_end": "</a>", "answer_start": "<b>"}},
-        ["model.template: tags must give exactly reasoning_start, reasoning_end, answer_start, answer_end"],
+        ["model.template: tags must have exactly the keys reasoning_start, reasoning_end, answer_start, answer_end"],
     ),
     "tags with one too many": (
         {"model.template.tags": {**{k: f"<{k}>" for k in Tags.__dataclass_fields__}, "extra": "x"}},
-        ["tags must give exactly", "found answer_end, answer_start, extra"],
+        ["tags must have exactly the keys", "found answer_end, answer_start, extra"],
     ),
     "tags that are equal": (
         {"model.template.tags": dict.fromkeys(Tags.__dataclass_fields__, "<a>")},
-        ["tags must be four different strings that are not empty"],
+        ["tags must be four different, non-empty strings"],
     ),
     "a tag that is white space": (
         {"model.template.tags": {**{k: f"<{k}>" for k in Tags.__dataclass_fields__}, "answer_end": "\n"}},
-        ["tags must be four different strings that are not empty"],
+        ["tags must be four different, non-empty strings"],
     ),
     "heads that are too small": (
         {"model.scratch.hidden_size": 64, "model.scratch.heads": 4, "model.scratch.kv_heads": 4},
@@ -288,9 +296,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a bound that is no number": (
         {"prepare.records.filters": {"level": {"min": True}}},
-        ["prepare.records: filters.level.min: True does not fit"],
+        ["prepare.records: filters.level.min: True has the wrong type"],
     ),
-    "one value for in": ({"prepare.records.filters": {"level": {"in": 3.0}}}, ["filters.level.in: 3.0 does not fit"]),
+    "one value for in": ({"prepare.records.filters": {"level": {"in": 3.0}}}, ["filters.level.in: 3.0 has the wrong"]),
     "not_empty false": ({"prepare.records.filters": {"a": {"not_empty": False}}}, ["not_empty takes true"]),
     "no such task": ({"prepare.task": "gsm8"}, ["prepare.task: 'gsm8' (str)", "did you mean gsm8k?"]),
     "all that are left of arithmetic": (
@@ -386,7 +394,7 @@ def test_accepted(case: str, make_config: MakeConfig) -> None:
 def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-05 for a string, and tools write numbers so."""
     lines = PARAMS.read_text().splitlines()
-    (at,) = (i for i, line in enumerate(lines) if line.startswith("  learning_rate:") and i > lines.index("grpo:"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("  learning_rate:") and i > lines.index("grpo:"))
     lines[at] = f"  learning_rate: {written}"
     path = tmp_path / "params.yaml"
     path.write_text("\n".join(lines))
@@ -415,28 +423,28 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_tags_are_resolved(make_config: MakeConfig) -> None:
     own = {key: f"<{key}>" for key in Tags.__dataclass_fields__}
-    assert make_config({"model.template.tags": own}).model.template.resolve() == Tags(**own)
+    assert tags_of(make_config({"model.template.tags": own}).model.template) == Tags(**own)
     for name, tags in TAGS.items():
         template = make_config({"model.template.tags": name, "model.template.open_in_prompt": True}).model.template
-        assert template.resolve() == tags
-        assert template.opening == tags.reasoning_start
-    assert make_config().model.template.opening == ""
+        assert tags_of(template) == tags
+        assert opening_of(template) == tags.reasoning_start
+    assert opening_of(make_config().model.template) == ""
 
 
 @pytest.mark.parametrize("problems, epochs, steps", [(64, 1, 2), (65, 1, 3), (65, 2, 5), (1, 1, 1)])
 def test_epochs_become_steps(problems: int, epochs: int, steps: int, make_config: MakeConfig) -> None:
     cfg = make_config({"grpo.steps": None, "grpo.epochs": epochs, "grpo.prompts_per_step": 32})
-    assert cfg.grpo.num_steps(problems) == steps
+    assert num_steps(cfg.grpo, problems) == steps
 
 
 def test_the_loss_gets_plain_numbers(make_config: MakeConfig) -> None:
     changes: dict[str, Any] = {"grpo.epsilon": 0.1, "grpo.delta": 3, "grpo.beta": 0.04, "rollout.temperature": 0.9}
     changes |= {"grpo.importance_correction": "token_mask", "grpo.importance_min": 0.5, "grpo.importance_max": 2.0}
-    spec = make_config(changes | {"grpo.epsilon_high": None}).loss_spec()
+    spec = loss_spec(make_config(changes | {"grpo.epsilon_high": None}))
     assert (spec.importance_correction, spec.importance_min, spec.importance_max) == ("token_mask", 0.5, 2.0)
     assert (spec.epsilon, spec.epsilon_high, spec.delta, spec.beta, spec.temperature) == (0.1, 0.1, 3, 0.04, 0.9)
     assert spec.max_completion_tokens == make_config().rollout.max_completion_tokens
-    assert make_config({"grpo.epsilon_high": 0.28}).loss_spec().epsilon_high == 0.28
+    assert loss_spec(make_config({"grpo.epsilon_high": 0.28})).epsilon_high == 0.28
 
 
 class TestRestricted:
@@ -470,3 +478,24 @@ class TestDigest:
     def test_it_is_that_of_a_restricted_copy(self, make_config: MakeConfig) -> None:
         cfg = make_config()
         assert cfg.restricted(["sft", "compute"]).digest("sft", "compute") == cfg.digest("sft", "compute")
+
+
+def test_sections_hold_values_and_no_behaviour() -> None:
+    """The stages do not depend on the package config: an edit of it may change what is refused, and nothing else."""
+    sections = {member for module in config_modules() for member in vars(module).values() if is_section(member)}
+    assert len(sections) >= 20
+    for section in sections:
+        behaviour = {
+            name
+            for name, member in vars(section).items()
+            if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        }
+        assert behaviour <= {"restricted", "digest"}, f"{section.__name__}: move {behaviour} to where it is used"
+
+
+def config_modules() -> list[ModuleType]:
+    return [importlib.import_module(f"rlvr.config.{info.name}") for info in pkgutil.iter_modules(rlvr.config.__path__)]
+
+
+def is_section(member: object) -> bool:
+    return isinstance(member, type) and issubclass(member, Section)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from rlvr import cli
-from rlvr.config import check_config, parse_yaml, presets
+from rlvr.config import Config, check_config, parse_yaml, presets
 from rlvr.types import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,6 @@ def comments(text: str) -> list[str]:
 
 def test_the_default_is_params_yaml() -> None:
     assert presets.with_preset(PARAMS, "default", FOLDER) == PARAMS
-    assert presets.changes((FOLDER / "default.yaml").read_text(), PARAMS) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,13 +39,47 @@ def test_every_preset_is_valid_says_what_it_does_and_can_be_undone(name: str) ->
     assert (presets.changes(PARAMS, text) == []) == (name == "default")
 
 
+def settings(text: str) -> dict[str, Any]:
+    """Every setting of a params.yaml or a preset by its dotted key; the rubric as one, since it is replaced whole."""
+    values = parse_yaml(text, "params.yaml")
+    rubric = {"rewards": values.pop("rewards")} if "rewards" in values else {}
+    return dict(presets.leaves(values)) | rubric
+
+
 def test_a_preset_holds_only_what_differs() -> None:
-    default = dict(presets._leaves(parse_yaml(PARAMS, "default")))
+    default = settings(PARAMS)
     for name in set(NAMES) - {"default"}:
-        overlay = dict(presets._leaves(parse_yaml((FOLDER / f"{name}.yaml").read_text(), name)))
-        assert {
-            key for key, value in overlay.items() if default.get(key, ...) == value and not key.startswith("rewards.")
-        } == set(), name
+        overlay = settings((FOLDER / f"{name}.yaml").read_text())
+        assert {key for key, value in overlay.items() if default.get(key, ...) == value} == set(), name
+
+
+def test_the_default_holds_exactly_what_other_presets_change_as_params_yaml_has_it() -> None:
+    changed = {key for name in set(NAMES) - {"default"} for key in settings((FOLDER / f"{name}.yaml").read_text())}
+    default, params = settings((FOLDER / "default.yaml").read_text()), settings(PARAMS)
+    assert set(default) == changed
+    assert default == {key: params[key] for key in changed}
+
+
+def test_what_no_preset_changes_stays_the_users() -> None:
+    edited = PARAMS.replace("epsilon: 0.2 ", "epsilon: 0.1 ")
+    assert edited != PARAMS
+    for name in ("default", "smollm2-135m-gsm8k"):
+        assert check_config(presets.with_preset(edited, name, FOLDER), name).grpo.epsilon == 0.1
+
+
+@pytest.mark.parametrize("name", ["default", "smollm2-135m-gsm8k"])
+def test_the_order_of_keys_changes_nothing_but_that_of_the_rewards(name: str) -> None:
+    text = presets.with_preset(PARAMS, name, FOLDER)
+    values = parse_yaml(text, name)
+
+    def backwards(value: Any) -> Any:
+        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    turned = Config.model_validate(backwards(values) | {"rewards": values["rewards"]})
+    cfg = check_config(text, name)
+    assert turned.model_dump_json() == cfg.model_dump_json()
+    assert turned.digest(*Config.model_fields) == cfg.digest(*Config.model_fields)
+    assert list(cfg.rewards) == list(values["rewards"])
 
 
 def test_the_settings_are_the_same_whatever_was_there_before(tmp_path: Path) -> None:
@@ -79,8 +113,8 @@ def test_unknown_names_and_keys_are_named(tmp_path: Path) -> None:
         presets.with_preset(PARAMS, "smollm2-135m-gsm", FOLDER)
     (tmp_path / "default.yaml").write_text((FOLDER / "default.yaml").read_text())
     (tmp_path / "typo.yaml").write_text("# typo\ngrpo:\n  step: 3\n")
-    with pytest.raises(UserError, match=r"presets/typo\.yaml: step is not a setting"):
-        presets.with_preset(PARAMS, "typo", tmp_path)
+    with pytest.raises(UserError, match=r"presets/typo\.yaml has 1 problem.*\n  grpo\.step: unknown key"):
+        check_config(presets.with_preset(PARAMS, "typo", tmp_path), "presets/typo.yaml")
 
 
 class TestCommand:

@@ -30,7 +30,7 @@ def test_an_example_runs_to_its_report(preset: str, fresh: Clone, tmp_path: Path
     except UserError as error:
         pytest.skip(str(error))
     clone = fresh.copy(tmp_path / "clone")
-    clone.run("cp", "presets/default.yaml", "params.yaml")
+    clone.with_default_settings()
     clone.run("python", "-m", "rlvr", "preset", preset, env={"PYTHONPATH": "src"})
     for key, value in SMALL.items():
         clone.set(key, value)

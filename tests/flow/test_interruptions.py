@@ -127,7 +127,7 @@ def test_ctrl_c_stops_after_a_checkpoint_and_says_how_to_go_on(
     done = interrupted[engine].done
     assert done.code != 0
     assert "Traceback" not in done.text
-    found = re.search(rf"stopped after step (\d+) of {STEPS}\. The same command goes on from there", done.text)
+    found = re.search(rf"stopped after step (\d+) of {STEPS}\. Run the same command again to resume", done.text)
     assert found, done.text
     assert 5 < int(found.group(1)) < STEPS
 

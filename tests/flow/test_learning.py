@@ -16,7 +16,7 @@ def test_the_default_run_learns(sampler: str, fresh: Clone, tmp_path: Path) -> N
     if sampler == "vllm" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vllm is not installed: make .venv/vllm")
     clone = fresh.copy(tmp_path / "clone")
-    clone.run("cp", "presets/default.yaml", "params.yaml")
+    clone.with_default_settings()
     clone.set("rollout.sampler", sampler)
     clone.repro("snakemake", seconds=1200)
     judged = clone.json("metrics/evaluate.json")

@@ -29,7 +29,7 @@ def test_fifty_rows_become_a_report_and_an_edit_of_them_runs_again(fresh: Clone,
     except UserError as error:
         pytest.skip(str(error))
     clone = fresh.copy(tmp_path / "clone")
-    clone.run("cp", "presets/default.yaml", "params.yaml")
+    clone.with_default_settings()
     said = clone.run("python", "-m", "rlvr", "preset", "records-example", env={"PYTHONPATH": "src"}).text
     assert 'prepare.task: "arithmetic" -> "records"' in said
     (clone.folder / "data/raw/mine.csv").write_text(table(50))

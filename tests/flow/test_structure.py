@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 
-from rlvr.commands.deps import code_dependencies, reached
-from rlvr.config import Config, load_config, read_yaml
+from rlvr.config import Config, check_config, presets, read_yaml
+from rlvr.stages.code import code_dependencies, reached
 from rlvr.tasks.source import FOLLOWED
-from support.clone import ROOT, SMOKE, STAGES
+from support.clone import ROOT, STAGES
+from support.smoke import OVERLAY, smoke_params
 
 
 def spec(stage: str) -> dict[str, Any]:
     stages: dict[str, dict[str, Any]] = read_yaml(ROOT / "dvc.yaml")["stages"]
     return stages[stage]
-
-
-def names(value: Any, prefix: str = "") -> set[str]:
-    """Every key path of a mapping; the rewards, whose names are the user's choice, as one."""
-    if not isinstance(value, dict) or prefix == "rewards.":
-        return {prefix}
-    return {path for key, child in value.items() for path in names(child, f"{prefix}{key}.")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -60,9 +54,10 @@ def test_outputs_keep_the_run_cache(stage: str) -> None:
     assert all(isinstance(out, str) for out in spec(stage).get("outs", []))
 
 
-def test_smoke_parameters_have_the_keys_of_the_default_and_are_valid() -> None:
-    assert names(read_yaml(ROOT / SMOKE)) == names(read_yaml(ROOT / "params.yaml"))
-    load_config(ROOT / SMOKE)
+def test_smoke_settings_are_valid_and_hold_only_what_differs() -> None:
+    check_config(smoke_params(), str(OVERLAY))
+    default, overlay = (dict(presets.leaves(read_yaml(file))) for file in (ROOT / "params.yaml", OVERLAY))
+    assert [key for key, value in overlay.items() if default[key] == value and not key.startswith("rewards.")] == []
 
 
 def test_folders_whose_edits_are_said_to_re_run_prepare_are_its_dependencies() -> None:

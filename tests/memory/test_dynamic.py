@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlvr.memory.dynamic import Choice, choose
+from rlvr.memory.dynamic import DynamicChoice, choose
 from rlvr.memory.quantized import decoder_linears, is_quantized, quantize
 from rlvr.model.policy import Policy
 from support.tiny_models import plain_model, stream
@@ -34,7 +34,7 @@ def policy_of(model: Any) -> Policy:
     return Policy(model, model.get_decoder(), (0,), "auto", None)
 
 
-def chosen(model: Any, share: float) -> Choice:
+def chosen(model: Any, share: float) -> DynamicChoice:
     policy = policy_of(copy.deepcopy(model))
     return choose(policy.model, lambda: policy.hidden_stream(*stream()), policy.logits, device=CPU, share=share)
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rlvr.memory.states import waits_on_host
 from rlvr.plan.settings import STATE_BYTES
 from rlvr.training.optim import LossScale, Optimizer
 from rlvr.types import UserError
@@ -97,11 +96,6 @@ class TestStatesOnTheHost:
         optimizer.host.fetch(optimizer.adamw)
         held = optimizer.adamw.state[weights["wide"]]
         assert all(held[name].untyped_storage().data_ptr() not in places for name in names)
-
-    def test_auto_is_for_a_gpu(self) -> None:
-        cpu, cuda = torch.device("cpu"), torch.device("cuda")
-        assert [waits_on_host("auto", device) for device in (cpu, cuda)] == [False, True]
-        assert waits_on_host("on", cpu) and not waits_on_host("off", cuda)
 
 
 @pytest.mark.parametrize("on_host", [False, True])

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlvr.config import Config
 from rlvr.memory.quantized import Nf4, decoder_linears, quantize
 from rlvr.memory.views import NotShareable, Views, model_on
-from rlvr.model.policy import load_policy, load_tokenizer
+from rlvr.model.policy import load_tokenizer
 from rlvr.model.source import Source
+from support.loading import load
 from support.precision import assert_close_where
 from support.tiny_models import FAMILIES, SHAPE, make_model, stream
 
@@ -124,10 +125,10 @@ def test_a_policy_says_why_it_has_a_copy_of_its_own(
     folder = base("llama")
     source, tokenizer = Source(str(folder), None, None), load_tokenizer(folder)
     cfg = make_config({"model.adapter": "lora", "model.lora.rank": 4})
-    policy = load_policy(cfg, source, tokenizer, start=None, base={})
+    policy = load(cfg, source, tokenizer, base={})
     assert "a copy of the weights each: the engine has no model.embed_tokens.weight" in capsys.readouterr().out
     found, views = hidden(policy.base), weights_of(policy.model.unload())
-    again = load_policy(cfg, source, tokenizer, start=None, base=views)
+    again = load(cfg, source, tokenizer, base=views)
     assert capsys.readouterr().out == "" and torch.equal(hidden(again.base), found)
     with pytest.raises(ValueError, match="only frozen weights can be shared"):
-        load_policy(make_config(), source, tokenizer, start=None, base={})
+        load(make_config(), source, tokenizer, base={})

@@ -15,12 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlvr import grpo
 from rlvr.batch import MiniBatch, pack
 from rlvr.config import Config, parse_yaml
-from rlvr.model.policy import Policy, for_training, load_policy, load_tokenizer
-from rlvr.model.source import Source
+from rlvr.model.policy import Policy, load_tokenizer
 from rlvr.plan.shapes import find_shape
 from rlvr.runtime.meter import Meter
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.optim import Optimizer
 from rlvr.types import Group
+from support.loading import load, trained_as
 from support.precision import assert_close_where, assert_relative
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
@@ -100,7 +101,7 @@ def open_model(
 
 def open_policy(cfg: Config, folder: Path) -> Policy:
     """The policy, with an adapter that has an effect, so that every part of it has a gradient."""
-    policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    policy = load(cfg, folder)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in policy.trainable().values():
@@ -120,7 +121,9 @@ def step(cfg: Config, policy: Policy, minibatch: MiniBatch) -> tuple[float, Tens
     optimizer = Recorded(policy.trainable(), learning_rate=cfg.grpo.learning_rate, warmup_steps=0, betas=(0.9, 0.999),
                          weight_decay=0.0, schedule="constant", total_steps=1, kind="adamw", on_host=False,
                          scales_loss=False)  # fmt: skip
-    (loss,), statistics, _ = grpo.update(cfg, policy, None, optimizer, [minibatch], Meter(torch.device("cpu")))
+    (loss,), statistics, _ = grpo.update(
+        cfg, resolve_training(cfg), policy, None, optimizer, [minibatch], Meter(torch.device("cpu"))
+    )
     logp_T = torch.cat([stats.logp_T for stats in statistics])
     return loss, logp_T, dict(zip(policy.trainable(), optimizer.gradients, strict=True))
 
@@ -140,7 +143,9 @@ def test_a_step_is_that_of_the_plain_way(
     plain = replace(open_policy(cfg, folder), kernels="reference")
     expected_loss, expected_T, expected = step(cfg, plain, minibatch)
 
-    policy = for_training(open_policy(cfg, folder), cfg.memory.model_copy(update={"offload": "on"}))
+    policy = trained_as(
+        make_config(RECIPE | {"model.quantization": quantization, "memory.offload": "on"}), open_policy(cfg, folder)
+    )
     before = {name: weight.detach().clone() for name, weight in policy.trainable().items()}
     loss, logp_T, gradients = step(cfg, policy, minibatch)
 

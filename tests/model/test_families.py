@@ -15,12 +15,13 @@ from rlvr.config import Config
 from rlvr.grpo import make_optimizer, update
 from rlvr.logprob import LogitMap
 from rlvr.model.head import check_head
-from rlvr.model.policy import Policy, load_policy, load_tokenizer
-from rlvr.model.source import Source
+from rlvr.model.policy import Policy, load_tokenizer
 from rlvr.runtime.meter import Meter
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.stages.resolve import resolve_training
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Prompt, Totals, UserError
+from support.loading import load as load_single
 from support.precision import assert_close_where
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -79,7 +80,7 @@ LONGER = [
 
 
 def load(cfg: Config, folder: Path) -> Policy:
-    policy = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+    policy = load_single(cfg, folder)
     policy.model.double()
     return policy
 
@@ -151,9 +152,9 @@ def test_the_loss_sees_what_the_model_does_to_its_logits(
     cfg = make_config(changes | {"grpo.warmup_steps": 0})
     policy, plain = load(cfg, folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     assert policy.logit_map == MAPS[family]
-    minibatch = MiniBatch(supervised(EXAMPLES), Totals(3, 7))
+    minibatch, resolved = MiniBatch(supervised(EXAMPLES), Totals(3, 7)), resolve_training(cfg)
     _, (stats,), norm = update(
-        cfg, policy, None, make_optimizer(cfg, policy, 1), [minibatch], Meter(torch.device("cpu"))
+        cfg, resolved, policy, None, make_optimizer(cfg, resolved, policy, 1), [minibatch], Meter(torch.device("cpu"))
     )
     expected_T = torch.cat([own_logp(plain, prompt, target) for prompt, target in EXAMPLES])
     assert_close_where(stats.logp_T, expected_T.detach(), 1e-5)

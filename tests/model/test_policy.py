@@ -16,18 +16,16 @@ from transformers import AutoModelForCausalLM
 
 from rlvr.batch import MicroBatch, MiniBatch, pack, supervised
 from rlvr.config import Config
+from rlvr.model.device import device_named, fastest_dtype
 from rlvr.model.policy import (
     Policy,
-    device_of,
-    dtype_of,
     end_of_sequence_ids,
-    fastest_dtype,
     has_weights,
-    load_policy,
     load_tokenizer,
 )
-from rlvr.model.source import Source
+from rlvr.stages.resolve import resolve
 from rlvr.types import Group, Totals, UserError
+from support.loading import load
 from support.precision import assert_close_where, assert_same_bits
 
 Key = tuple[int, ...]  # a row's tokens: all rows in these tests differ
@@ -228,13 +226,13 @@ class TestLoading:
     ) -> None:
         cfg = make_config({"model.adapter": adapter, "model.lora.rank": 4})
         folder = base("llama")
-        first = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+        first = load(cfg, folder)
         with torch.no_grad():
             for weight in first.trainable().values():
                 weight.add_(0.01)
         first.save(tmp_path)
         assert has_weights(tmp_path)
-        again = load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=tmp_path)
+        again = load(cfg, folder, start=tmp_path)
         assert again.trainable().keys() == first.trainable().keys()
         assert_same_bits(again.trainable(), first.trainable())
 
@@ -243,17 +241,17 @@ class TestLoading:
     ) -> None:
         folder = base("llama")
 
-        def load(seed: int, adapter: str = "lora") -> Policy:
+        def draw(seed: int, adapter: str = "lora") -> Policy:
             torch.manual_seed(torch.seed() % 1000)  # whatever the global state is
             cfg = make_config({"model.adapter": adapter, "compute.seed": seed})
-            return load_policy(cfg, Source(str(folder), None, None), load_tokenizer(folder), start=None)
+            return load(cfg, folder)
 
-        first, again, other = load(0).trainable(), load(0).trainable(), load(1).trainable()
+        first, again, other = draw(0).trainable(), draw(0).trainable(), draw(1).trainable()
         assert_same_bits(again, first)
         assert any(not torch.equal(first[name], other[name]) for name in first)
         tokens = torch.tensor([[7, 8, 9]])
         plain = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
-        with_adapter = load(0).model
+        with_adapter = draw(0).model
         with_adapter.get_base_model().config._attn_implementation = "sdpa"
         assert_close_where(with_adapter(tokens).logits, plain, 1e-5)
 
@@ -263,7 +261,7 @@ class TestLoading:
         """A pre-finetune that is off leaves a card alone."""
         (tmp_path / "card.json").write_text("{}")
         folder = base("llama")
-        policy = load_policy(make_config(), Source(str(folder), None, None), load_tokenizer(folder), start=tmp_path)
+        policy = load(make_config(), folder, start=tmp_path)
         plain = AutoModelForCausalLM.from_pretrained(folder)
         assert torch.equal(policy.head, plain.get_output_embeddings().weight)
 
@@ -271,24 +269,22 @@ class TestLoading:
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
     ) -> None:
         folder = base("llama")
-        tokenizer = load_tokenizer(folder)
         ranks = [make_config({"model.adapter": "lora", "model.lora.rank": rank}) for rank in (4, 8)]
-        load_policy(ranks[0], Source(str(folder), None, None), tokenizer, start=None).save(tmp_path)
+        load(ranks[0], folder).save(tmp_path)
         with pytest.raises(UserError, match=r"rank 4, but model\.lora\.rank is 8"):
-            load_policy(ranks[1], Source(str(folder), None, None), tokenizer, start=tmp_path)
+            load(ranks[1], folder, start=tmp_path)
 
     def test_an_adapter_that_is_not_whole_is_refused(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
     ) -> None:
         folder, cfg = base("llama"), make_config({"model.adapter": "lora", "model.lora.rank": 4})
-        tokenizer = load_tokenizer(folder)
-        load_policy(cfg, Source(str(folder), None, None), tokenizer, start=None).save(tmp_path)
+        load(cfg, folder).save(tmp_path)
         file = tmp_path / "adapter_model.safetensors"
         weights = load_file(file)
         lost = sorted(weights)[3]
         save_file({name: weight for name, weight in weights.items() if name != lost}, file)
         with pytest.raises(UserError, match=lost.replace(".", r"\.")):
-            load_policy(cfg, Source(str(folder), None, None), tokenizer, start=tmp_path)
+            load(cfg, folder, start=tmp_path)
 
     def test_a_model_that_does_not_exist_is_named(
         self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
@@ -296,7 +292,7 @@ class TestLoading:
         missing = tmp_path / "nothing"
         missing.mkdir()
         with pytest.raises(UserError, match="nothing"):
-            load_policy(make_config(), Source(str(missing), None, None), load_tokenizer(base("llama")), start=None)
+            load(make_config(), missing, load_tokenizer(base("llama")))
 
     def test_every_declared_end_of_sequence_id_counts(self, tokenizer: Any) -> None:
         for declared, expected in (([9, 8], (1, 8, 9)), (8, (1, 8)), (None, (1,))):
@@ -318,12 +314,12 @@ class TestLoading:
         assert found == getattr(torch, expected)
 
     def test_the_type_is_the_one_that_is_named(self, make_config: Callable[..., Config]) -> None:
-        assert dtype_of(make_config({"compute.dtype": "bfloat16", "compute.device": "cpu"})) == torch.bfloat16
-        assert dtype_of(make_config({"compute.dtype": "auto", "compute.device": "cpu"})) == torch.float32
+        assert resolve(make_config({"compute.dtype": "bfloat16", "compute.device": "cpu"})).dtype == torch.bfloat16
+        assert resolve(make_config({"compute.dtype": "auto", "compute.device": "cpu"})).dtype == torch.float32
 
     def test_a_device_that_is_not_there_is_refused(self, make_config: Callable[..., Config]) -> None:
-        assert device_of(make_config({"compute.device": "cpu"})) == CPU
+        assert device_named("cpu") == CPU
         if torch.backends.mps.is_available():
             pytest.skip("this machine has what the test needs missing: mps")
         with pytest.raises(UserError, match=r"compute\.device is mps.*take auto or cpu"):
-            device_of(make_config({"compute.device": "mps"}))
+            device_named("mps")

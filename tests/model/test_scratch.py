@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr.chat import TAGS, Tags, render_prompt, render_target
 from rlvr.config import Config
-from rlvr.model.scratch import EOS, PAD, UNKNOWN, make_tokenizer, save_model
+from rlvr.model.scratch import EOS, PAD, UNKNOWN, make_tokenizer
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import UserError
+from support.loading import save_scratch
 
 EVERY_TAGS = pytest.mark.parametrize("name", TAGS)
 SYSTEM = "You add numbers. Think first!"
@@ -117,7 +118,7 @@ class TestModel:
         tmp_path: Path,
     ) -> None:
         tokenizer = tokenizers["working_out"]
-        save_model(make_config(self.SHAPE | {"model.scratch.architecture": architecture}), tokenizer, tmp_path)
+        save_scratch(make_config(self.SHAPE | {"model.scratch.architecture": architecture}), tokenizer, tmp_path)
         model = AutoModelForCausalLM.from_pretrained(tmp_path)
         config = model.config
         assert type(model).__name__ == kind
@@ -140,7 +141,7 @@ class TestModel:
         def save(name: str, seed: int) -> bytes:
             torch.manual_seed(len(name))  # whatever the global state is
             state = torch.get_rng_state()
-            save_model(make_config({"compute.seed": seed}), tokenizers["think"], tmp_path / name)
+            save_scratch(make_config({"compute.seed": seed}), tokenizers["think"], tmp_path / name)
             assert torch.equal(torch.get_rng_state(), state)
             return (tmp_path / name / "model.safetensors").read_bytes()
 
@@ -150,7 +151,7 @@ class TestModel:
     def test_nothing_of_the_machine_is_written(
         self, make_config: Callable[..., Config], tokenizers: dict[str, Any], tmp_path: Path
     ) -> None:
-        save_model(make_config(), tokenizers["think"], tmp_path)
+        save_scratch(make_config(), tokenizers["think"], tmp_path)
         for path in tmp_path.glob("*.json"):
             json.loads(path.read_text())
             assert str(tmp_path) not in path.read_text()

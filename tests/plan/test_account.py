@@ -12,21 +12,21 @@ import torch
 from rlvr.plan.account import memory_account, memory_summary
 from rlvr.plan.cards import Card, find_card
 from rlvr.plan.planner import Plan
-from rlvr.plan.predict import Row
-from rlvr.plan.run_settings import Own, hold
-from rlvr.plan.settings import Settings
+from rlvr.plan.predict import PlanRow
+from rlvr.plan.run_settings import RunSettings, plan_run
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import find_shape
 from rlvr.runtime.ledger import Ledger, Peak
 from support.plans import assert_bytes, assert_row
 
 SHAPE = find_shape("Qwen2.5-1.5B", Path(__file__).parents[2] / "presets" / "shapes")
-SETTINGS = Settings(
+SETTINGS = PlanSettings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=16, prompt_tokens=256, completion_tokens=1792, has_reference=False, engine="vllm",
     shares_weights=False, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None, kept_share=0.0,
     states_on_host=None,
 )  # fmt: skip
-OWN = Own(
+OWN = RunSettings(
     tokens_per_micro_batch=4096, share_prompts=False, tile_rows=2048, offload=False, head_rows=512, max_rows=16,
     minibatch=16,
 )  # fmt: skip
@@ -34,7 +34,7 @@ OWN = Own(
 
 @pytest.fixture
 def made() -> Plan:
-    return hold(SHAPE, SETTINGS, OWN, find_card("T4"), ())
+    return plan_run(SHAPE, SETTINGS, OWN, find_card("T4"), ())
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_every_phase_has_both_sides(made: Plan, ledger: Ledger) -> None:
 
 def test_what_is_measured_is_held_against_the_lengths_that_came(made: Plan, ledger: Ledger) -> None:
     """The cache of a rollout is as large as it may become, however long completions are."""
-    seen = hold(SHAPE, replace(SETTINGS, completion_tokens=512), OWN, find_card("T4"), ())
+    seen = plan_run(SHAPE, replace(SETTINGS, completion_tokens=512), OWN, find_card("T4"), ())
     ledger.peaks["update"] = Peak(made.prediction.training_bytes // 2, 2**33, 2**34)
     phases = {phase["phase"]: phase for phase in memory_account(made, seen, ledger)["phases"]}
     update, rollout = phases["update"], phases["rollout"]
@@ -72,7 +72,7 @@ def test_what_is_measured_is_held_against_the_lengths_that_came(made: Plan, ledg
 
 
 def test_a_step_of_one_micro_batch_has_no_gradients_at_its_peak(made: Plan, ledger: Ledger) -> None:
-    seen = hold(SHAPE, replace(SETTINGS, completion_tokens=64), OWN, find_card("T4"), ())
+    seen = plan_run(SHAPE, replace(SETTINGS, completion_tokens=64), OWN, find_card("T4"), ())
     assert seen.choice.sequences == SETTINGS.completions_per_step
     (update,) = (phase for phase in memory_account(made, seen, ledger)["phases"] if phase["phase"] == "update")
     wide, narrow = 1536 + 1536, 1536 + 256  # inputs and outputs of q and o, and of k and v
@@ -83,7 +83,7 @@ def test_a_step_of_one_micro_batch_has_no_gradients_at_its_peak(made: Plan, ledg
 
 def test_a_cpu_sees_nothing_of_an_engine(ledger: Ledger) -> None:
     settings = replace(SETTINGS, is_cuda=False)
-    made = hold(SHAPE, settings, OWN, Card("this machine's memory", 2**36, True), ())
+    made = plan_run(SHAPE, settings, OWN, Card("this machine's memory", 2**36, True), ())
     for phase in memory_account(made, made, ledger)["phases"]:
         assert_bytes(phase["phase"], phase["planned_bytes"] - phase["expected_bytes"], 1_142_926_720)  # 675,889,536 in
         # NF4 and 467,037,184 in 16 bits
@@ -92,7 +92,7 @@ def test_a_cpu_sees_nothing_of_an_engine(ledger: Ledger) -> None:
 def test_the_rows_of_a_phase_add_up(made: Plan, ledger: Ledger) -> None:
     account = memory_account(made, made, ledger)
     for phase in account["phases"]:
-        rows = [Row(row["row"], row["planned_bytes"]) for row in account["rows"] if row["phase"] == phase["phase"]]
+        rows = [PlanRow(row["row"], row["planned_bytes"]) for row in account["rows"] if row["phase"] == phase["phase"]]
         assert_bytes(phase["phase"], sum(row.amount_bytes for row in rows), phase["planned_bytes"], rows=rows)
         assert min(row.amount_bytes for row in rows) > 0
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rlvr.plan.cards import GIB, card_of_size
 from rlvr.plan.kv_cache import engine_cache_bytes
 from rlvr.plan.planner import Plan, plan
-from rlvr.plan.settings import Settings
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 from support.plans import assert_at_most, assert_too_much
 
@@ -18,7 +18,7 @@ ONE = 1152 * 28_672  # 1,100 tokens in blocks of 128: 28 layers, keys and values
 
 
 def planned(vram_gib: float, *, is_cuda: bool = True, has_fp8_cache: bool = False) -> Plan:
-    settings = Settings(
+    settings = PlanSettings(
         method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
         prompt_tokens=100, completion_tokens=1000, has_reference=False, engine="vllm", recompute="tiles",
         is_cuda=is_cuda, host_bytes=None,

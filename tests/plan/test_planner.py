@@ -25,7 +25,7 @@ from rlvr.plan.published import (
     standard_logits_bytes,
     standard_weights_bytes,
 )
-from rlvr.plan.settings import NF4_BYTES, Choice, Settings, check
+from rlvr.plan.settings import NF4_BYTES, Choice, PlanSettings, check
 from rlvr.plan.shapes import Shape, all_shapes, find_shape
 from rlvr.plan.working_set import bytes_per_token
 from rlvr.types import UserError
@@ -34,7 +34,7 @@ from support.plans import assert_at_most, assert_bytes, assert_fits, assert_row
 FOLDER = Path(__file__).parents[2] / "presets" / "shapes"
 SHAPES = {shape.name: shape for shape in all_shapes(FOLDER)}
 LLAMA_8B = SHAPES["Llama-3.1-8B"]
-QLORA = Settings(
+QLORA = PlanSettings(
     method="lora", quantization="nf4", rank=32, weight_bytes=2, optimizer="adamw_8bit",
     completions=8, completions_per_step=8, prompt_tokens=512, completion_tokens=1536, has_reference=False,
     engine="native", shares_weights=True,
@@ -46,7 +46,7 @@ THRIFTY = Choice(
 )  # fmt: skip
 
 
-def at(context: int, **changes: object) -> Settings:
+def at(context: int, **changes: object) -> PlanSettings:
     return with_context(replace(QLORA, **changes), context)  # type: ignore[arg-type]
 
 
@@ -55,12 +55,12 @@ def losses(choice: Choice) -> tuple[bool, int, bool, int]:
     return not choice.share_prompts, -choice.sequences, choice.offload, -choice.kv_sequences
 
 
-def amounts(shape: Shape, settings: Settings, choice: Choice, phase: str) -> dict[str, float]:
+def amounts(shape: Shape, settings: PlanSettings, choice: Choice, phase: str) -> dict[str, float]:
     """GiB by row."""
     return {row.name: row.amount_bytes / GIB for row in predict(shape, settings, choice).phases[phase]}
 
 
-def worked_out(shape: Shape, settings: Settings, choice: Choice, phase: str, expected: float) -> None:
+def worked_out(shape: Shape, settings: PlanSettings, choice: Choice, phase: str, expected: float) -> None:
     """The sum of a phase's rows."""
     rows = predict(shape, settings, choice).phases[phase]
     assert_bytes(phase, sum(row.amount_bytes for row in rows), expected, rows=rows)

@@ -11,16 +11,15 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from rlvr.attention import layout as attention
-from rlvr.attention.shared_prompt import in_turn
-from rlvr.batch import MiniBatch, Row
+from rlvr.batch import MiniBatch, TrainRow
 from rlvr.linear import through_onednn
 from rlvr.logprob import token_logprobs
 from rlvr.memory import layer as layer_function
 from rlvr.memory import lora as lora_function
 from rlvr.memory.mlp import gate_in_place
-from rlvr.model.policy import Policy
+from rlvr.model.policy import Policy, in_turn
 from rlvr.plan.predict import predict
-from rlvr.plan.settings import Choice, Recompute, Settings, shares_prompt
+from rlvr.plan.settings import Choice, PlanSettings, Recompute, shares_prompt
 from rlvr.plan.shapes import shape_of
 from rlvr.runtime.ledger import Ledger
 from rlvr.types import Totals
@@ -54,7 +53,7 @@ def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, 
     return model
 
 
-def update(model: Any, ledger: Ledger, settings: Settings) -> None:
+def update(model: Any, ledger: Ledger, settings: PlanSettings) -> None:
     """Forward and backward of one micro-batch: the completions of one prompt, whose tokens lie first."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     prompt, rows, length = settings.prompt_tokens, settings.completions, settings.completion_tokens
@@ -66,12 +65,12 @@ def update(model: Any, ledger: Ledger, settings: Settings) -> None:
         torch.autograd.backward(_loss(base, token_S, position_S, layout))
 
 
-def update_sharing(model: Any, ledger: Ledger, settings: Settings) -> None:
+def update_sharing(model: Any, ledger: Ledger, settings: PlanSettings) -> None:
     """Forward and backward of a group, each completion in a micro-batch of its own behind the shared prompt."""
     policy = Policy(model, model.get_base_model().get_decoder(), (1,), "auto", None)
     tokens = torch.randint(2, VOCABULARY, (settings.prompt_tokens + 1 + settings.completion_tokens,))
     prompt, answer = tuple(tokens[: settings.prompt_tokens + 1].tolist()), tokens[settings.prompt_tokens + 1 :]
-    rows = tuple(Row(0, prompt, answer, torch.zeros(len(answer)), 1.0) for _ in range(settings.completions))
+    rows = tuple(TrainRow(0, prompt, answer, torch.zeros(len(answer)), 1.0) for _ in range(settings.completions))
     micros = MiniBatch(rows, Totals(len(rows), 1)).split_sharing(len(answer), policy.device, share_prompts="auto")
     assert len(micros) == settings.completions
     with ledger.phase("update"):
@@ -185,7 +184,7 @@ def compare(
 ) -> None:
     """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
     completions = completions or choice.sequences
-    settings = Settings(
+    settings = PlanSettings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
         completions=completions, completions_per_step=completions, prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,

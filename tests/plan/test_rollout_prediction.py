@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from rlvr.attention import layout
 from rlvr.model.policy import Policy
 from rlvr.plan.predict import predict
-from rlvr.plan.settings import Choice, Settings
+from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import shape_of
 from rlvr.runtime.ledger import Ledger
 from rlvr.sampler import NativeSampler, Sampling
@@ -46,7 +46,7 @@ def test_the_peak_of_a_rollout(prompt_tokens: int, completion_tokens: int, promp
     ledger = Ledger(torch.device("cpu"), model.parameters())
     with ledger.phase("rollout"):
         list(sampler.sample(questions, COMPLETIONS, seed=(0,)))
-    settings = Settings(
+    settings = PlanSettings(
         method="full", quantization="none", rank=1, weight_bytes=4, optimizer="adamw", completions=COMPLETIONS,
         completions_per_step=COMPLETIONS * prompts,
         prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, has_reference=False, engine="native",

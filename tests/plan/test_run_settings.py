@@ -16,21 +16,21 @@ from rlvr.plan.cards import GIB, Card, find_card
 from rlvr.plan.kv_cache import engine_cache_bytes
 from rlvr.plan.planner import Plan
 from rlvr.plan.predict import weight_rows
-from rlvr.plan.run_settings import KEYS, Own, choice_of, hold, hold_sampling
-from rlvr.plan.settings import Settings
+from rlvr.plan.run_settings import KEYS, RunSettings, choice_of, plan_run, plan_sampling_run
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 from rlvr.types import UserError
 from support.plans import assert_bytes, assert_fits
 
 FOLDER = Path(__file__).parents[2] / "presets" / "shapes"
 LLAMA_3B, LLAMA_8B = (find_shape(name, FOLDER) for name in ("Llama-3.2-3B", "Llama-3.1-8B"))
-QLORA = Settings(
+QLORA = PlanSettings(
     method="lora", quantization="nf4", rank=16, weight_bytes=2, optimizer="adamw", completions=8,
     completions_per_step=64, prompt_tokens=200, completion_tokens=800, has_reference=False, engine="native",
     shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
     kept_share=0.0, states_on_host=None,
 )  # fmt: skip
-OWN = Own(
+OWN = RunSettings(
     tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, head_rows=500, max_rows=64,
     minibatch=64,
 )  # fmt: skip
@@ -41,11 +41,11 @@ def card(gib: float) -> Card:
 
 
 def test_what_fits_is_taken_as_it_is() -> None:
-    made = hold(LLAMA_3B, QLORA, OWN, find_card("H100"), ())
+    made = plan_run(LLAMA_3B, QLORA, OWN, find_card("H100"), ())
     assert made.fits and made.settings.recompute == "none"
     assert (made.choice.kv_sequences, made.choice.head_rows, made.choice.offload) == (64, 500, False)
     assert made.choice.sequences == 4 and made.tokens_per_micro_batch == 200 + 4 * 800
-    tiled = hold(LLAMA_3B, QLORA, replace(OWN, tile_rows=1024, offload=True), find_card("H100"), ())
+    tiled = plan_run(LLAMA_3B, QLORA, replace(OWN, tile_rows=1024, offload=True), find_card("H100"), ())
     assert tiled.settings.recompute == "tiles" and tiled.choice.offload
     assert tiled.prediction.training_bytes < made.prediction.training_bytes / 2
 
@@ -69,12 +69,12 @@ def test_the_native_sampler_takes_whole_groups(max_rows: int, at_once: int) -> N
 
 def test_a_smaller_micro_batch_comes_before_tiles() -> None:
     with pytest.raises(UserError, match=r"memory.tokens_per_micro_batch 4096 → 2048(?!.*tile_rows)"):
-        hold(LLAMA_3B, QLORA, replace(OWN, max_rows=8), card(10.5), ())
+        plan_run(LLAMA_3B, QLORA, replace(OWN, max_rows=8), card(10.5), ())
     with pytest.raises(UserError, match=r"memory.tile_rows null → \d+"):
-        hold(LLAMA_3B, QLORA, replace(OWN, max_rows=8), card(5.0), ())
+        plan_run(LLAMA_3B, QLORA, replace(OWN, max_rows=8), card(5.0), ())
 
 
-def advised(own: Own, message: str) -> Own:
+def advised(own: RunSettings, message: str) -> RunSettings:
     """`own` with the values that the message names."""
     names = {key: name for name, key in KEYS.items()}
     found = re.findall(r"([a-z_.]+) \S+ → (\w+)", message)
@@ -99,21 +99,21 @@ def test_what_is_advised_fits_and_what_is_refused_has_no_way(
     own = replace(OWN, tokens_per_micro_batch=tokens, tile_rows=tile_rows, max_rows=max_rows)
     settings = replace(QLORA, is_cuda=is_cuda, engine=engine)
     try:
-        made = hold(LLAMA_3B, settings, own, card(gib), ())
+        made = plan_run(LLAMA_3B, settings, own, card(gib), ())
     except UserError as error:
         changed = advised(own, str(error))
-        assert_fits(hold(LLAMA_3B, settings, changed, card(gib), ()))
+        assert_fits(plan_run(LLAMA_3B, settings, changed, card(gib), ()))
         return
     if not made.fits:
         least = replace(
             own, tokens_per_micro_batch=1, tile_rows=min(tile_rows or 1024, 1024), offload=True, head_rows=256,
             max_rows=8,
         )  # fmt: skip
-        assert not hold(LLAMA_3B, settings, least, card(gib), ()).fits
+        assert not plan_run(LLAMA_3B, settings, least, card(gib), ()).fits
 
 
 def test_where_nothing_fits_it_says_what_would_help() -> None:
-    made = hold(LLAMA_8B, replace(QLORA, quantization="none"), OWN, card(12.0), all_shapes(FOLDER))
+    made = plan_run(LLAMA_8B, replace(QLORA, quantization="none"), OWN, card(12.0), all_shapes(FOLDER))
     assert not made.fits
     assert any("nf4" in remedy for remedy in made.remedies) and any("smaller model" in line for line in made.remedies)
 
@@ -121,24 +121,24 @@ def test_where_nothing_fits_it_says_what_would_help() -> None:
 def test_a_group_that_is_too_much_for_the_native_sampler() -> None:
     long = replace(QLORA, completion_tokens=16_000)
     own = replace(OWN, tile_rows=1024, offload=True, head_rows=256)
-    made = hold(LLAMA_8B, long, own, card(16.0), ())
+    made = plan_run(LLAMA_8B, long, own, card(16.0), ())
     assert made.prediction.peak_phase == "rollout"
     assert made.remedies[0] == "fewer completions for each prompt: 4 fit (grpo.completions_per_prompt)"
 
 
 def test_sampling_alone_has_no_states_and_no_backward() -> None:
     full = replace(QLORA, method="full", quantization="none", completions=1)
-    made = hold_sampling(LLAMA_3B, full, 16, card(10.0), ())
+    made = plan_sampling_run(LLAMA_3B, full, 16, card(10.0), ())
     assert made.fits and set(made.prediction.phases) == {"load", "rollout"} and made.prediction.host_bytes == 0
     with pytest.raises(UserError, match=r"rollout needs .* GiB.*rollout.max_rows 64 → \d+"):
-        hold_sampling(LLAMA_3B, full, 64, card(10.0), ())
-    assert not hold_sampling(LLAMA_3B, full, 64, card(5.0), ()).fits
+        plan_sampling_run(LLAMA_3B, full, 64, card(10.0), ())
+    assert not plan_sampling_run(LLAMA_3B, full, 64, card(5.0), ()).fits
 
 
 class TestCacheOfAnEngine:
     def made(self, gib: float, **changes: Any) -> Plan:
         own = replace(OWN, tile_rows=1024, offload=True)
-        return hold(LLAMA_8B, replace(QLORA, engine="vllm", **changes), own, card(gib), ())
+        return plan_run(LLAMA_8B, replace(QLORA, engine="vllm", **changes), own, card(gib), ())
 
     def cache_bytes(self, made: Plan) -> int:
         return engine_cache_bytes(made, rows=64)

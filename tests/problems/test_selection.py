@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rlvr.problems.selection import Limits, Split, select, set_aside, shortened
+from rlvr.problems.selection import Split, TokenLimits, select, set_aside, shortened
 from rlvr.tasks import Pools
 from rlvr.types import Problem, UserError
 
 WANTED: dict[str, int | None] = {"train": 4, "sft": 3, "dev": 2, "evaluation": 2}
-ROOM = Limits(prompt_tokens=100, completion_tokens=100, truncate=False)
+ROOM = TokenLimits(prompt_tokens=100, completion_tokens=100, truncate=False)
 
 
 def problem(name: str, *, words: int = 3, working: str = "because") -> Problem:
@@ -91,7 +91,7 @@ def test_repeated_questions_are_left_out_counted_and_replaced() -> None:
 
 
 def test_long_prompts_are_left_out_counted_and_replaced() -> None:
-    limits = Limits(prompt_tokens=4, completion_tokens=100, truncate=False)
+    limits = TokenLimits(prompt_tokens=4, completion_tokens=100, truncate=False)
     training = [problem("x", words=4), *numbered(0, 5), problem("y", words=9), problem("z", words=5), *numbered(5, 12)]
     splits = select(Pools(training, None, {}), WANTED, words, limits)
     assert ids(splits) == {
@@ -106,7 +106,7 @@ def test_long_prompts_are_left_out_counted_and_replaced() -> None:
 
 
 def test_cut_questions_keep_their_end_and_are_counted() -> None:
-    limits = Limits(prompt_tokens=4, completion_tokens=100, truncate=True)
+    limits = TokenLimits(prompt_tokens=4, completion_tokens=100, truncate=True)
     training = [problem("x", words=4), *numbered(0, 3), problem("y", words=9), *numbered(3, 20)]
     splits = select(Pools(training, None, {}), WANTED, words, limits)
     assert ids(splits)["evaluation"] == ["x", "0"]
@@ -122,7 +122,7 @@ def test_cut_questions_keep_their_end_and_are_counted() -> None:
 
 
 def test_questions_that_are_the_same_once_cut_are_repeated() -> None:
-    limits = Limits(prompt_tokens=4, completion_tokens=100, truncate=True)
+    limits = TokenLimits(prompt_tokens=4, completion_tokens=100, truncate=True)
     twins = [Problem(name, f"{name} says well well x?", "1", "because", 1) for name in "ab"]
     splits = select(Pools([twins[0], *numbered(0, 12), twins[1]], None, {}), WANTED | {"train": None}, words, limits)
     assert left_out(splits) == {"train": {"whose question is in evaluation": 1}}
@@ -138,13 +138,13 @@ def test_a_question_is_cut_no_more_than_needed(limit: int) -> None:
 
 def test_a_limit_that_not_one_word_meets() -> None:
     assert shortened(problem("x"), words, 1) is None
-    limits = Limits(prompt_tokens=1, completion_tokens=100, truncate=True)
+    limits = TokenLimits(prompt_tokens=1, completion_tokens=100, truncate=True)
     with pytest.raises(UserError, match=r"evaluation_problems asks for 2 and gets 0 of 9 .*: 9 with a prompt over"):
         select(Pools(numbered(0, 9), None, {}), WANTED, words, limits)
 
 
 def test_sft_takes_only_worked_solutions_that_fit_and_train_the_others() -> None:
-    limits = Limits(prompt_tokens=100, completion_tokens=2, truncate=False)
+    limits = TokenLimits(prompt_tokens=100, completion_tokens=2, truncate=False)
     bare, long = problem("bare", working=""), problem("long", working="so it is")
     training = [
         bare,
@@ -173,7 +173,7 @@ def test_no_worked_solution_at_all_says_what_to_do() -> None:
     assert "prepare.sft_problems asks for 3 and gets 0 of 16 problems; left out: 16 without a worked" in str(
         caught.value
     )
-    assert "Ask for fewer in this or the other splits (or 0, with sft.enabled: false)" in str(caught.value)
+    assert "Ask for fewer in this or another split (or 0, with sft.enabled: false)" in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", [1, 4])
@@ -216,5 +216,5 @@ class TestExamples:
         assert set_aside(pools, 0) == ([], pools)
 
     def test_too_few_are_refused(self) -> None:
-        with pytest.raises(UserError, match=r"few_shot asks for 3 worked examples, and 2 of 3 problems have"):
+        with pytest.raises(UserError, match=r"few_shot asks for 3 worked examples, but only 2 of 3 problems have"):
             set_aside(Pools([*numbered(0, 2), problem("bare", working="")], None, {}), 3)

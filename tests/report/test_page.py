@@ -19,13 +19,13 @@ import pytest
 
 from rlvr.evaluate import summary
 from rlvr.report.build import build_report
+from rlvr.report.conclusion import Conclusion
 from rlvr.report.load import load_inputs
-from rlvr.report.verdict import Verdict
 from rlvr.types import UserError
 
 PROJECT = Path(__file__).parents[2]
 WEIGHTS = {"answer": 1.0, "style": 0.0, "always": 2.0}
-Built = tuple[Verdict, dict[Path, bytes], str]
+Built = tuple[Conclusion, dict[Path, bytes], str]
 MIB = 2**20
 EVIL = '<script>alert("1")</script> & <SOLUTION>4</SOLUTION>'
 
@@ -147,8 +147,8 @@ def write_cards(root: Path, *, sft: bool, device: str) -> None:
 
 
 def report_of(root: Path, *, examples: int = 3, seed: int = 0) -> Built:
-    verdict, files = build_report(load_inputs(root), examples=examples, resamples=200, seed=seed)
-    return verdict, files, files[Path("report.html")].decode()
+    conclusion, files = build_report(load_inputs(root), examples=examples, resamples=200, seed=seed)
+    return conclusion, files, files[Path("report.html")].decode()
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def normal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(normal: Path) -> Built:
-    """Verdict, files and page of the normal run."""
+    """Conclusion, files and page of the normal run."""
     return report_of(normal)
 
 
@@ -186,8 +186,8 @@ def tags_of(page: str) -> Tags:
 
 
 def test_files_of_a_normal_run(built: Built) -> None:
-    verdict, files, _ = built
-    assert verdict.kind == "rise"
+    conclusion, files, _ = built
+    assert conclusion.kind == "rise"
     assert {path.as_posix() for path in files} == {
         "report.html", "curves.csv", "comparison.csv", "correlations.csv", "vram.csv", "training.csv",
         "figures/pre_finetune.png", "figures/learning.png",
@@ -305,8 +305,8 @@ def test_very_short_runs(tmp_path: Path, steps: int) -> None:
 
 
 def test_no_step_is_said(tmp_path: Path) -> None:
-    verdict, files, page = report_of(make_run(tmp_path, steps=0))
-    assert "No GRPO step was taken" in verdict.sentences[2]
+    conclusion, files, page = report_of(make_run(tmp_path, steps=0))
+    assert "No GRPO step was taken" in conclusion.sentences[2]
     assert "The log holds no step: there is nothing to draw." in page
     assert "No completion was logged." in page
     assert [path.name for path in files if path.suffix == ".png"] == ["pre_finetune.png", "memory.png"]
@@ -316,8 +316,8 @@ def test_no_step_is_said(tmp_path: Path) -> None:
 
 
 def test_without_the_pre_finetune_the_base_is_before(tmp_path: Path) -> None:
-    verdict, files, page = report_of(make_run(tmp_path, sft=False))
-    assert "(the base model)" in verdict.sentences[0]
+    conclusion, files, page = report_of(make_run(tmp_path, sft=False))
+    assert "(the base model)" in conclusion.sentences[0]
     assert "after pre-finetune" not in page
     assert "text of sft" not in page
     assert "pre-finetune</td>" not in page
@@ -347,8 +347,8 @@ def test_a_collapsed_run_draws_too(normal: Path) -> None:
         evaluations=inputs.evaluations | {"grpo": broken},
         summaries=inputs.summaries | {"grpo": summary(broken, resamples=20, seed=0)},
     )
-    verdict, files = build_report(collapsed, examples=2, resamples=100, seed=0)
-    assert verdict.kind == "collapse"
+    conclusion, files = build_report(collapsed, examples=2, resamples=100, seed=0)
+    assert conclusion.kind == "collapse"
     assert b'class="verdict collapse"' in files[Path("report.html")]
 
 

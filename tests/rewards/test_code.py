@@ -9,14 +9,14 @@ import pytest
 from rlvr.chat import TAGS, read
 from rlvr.rewards.functions import code
 from rlvr.rewards.sample import Sample
-from rlvr.types import Problem
+from rlvr.types import Answered, Problem
 from rlvr.verifiers.verdict import GOLD, MISSING, NOT_APPLICABLE, RIGHT, TIMEOUT, WRONG, Verdict, fault, wrong
 
 PROBLEM = Problem("0", "Double the number.", "[]", "", 1)
 
 
 def sample(verdict: Verdict) -> Sample:
-    return Sample("", 0, False, PROBLEM, TAGS["think"], read("", TAGS["think"]), verdict)
+    return Sample(Answered("", 0, False), PROBLEM, TAGS["think"], read("", TAGS["think"]), verdict)
 
 
 def points(verdict: Verdict) -> tuple[float | None, float | None, float | None]:

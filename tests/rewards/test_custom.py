@@ -68,9 +68,9 @@ def test_what_the_pipeline_fills_is_no_column(write: Write) -> None:
         ("", "user/mine.py", [], "must be FILE:FUNCTION, for example user/my_rewards.py:robotic"),
         ("", "user/mine.txt:f", [], "must be FILE:FUNCTION"),
         ("", "user/mine.py:a b", [], "must be FILE:FUNCTION"),
-        ("", "user/../mine.py:f", [], "must lie inside user/"),
-        ("", "/etc/mine.py:f", [], "must lie inside user/"),
-        ("", "user/nine.py:f", [], r"does not exist; there are user/mine.py; did you mean user/mine.py\?"),
+        ("", "user/../mine.py:f", [], "must be inside user/"),
+        ("", "/etc/mine.py:f", [], "must be inside user/"),
+        ("", "user/nine.py:f", [], r"does not exist; the files are user/mine.py; did you mean user/mine.py\?"),
         ("def f(:", "user/mine.py:f", [], "user/mine.py line 1 is not valid Python"),
         ("x = '\0'", "user/mine.py:f", [], "user/mine.py.* is not valid Python"),
         ("def robotic(completion): ...", "user/mine.py:robotc", [], r"it has robotic; did you mean robotic\?"),
@@ -103,7 +103,7 @@ def test_options_that_no_worker_can_be_given_are_refused(write: Write, value: An
 def test_a_link_out_of_user_is_refused(write: Write) -> None:
     write("def f(completion): ...", "elsewhere.py")
     Path("user/link.py").symlink_to("../elsewhere.py")
-    with pytest.raises(ValueError, match="must lie inside user/"):
+    with pytest.raises(ValueError, match="must be inside user/"):
         check("user/link.py:f", options={})
 
 
@@ -184,7 +184,7 @@ def test_bools_none_tuples_and_arrays(write: Write) -> None:
 @pytest.mark.parametrize(
     ("function", "value", "message"),
     [
-        ("f", "3", r"user/mine.py:f returned '3' \(str\) for a completion: give a number, or None"),
+        ("f", "3", r"user/mine.py:f returned '3' \(str\) for a completion: return a number, or None"),
         ("f", [1.0], r"returned \[1.0\] \(list\)"),
         ("f", {"points": 1}, r"\(dict\)"),
         ("f", 1j, r"\(complex\)"),
@@ -196,7 +196,7 @@ def test_bools_none_tuples_and_arrays(write: Write) -> None:
         ("g", 1.0, r"user/mine.py:g returned 1.0 \(float\): the batch form returns a list of 1 numbers or Nones"),
         ("g", None, "the batch form returns a list"),
         ("g", np.array(1.0), "the batch form returns a list"),
-        ("g", [1.0, 2.0], "returned 2 values for 1 completions: give one for each"),
+        ("g", [1.0, 2.0], "returned 2 values for 1 completions: return one for each"),
         ("g", [], "returned 0 values for 1 completions"),
         ("g", ["3"], r"returned '3' \(str\)"),
         ("g", [math.nan], "must be finite"),

@@ -312,7 +312,7 @@ def test_options_are_exactly_the_documented_ones() -> None:
         ("soft_overlong", "cache_tokens", 21, "cache_tokens 21 must be from 0 to max_tokens 20"),
         ("proximity_smooth", "halfway", 0.0, "halfway 0 must be above 0"),
         ("repetition", "words", 0, "words 0 must be 1 or more"),
-        ("language_consistency", "language", "english", "language 'english' has no profile; there are ar, de, "),
+        ("language_consistency", "language", "english", "language 'english' is unknown; choose one of ar, de, "),
         ("readability", "hardest", 111.0, "hardest 111 must not be above easiest 110"),
         ("min_length", "tokens", 101, r"tokens 101 must be from 0 to 100, rollout\.max_completion_tokens"),
         ("max_length", "tokens", -1, "tokens -1 must be from 0 to 100"),

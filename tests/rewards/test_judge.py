@@ -224,7 +224,7 @@ def test_a_reply_that_is_no_chat_completion_is_our_fault(server: Server, judge: 
     server.answer = lambda _: (200, {}, body)
     points, failures = judge("text", retries=0)
     assert math.isnan(points[0])
-    assert "is no chat completion" in failures[0]
+    assert "did not answer with a chat completion" in failures[0]
 
 
 def test_a_server_that_does_not_know_json_mode_gets_none(server: Server, judge: Judge) -> None:
@@ -262,7 +262,7 @@ def test_a_wrong_key_is_said_and_never_shown(
     monkeypatch.setenv("JUDGE_KEY", "sk-other-secret")
     points, failures = judge("text")
     assert math.isnan(points[0])
-    assert "answered 401; look at the key in JUDGE_KEY: wrong key: Bearer ***" in failures[0]
+    assert "answered 401; check the key in JUDGE_KEY: wrong key: Bearer ***" in failures[0]
     assert len(server.bodies) == 1
     monkeypatch.setenv("JUDGE_KEY", KEY)
     assert judge("text")[0] == [-1.0]
@@ -277,7 +277,7 @@ def test_no_key_is_asked_for_or_it_is_there(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="the environment variable JUDGE_KEY, which api_key_env names, is not set"):
         find_key(Options(**OPTIONS))
     monkeypatch.setenv("JUDGE_KEY", "schlüssel")
-    with pytest.raises(ValueError, match="holds characters that no key has"):
+    with pytest.raises(ValueError, match="contains characters that no key has"):
         find_key(Options(**OPTIONS))
 
 
@@ -353,7 +353,7 @@ def test_a_killed_process_leaves_its_slot_and_whole_files(server: Server, judge:
     options = OPTIONS | {"base_url": server.url, "concurrency": 1}
     items = [{"question": "How are you?", "completion": "hang", "answer": ""}]
     arguments = {"items": items, "name": "robotic", "folder": str(tmp_path / "judge"), **options}
-    code = f"import json; from rlvr.rewards.judgement import call; call(**json.loads({json.dumps(arguments)!r}))"
+    code = f"import json; from rlvr.rewards.judge.verdicts import call; call(**json.loads({json.dumps(arguments)!r}))"
     other = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert arrived.wait(60)
     other.kill()

@@ -26,7 +26,7 @@ time.sleep(600)
 """
 RUNNER = """
 import os, sys
-from rlvr.lifetime import run_group
+from rlvr.runtime.lifetime import run_group
 sys.exit(run_group([sys.executable, "-c", {leader!r}, sys.argv[1]], os.environ))
 """
 SECONDS = 60.0

@@ -15,7 +15,7 @@ from rlvr.runtime.meter import Meter
 MEGABYTES = 1024**2
 PHASES = """
 import torch
-from rlvr.meter import Meter
+from rlvr.runtime.meter import Meter
 meter = Meter(torch.device("cpu"))
 for name, megabytes in (("before", 0), ("large", 64), ("after", 0)):
     with meter.phase(name):

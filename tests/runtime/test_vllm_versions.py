@@ -72,7 +72,7 @@ def test_everything_that_breaks_is_said_at_once() -> None:
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_where_there_is_no_vllm_the_native_sampler_is_offered(platform: str) -> None:
-    with pytest.raises(UserError, match=f"no vLLM for {platform}.*rollout.sampler: native"):
+    with pytest.raises(UserError, match=f"vLLM does not exist for {platform}.*rollout.sampler: native"):
         check_engine(ON_CPU, CPU, platform)
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rlvr import grpo
 from rlvr.batch import pack
+from rlvr.chat import tags_of
 from rlvr.model.policy import Policy
 from rlvr.rewards import open_scorer
 from rlvr.runtime.meter import Meter
@@ -97,9 +98,9 @@ def engine(request: pytest.FixtureRequest, make: Callable[..., Any], tokenizer: 
 def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> dict[str, Tensor]:
     """Run or go on with a run in `folder`; its trained weights."""
     folder.mkdir(exist_ok=True)
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
-            toy.cfg, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
+            toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: False,
         )  # fmt: skip
     weights: dict[str, Tensor] = toy.policy.trainable_state()
@@ -159,7 +160,7 @@ class TestTheRunStops:
     @pytest.mark.parametrize(
         "plant, done, kind, said",
         [
-            (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart in the mean"),
+            (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart on average"),
             (stale, 1, Mismatch, r"step 2: .*whether the engine got this step's weights"),
             (old_cache, 1, Mismatch, r"step 2: .*forgot what it had cached of older ones"),
             (dead, 1, StepFailed, r"step 2: vLLM failed while it sampled: RuntimeError: CUDA error: an illegal memory"),

@@ -19,11 +19,12 @@ from rlvr.batch import MicroBatch, pack
 from rlvr.config import Config
 from rlvr.linear import Linear
 from rlvr.memory.quantized import Nf4, is_quantized, weight_bytes, weight_of
-from rlvr.model.policy import Policy, for_training, load_policy
+from rlvr.model.policy import Policy
 from rlvr.model.source import Source, open_source
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, shared, start_engine
 from rlvr.types import Group, Prompt, UserError
+from support.loading import load, trained_as
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
@@ -96,13 +97,13 @@ def make_pair(cfg: Config, source: Source, tokenizer: Any, prompts: list[Prompt]
     before = greedy(sampler, prompts)
     base: Any = sampler.base_tensors()
     with LiveStorages(torch.device("cpu"), reads=False) as live:
-        policy = load_policy(cfg, source, tokenizer, start=None, base=base)
+        policy = load(cfg, source, tokenizer, base=base)
         added_bytes = sum(
             tensor.untyped_storage().nbytes()
             for tensor in (*policy.model.parameters(), *policy.model.buffers())
             if weakref.ref(tensor.untyped_storage()) in live.sizes
         )
-    own = load_policy(cfg, source, tokenizer, start=None)
+    own = load(cfg, source, tokenizer)
     return Pair(sampler, base, policy, own, added_bytes, before, cfg.compute.dtype == "float32")
 
 
@@ -121,7 +122,7 @@ def pair(
     folder = tmp_path_factory.mktemp("shared")
     if family == "smollm2":
         try:
-            source, tokenizer = open_source(cfg.model, folder, dtype="bfloat16")
+            source, tokenizer = open_source(cfg.model.source, None, folder, dtype="bfloat16")
         except UserError as error:
             pytest.skip(str(error))
     else:
@@ -216,7 +217,7 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
     pair: Pair, make_config: Callable[..., Config], make_prompts: Callable[..., list[Prompt]]
 ) -> None:
     """The last test of a pair: it changes the adapter, with all that section memory does to an update."""
-    policy = for_training(pair.policy, make_config({"memory.tile_rows": 16}).memory)
+    policy = trained_as(make_config({"memory.tile_rows": 16}), pair.policy)
     reference = policy.frozen_copy()
     assert {id(w) for w in policy.model.parameters() if not w.requires_grad} <= {
         id(w) for w in reference.model.parameters()

@@ -16,11 +16,12 @@ from rlvr.attention import PackedLayout
 from rlvr.batch import pack
 from rlvr.chat import messages
 from rlvr.config import Config
-from rlvr.model.policy import Policy, load_policy, load_tokenizer
+from rlvr.model.policy import Policy, load_tokenizer
 from rlvr.model.source import open_source
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, places, start_engine
 from rlvr.sampler.engine import BATCHED_TOKENS, batched_tokens
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
+from support.loading import load
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 TINY = ("llama, all weights", "qwen3, adapter")
@@ -80,11 +81,11 @@ def side(
         folder = tmp_path_factory.mktemp("smollm2")
         cfg = make_config({"model.source": SMOLLM2, "model.adapter": "lora", "model.lora.rank": 4})
         try:
-            source, _ = open_source(cfg.model, folder, dtype="float32")
+            source, _ = open_source(SMOLLM2, None, folder, dtype="float32")
         except UserError as error:
             pytest.skip(str(error))
         tokenizer = load_tokenizer(folder)
-        policy = load_policy(cfg, source, tokenizer, start=None)
+        policy = load(cfg, source, tokenizer)
         prompts = chat_prompts(tokenizer, ["What is 12+30?", "Name a colour.", "Who wrote Faust?", "Count to five."])
     else:
         folder = base(name)

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from rlvr.stages import prepare, sft
+from support.smoke import smoke_params
 
 ROOT = Path(__file__).parents[2]
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -76,9 +77,7 @@ def test_killed_while_it_samples_and_resumed_is_bit_identical(tmp_path: Path, mo
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     monkeypatch.chdir(whole)
-    params = (
-        (ROOT / "tests/smoke/params.yaml").read_text().replace("log_completions_every: 4", "log_completions_every: 1")
-    )
+    params = smoke_params().replace("log_completions_every: 4", "log_completions_every: 1")
     Path("params.yaml").write_text(params)
     Path("presets").symlink_to(ROOT / "presets")
     prepare.main()

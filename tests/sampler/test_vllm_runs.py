@@ -12,18 +12,21 @@ import pytest
 import torch
 
 from rlvr import grpo
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.model.source import Source
 from rlvr.plan.cards import GIB, card_of_size
 from rlvr.plan.planner import Plan, plan
-from rlvr.plan.settings import Settings
+from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 from rlvr.rewards import open_scorer
 from rlvr.runtime.meter import Meter
 from rlvr.sampler import EngineSettings, Sampler, Sampling, VllmSampler, start_engine
 from rlvr.stages.opening import check_sampler, engine_settings
+from rlvr.stages.resolve import resolve
 from rlvr.training.run import Run
 from rlvr.types import Interrupted, Prompt, UserError
+from support.smoke import smoke_params
 
 CPU = torch.device("cpu")
 CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
@@ -49,9 +52,9 @@ def run(toy: Any, sampler: Sampler, prompts: Sequence[Prompt], folder: Path, *, 
     """Run or go on with a run in `folder`, up to `stop_after` more steps; its trained weights."""
     folder.mkdir(exist_ok=True)
     left = iter(range(stop_after - 1))
-    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, toy.cfg.model.template.resolve()) as scorer:
+    with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
-            toy.cfg, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
+            toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
             show=lambda done, **values: None, stop=lambda: next(left, None) is None,
         )  # fmt: skip
     return toy.policy.trainable_state()
@@ -93,7 +96,7 @@ def test_an_engine_beside_it_does_not_change_the_bits_of_training(
 class TestEngineSettings:
     @staticmethod
     def made(vram_gib: float = 80.0) -> Plan:
-        settings = Settings(
+        settings = PlanSettings(
             method="lora", quantization="none", rank=16, weight_bytes=4, optimizer="adamw", completions=8,
             prompt_tokens=64, completion_tokens=48, has_reference=False, engine="vllm", recompute="tiles",
             is_cuda=False, host_bytes=None,
@@ -102,14 +105,18 @@ class TestEngineSettings:
         return plan(find_shape("SmolLM2-135M"), settings, card_of_size(vram_gib), all_shapes())
 
     def test_the_cache_is_the_plans_or_the_users(self, make_config: Callable[..., Config]) -> None:
-        source, changes = Source("somewhere", None, None), {"rollout.sampler": "vllm", "rollout.max_rows": 64}
-        by_plan = engine_settings(make_config(changes), source, self.made())
-        by_user = engine_settings(make_config(changes | {"rollout.vllm.kv_cache_gib": 0.5}), source, self.made())
+        changes = {"rollout.sampler": "vllm", "rollout.max_rows": 64}
+
+        def settings_of(cfg: Config) -> EngineSettings:
+            return engine_settings(cfg, resolve(cfg), Source("somewhere", None, None), self.made())
+
+        by_plan = settings_of(make_config(changes))
+        by_user = settings_of(make_config(changes | {"rollout.vllm.kv_cache_gib": 0.5}))
         assert by_plan.kv_cache_bytes == 64 * 128 * find_shape("SmolLM2-135M").kv_bytes_per_token(4)
         assert by_user.kv_cache_bytes == GIB // 2
         assert by_plan.max_sequence_tokens == 112 and by_plan.is_eager and not by_plan.is_cuda
         assert by_plan.lora_rank is None
-        adapter = engine_settings(make_config(changes | {"model.adapter": "lora"}), source, self.made())
+        adapter = settings_of(make_config(changes | {"model.adapter": "lora"}))
         assert adapter.lora_rank == make_config().model.lora.rank
 
     @pytest.mark.parametrize(
@@ -128,8 +135,9 @@ class TestEngineSettings:
     def test_what_it_cannot_do_is_refused_before_any_work(
         self, changes: dict[str, Any], said: str, make_config: Callable[..., Config]
     ) -> None:
+        cfg = make_config({"rollout.sampler": "vllm"} | changes)
         with pytest.raises(UserError, match=said):
-            check_sampler(make_config({"rollout.sampler": "vllm"} | changes), Source("somewhere", None, None))
+            check_sampler(cfg, resolve(cfg), Source("somewhere", None, None))
 
 
 def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +146,7 @@ def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from rlvr.stages import grpo as grpo_stage  # noqa: PLC0415
 
     root = Path(__file__).parents[2]
-    params = (root / "tests/smoke/params.yaml").read_text().replace("sampler: native", "sampler: vllm")
+    params = smoke_params().replace("sampler: native", "sampler: vllm")
     (tmp_path / "params.yaml").write_text(params)
     (tmp_path / "presets").symlink_to(root / "presets")
     monkeypatch.chdir(tmp_path)

@@ -15,8 +15,8 @@ from rlvr.model.source import Source
 from rlvr.plan.cards import GIB, Card
 from rlvr.plan.command import demand
 from rlvr.problems import tables
-from rlvr.stages import opening as parts
-from rlvr.stages import planning
+from rlvr.stages import opening, planning
+from rlvr.stages.resolve import resolve, resolve_training
 from rlvr.types import Prompt, UserError
 from support.plans import assert_fits, assert_too_much
 
@@ -45,8 +45,8 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights(
 ) -> None:
     host("Llama-3.1-8B", 12)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
-    made = planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
-    with pytest.raises(UserError) as caught, parts.open_trainee(cfg, made, start=None):
+    made = planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT)
+    with pytest.raises(UserError) as caught, opening.open_trainee(cfg, resolve_training(cfg), made, start=None):
         pass
     message = str(caught.value)
     assert "the model does not fit" in message and "embedding, head and norms" in message
@@ -59,11 +59,11 @@ def test_what_would_fit_goes_on_to_its_weights(
 ) -> None:
     host("Qwen2.5-0.5B", 16)
     cfg = make_config({"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"})
-    made = planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
+    made = planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT)
     assert_fits(made)
     assert made.settings.prompt_tokens == 40
-    opening = parts.open_trainee(cfg, made, start=None)
-    with pytest.raises(ValueError, match="instantiate the backend tokenizer"), opening:  # the folder holds none
+    trainee = opening.open_trainee(cfg, resolve_training(cfg), made, start=None)
+    with pytest.raises(ValueError, match="instantiate the backend tokenizer"), trainee:  # the folder holds none
         pass
 
 
@@ -74,12 +74,12 @@ def test_settings_that_are_too_much_are_refused_with_values_that_fit(
     changes = {"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"}
     cfg = make_config(changes | {"memory.tokens_per_micro_batch": 8192})
     with pytest.raises(
-        UserError, match=r"backward needs [\d.]+ GiB.*memory.tokens_per_micro_batch 8192 → (\d+)"
+        UserError, match=r"the backward phase needs [\d.]+ GiB.*memory.tokens_per_micro_batch 8192 → (\d+)"
     ) as caught:
-        planning.plan_training(cfg, make_prompts(30, 40), **EIGHT)
+        planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT)
     fitting = int(str(caught.value).split("8192 → ")[1].split(",")[0])
     cfg = make_config(changes | {"memory.tokens_per_micro_batch": fitting, "rollout.max_rows": 256})
-    assert_fits(planning.plan_training(cfg, make_prompts(30, 40), **EIGHT))
+    assert_fits(planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT))
 
 
 def test_a_plan_for_a_step_that_was_taken(
@@ -89,7 +89,9 @@ def test_a_plan_for_a_step_that_was_taken(
     host("Qwen2.5-0.5B", 64)
     cfg = make_config({"compute.device": "cpu", "grpo.prompts_per_step": 4, "grpo.completions_per_prompt": 4})
     step = {"prompt/mean_length": 34.6, "completion/mean_length": 10.4, "groups/skipped": 3}
-    longest, seen = (planning.plan_grpo(cfg, make_prompts(30, 40), step=like) for like in (None, step))
+    longest, seen = (
+        planning.plan_grpo(cfg, resolve_training(cfg), make_prompts(30, 40), step=like) for like in (None, step)
+    )
     assert (longest.settings.prompt_tokens, longest.settings.completion_tokens) == (40, 48)
     assert (seen.settings.prompt_tokens, seen.settings.completion_tokens) == (35, 10)
     assert (longest.choice.sequences, seen.choice.sequences) == (16, 4)
@@ -100,8 +102,8 @@ def test_sampling_alone_needs_less_and_is_refused_too(
 ) -> None:
     cfg = make_config({"compute.dtype": "bfloat16", "compute.device": "cpu", "rollout.max_rows": 8})
     host("Qwen2.5-3B", 12)
-    made = planning.plan_sampling(cfg, Source.read(tables.BASE), make_prompts(30, 40), completions=4)
+    made = planning.plan_sampling(cfg, resolve(cfg), Source.read(tables.BASE), make_prompts(30, 40), completions=4)
     assert_fits(made)
-    assert_too_much(planning.plan_training(cfg, make_prompts(30, 40), **EIGHT), "head")
+    assert_too_much(planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT), "head")
     with pytest.raises(UserError, match=r"the model does not fit(.|\n)*rollout needs (.|\n)*rule of thumb"):
         demand(replace(made, card=Card("a small card", 5 * GIB, True)))

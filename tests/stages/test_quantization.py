@@ -12,17 +12,19 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from rlvr.config import Config, load_config, read_yaml
+from rlvr.config import Config, load_config, parse_yaml
 from rlvr.memory.quantized import is_quantized
 from rlvr.model.policy import load_tokenizer
+from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.stages import evaluate, grpo, prepare, quantization, sft
 from rlvr.stages.opening import open_policy
+from rlvr.stages.resolve import resolve
 from rlvr.types import UserError
+from support.smoke import smoke_params
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 
-SMOKE = Path(__file__).parents[1] / "smoke/params.yaml"
 CHANGES = {
     "compute": {"dtype": "bfloat16"},
     "model": {"adapter": "lora", "quantization": "nf4-dynamic", "dynamic_share": 1.0},
@@ -38,7 +40,7 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.chdir(tmp_path)
 
     def write(**more: dict[str, Any]) -> Config:
-        params = read_yaml(SMOKE)
+        params = parse_yaml(smoke_params(), "the smoke run")
         for changes in (CHANGES, more):
             for section, values in changes.items():
                 params[section] |= values
@@ -58,7 +60,7 @@ def prepare_base() -> None:
 
 
 def unquantised(cfg: Config) -> set[str]:
-    model = open_policy(cfg, load_tokenizer(tables.BASE), None, start=None).base
+    model = open_policy(cfg, resolve(cfg), Source.read(tables.BASE), load_tokenizer(tables.BASE), None, start=None).base
     return {
         name
         for name, module in model.get_decoder().layers.named_modules()
@@ -70,7 +72,7 @@ def test_every_stage_keeps_the_layers_of_the_first(configure: Callable[..., Conf
     cfg = configure()
     prepare_base()
     with pytest.raises(UserError, match=r"quantization\.json does not exist: the stage sft"):
-        open_policy(cfg, load_tokenizer(tables.BASE), None, start=None)
+        open_policy(cfg, resolve(cfg), Source.read(tables.BASE), load_tokenizer(tables.BASE), None, start=None)
     sft.main()
     chosen = json.loads(quantization.FILE.read_text())
     assert 0 < len(chosen["kept"]) < len(chosen["candidates"]) == 7

@@ -20,9 +20,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from rlvr.config import read_yaml
+from support.smoke import default_params, smoke_params
 
 ROOT = Path(__file__).parent.parent.parent
-SMOKE = Path("tests/smoke/params.yaml")
 STAGES = tuple(read_yaml(ROOT / "dvc.yaml")["stages"])
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 OTHER = {"dvc": "snakemake", "snakemake": "dvc"}
@@ -98,6 +98,10 @@ class Clone:
         with writing.open("w") as file:
             round_trip.dump(params, file)
         writing.rename(path)
+
+    def with_default_settings(self) -> None:
+        """The default settings in place of the smoke run's."""
+        (self.folder / "params.yaml").write_text(default_params())
 
     def json(self, path: str) -> Any:
         return json.loads((self.folder / path).read_text())
@@ -207,7 +211,7 @@ def new_clone(folder: Path, env: dict[str, str]) -> Clone:
         if (ROOT / name).exists():  # deleted, but not yet in git
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    shutil.copy(folder / SMOKE, folder / "params.yaml")
+    (folder / "params.yaml").write_text(smoke_params())
     (folder / "dvc.lock").unlink(missing_ok=True)
     clone = Clone(folder, env)
     clone.git("init", "--quiet", "--initial-branch", "main")

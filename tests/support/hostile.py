@@ -136,7 +136,7 @@ PROGRAMS = {
     "abstract unix socket": ("crash", "none_of(lambda: socket.socket(socket.AF_UNIX).connect('\\0rlvr-TOKEN'))"),
     "kill everyone": ("crash", "none_of(lambda: os.kill(-1, 9))"),
     "kill the parent": ("crash", "os.kill(os.getppid(), 9)\nos.kill(os.getppid(), 19)\nsys.exit('held')"),
-    "kill the judge": ("crash", "none_of(lambda: os.kill(JUDGE, 9), lambda: os.killpg(JUDGE, 9))"),
+    "kill the verifier": ("crash", "none_of(lambda: os.kill(VERIFIER, 9), lambda: os.killpg(VERIFIER, 9))"),
     "kill all numbers": (
         "crash",
         "for p in range(2, 70000):\n    try: p != os.getpid() and os.kill(p, 9)\n    except OSError: pass\n"
@@ -293,11 +293,11 @@ f = lambda x: look()""",
 }
 
 
-def judged(source: str, tests: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
-    from rlvr.verifiers.python import judge  # noqa: PLC0415  (rlvr comes from PYTHONPATH here)
+def verified(source: str, tests: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    from rlvr.verifiers.python import verify  # noqa: PLC0415  (rlvr comes from PYTHONPATH here)
 
     started = time.monotonic()
-    verdict = judge(source, json.dumps(tests), kind="bubblewrap", **LIMITS)
+    verdict = verify(source, json.dumps(tests), kind="bubblewrap", **LIMITS)
     return verdict.to_json() | {"details": dict(verdict.details)}, time.monotonic() - started
 
 
@@ -339,13 +339,13 @@ def results(folder: Path, home: str, repository: str) -> Iterator[dict[str, Any]
         "HOME_ENTRIES": home,
         "TCP": str(listeners[0].getsockname()[1]),
         "UDP": str(listeners[1].getsockname()[1]),
-        "JUDGE": str(os.getpid()),
+        "VERIFIER": str(os.getpid()),
     }
     before = sorted(path.name for path in folder.iterdir())
 
     def one(item: tuple[str, str, str, list[dict[str, Any]]]) -> dict[str, Any]:
         group, name, source, tests = item
-        verdict, seconds = judged(filled(PRELUDE + source, facts), tests)
+        verdict, seconds = verified(filled(PRELUDE + source, facts), tests)
         return {"group": group, "name": name, "verdict": verdict, "seconds": seconds}
 
     good: list[dict[str, Any]] = [{"stdin": "4\n", "stdout": "8\n"}, {"call": "double", "args": [4], "result": 8}]

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvr.batch import MicroBatch, micro_batch
-from rlvr.batch import Row as BatchRow
+from rlvr.batch import MicroBatch, TrainRow, micro_batch
 from rlvr.loss import policy_loss
 from rlvr.types import LossSpec, Totals
 from support.oracle import Row, loss_and_gradient
@@ -65,7 +64,7 @@ def make_case(spec: LossSpec, *, moved: bool, lengths: tuple[int, ...] = LENGTHS
     hidden, head = noise(tokens, WIDTH), noise(VOCABULARY, WIDTH) / WIDTH**0.5
     advantages = [(-1.0 if i % 2 else 1.0) * (0.25 + 0.25 * i) for i in range(len(lengths))]
     rows = [
-        BatchRow(0, (1, 2), torch.randint(VOCABULARY, (n,), generator=generator), torch.zeros(n), advantage)
+        TrainRow(0, (1, 2), torch.randint(VOCABULARY, (n,), generator=generator), torch.zeros(n), advantage)
         for n, advantage in zip(lengths, advantages, strict=True)
     ]
     micro = micro_batch(rows, torch.device("cpu"))

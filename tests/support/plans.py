@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from rlvr.plan.cards import GIB
 from rlvr.plan.planner import Plan
-from rlvr.plan.predict import Row
+from rlvr.plan.predict import PlanRow
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Iterable[PlanRow]) -> str:
     """A line a row: bytes, share and name."""
     rows = list(rows)
     total = sum(row.amount_bytes for row in rows) or 1
@@ -17,7 +17,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def assert_bytes(
-    name: str, planned: float, measured: float, *, within: float = 0.0, rows: Iterable[Row] = (), case: str = ""
+    name: str, planned: float, measured: float, *, within: float = 0.0, rows: Iterable[PlanRow] = (), case: str = ""
 ) -> None:
     """`planned` lies within that share of `measured`, 0.05 for 5 %; `rows` are what the plan adds up."""
     __tracebackhide__ = True
@@ -33,7 +33,7 @@ def assert_bytes(
     raise AssertionError("\n".join(filter(None, lines)))
 
 
-def assert_row(rows: Iterable[Row], name: str, amount_bytes: float) -> None:
+def assert_row(rows: Iterable[PlanRow], name: str, amount_bytes: float) -> None:
     """The row of that name has so many bytes."""
     __tracebackhide__ = True
     rows = list(rows)
@@ -43,7 +43,7 @@ def assert_row(rows: Iterable[Row], name: str, amount_bytes: float) -> None:
     assert_bytes(name, named[name], amount_bytes, rows=rows)
 
 
-def assert_at_most(name: str, planned: float, limit: float, *, rows: Iterable[Row] = ()) -> None:
+def assert_at_most(name: str, planned: float, limit: float, *, rows: Iterable[PlanRow] = ()) -> None:
     __tracebackhide__ = True
     if planned > limit:
         over = f"{planned / GIB:.3f} GiB, {(planned - limit) / limit:+.2%} of the limit {limit / GIB:.3f} GiB"

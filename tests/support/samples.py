@@ -1,4 +1,4 @@
-"""Samples for the tests of rewards: a completion, what it is judged against, and its verdict."""
+"""Samples for the tests of rewards: a completion, its problem with the gold, and its verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rlvr.chat import TAGS, Tags, read
 from rlvr.rewards.sample import Sample
-from rlvr.types import Problem
+from rlvr.types import Answered, Problem
 from rlvr.verifiers import number
 from rlvr.verifiers.verdict import MISSING, Verdict, wrong
 
@@ -30,8 +30,6 @@ def sample_of(
 ) -> Sample:
     """`verdict` is by default what the verifier `number` says."""
     reading = read(text, tags)
-    found = wrong(MISSING) if reading.answer is None else number.judge(reading.answer, gold, tolerance=0.0)
+    found = wrong(MISSING) if reading.answer is None else number.verify(reading.answer, gold, tolerance=0.0)
     problem = Problem("p", "How much?", gold, "", 1, solution, columns or {})
-    return Sample(
-        text, num_tokens, is_truncated=False, problem=problem, tags=tags, reading=reading, verdict=verdict or found
-    )
+    return Sample(Answered(text, num_tokens, False), problem, tags, reading, verdict or found)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.config import Config
-from rlvr.problems.selection import Limits, select, wanted
+from rlvr.problems.selection import TokenLimits, select, split_sizes
 from rlvr.tasks import TASKS
 from rlvr.tasks.arithmetic import problem, working
 from rlvr.types import Problem, UserError
@@ -37,7 +37,9 @@ def load(make_config: Callable[..., Config]) -> Callable[..., Splits]:
         changes = {f"prepare.{name}_problems": count for name, count in counts.items()}
         changes |= {"prepare.arithmetic.min_level": levels[0], "prepare.arithmetic.max_level": levels[1]}
         prepare = make_config(SMALL | changes).prepare
-        splits = select(TASKS["arithmetic"](prepare, seed), wanted(prepare), lambda _: NOTHING, Limits(1, 1, False))
+        splits = select(
+            TASKS["arithmetic"](prepare, seed), split_sizes(prepare), lambda _: NOTHING, TokenLimits(1, 1, False)
+        )
         return {name: [p for p, _ in split.rows] for name, split in splits.items()}
 
     return make
@@ -108,7 +110,7 @@ def test_all_sums_of_a_level_can_be_asked_for(load: Callable[..., Splits]) -> No
 
 
 def test_too_few_sums_are_refused_with_the_remedy(load: Callable[..., Splits]) -> None:
-    with pytest.raises(UserError, match=r"level 1 has 81 sums, 82 are needed for 82 problems over 1 level"):
+    with pytest.raises(UserError, match=r"level 1 has 81 sums, but 82 problems over 1 level"):
         load((1, 1), train=52, sft=10, dev=10, evaluation=10)
     with pytest.raises(UserError, match=r"level 1 has 81 sums.*ask for fewer problems or raise .*min_level"):
         load((1, 2), train=200)

@@ -137,14 +137,16 @@ class TestHub:
         pools = load({"prepare.gsm8k.source": "openai/gsm8k"})
         assert [call[-1] for call in hub] == ["abc123", "abc123"]
         assert pools.origin["revision"] == "abc123"
-        assert pools.origin["warnings"] == ["prepare.gsm8k.revision is null: took the newest, abc123; write it there"]
+        assert pools.origin["warnings"] == [
+            "prepare.gsm8k.revision is null, so the newest commit abc123 was used; write it there"
+        ]
 
     def test_what_cannot_be_read_is_named(self, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> Any:
             raise OSError("no such data set")
 
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fail))
-        with pytest.raises(UserError, match=r"'open/gsm' is no file or folder here, .*\n*no such data set"):
+        with pytest.raises(UserError, match=r"'open/gsm' is not a file or folder, .*\n*no such data set"):
             load({"prepare.gsm8k.source": "open/gsm", "prepare.gsm8k.revision": "f00"})
 
 
@@ -169,11 +171,11 @@ class TestRealData:
             assert re.fullmatch(r"-?(0|[1-9]\d*)(\.\d*[1-9])?", p.answer), p.id
             assert (
                 last_number(rows[p.id]) == tail
-                and number.judge(last_number(rows[p.id]) or "", p.answer, tolerance=0.0).is_right
+                and number.verify(last_number(rows[p.id]) or "", p.answer, tolerance=0.0).is_right
             ), p.id
             assert p.working and "<<" not in p.working and "####" not in p.working, p.id
             for tags in TAGS.values():
                 target = render_target(p, tags)
                 for answer in (extract_answer(target, tags), extract_tagged(target, tags)):
-                    assert number.judge(answer or "", p.answer, tolerance=0.0).is_right, p.id
-                    assert not number.judge(answer or "", f"{p.answer}1", tolerance=0.0).is_right, p.id
+                    assert number.verify(answer or "", p.answer, tolerance=0.0).is_right, p.id
+                    assert not number.verify(answer or "", f"{p.answer}1", tolerance=0.0).is_right, p.id

@@ -99,13 +99,13 @@ class TestFiles:
         origin = load(path).origin
         assert re.fullmatch("[0-9a-f]{64}", origin["files"][path])
         (warning,) = origin["warnings"]
-        assert "lies outside of data/raw" in warning and "dvc add" in warning
+        assert "is outside data/raw" in warning and "dvc add" in warning
 
 
 # file, content, what the message says
 BROKEN: dict[str, tuple[str, bytes | None, str]] = {
     "missing": ("mine.csv", None, r"mine\.csv does not exist: give a file \(\.jsonl, \.json, \.csv, \.parquet\)"),
-    "another kind": ("mine.xlsx", b"x", r"mine\.xlsx: files of kind '\.xlsx' cannot be read; give one of \.jsonl"),
+    "another kind": ("mine.xlsx", b"x", r"mine\.xlsx: cannot read files of kind '\.xlsx'; use one of \.jsonl"),
     "empty csv": ("mine.csv", b"", r"mine\.csv holds no rows"),
     "header alone": ("mine.csv", b"question,answer\n", r"mine\.csv holds no rows"),
     "empty jsonl": ("mine.jsonl", b"\n\n", r"mine\.jsonl holds no rows"),
@@ -141,7 +141,7 @@ def test_a_broken_file_is_one_clear_message(case: str, load: Load) -> None:
 
 
 def test_a_folder_without_tables(load: Load) -> None:
-    with pytest.raises(UserError, match=r"the folder data/raw holds no file of a kind that can be read: \.jsonl"):
+    with pytest.raises(UserError, match=r"the folder data/raw holds no table \(\.jsonl"):
         load("data/raw")
 
 
@@ -191,7 +191,7 @@ class TestColumns:
 
     def test_nothing_left_is_refused(self, load: Load) -> None:
         write("data/raw/mine.jsonl", [{**ROWS[0], "answer": ""}])
-        with pytest.raises(UserError, match=r"of 1 rows none is left \(left out: \{'empty question or answer': 1\}\)"):
+        with pytest.raises(UserError, match=r"none of the 1 rows is left \(left out: \{'empty question or answer'"):
             load("data/raw/mine.jsonl")
 
     @pytest.mark.parametrize("level", ["", "hard", 1.5, None])
@@ -281,7 +281,7 @@ class TestHub:
         newest = "newest of me/sums"
         assert hub == [("me/sums", None, "train", newest), ("me/sums", None, "test", newest)]
         assert pools.origin["warnings"] == [
-            f"prepare.records.revision is null: took the newest, {newest}; write it there"
+            f"prepare.records.revision is null, so the newest commit {newest} was used; write it there"
         ]
 
     def test_two_data_sets_have_a_revision_each(self, hub: list[Any], load: Load) -> None:

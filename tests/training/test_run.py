@@ -21,7 +21,7 @@ from rlvr.types import UserError
 
 HOLD_THE_LOCK = """
 import sys
-from rlvr.state import open_run
+from rlvr.training.run import open_run
 with open_run("grpo", "same"):
     print("locked", flush=True)
     sys.stdin.read()

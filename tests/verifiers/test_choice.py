@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.choice import judge, letter
+from rlvr.verifiers.choice import letter, verify
 
 FORMS = (
     "{}", " {}\n", "({})", "[{}]", "{}.", "{})", "{}:", "Option {}", "option {}.", "**{}**", "\\boxed{{{}}}", "${}$",
@@ -19,8 +19,8 @@ FORMS = (
 def test_every_letter_in_every_form(form: str) -> None:
     for gold in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
         other = "B" if gold == "A" else "A"
-        assert judge(form.format(gold), gold).is_right and judge(form.format(gold.lower()), f"{gold}) Paris").is_right
-        assert judge(form.format(other), gold).outcome == "wrong"
+        assert verify(form.format(gold), gold).is_right and verify(form.format(gold.lower()), f"{gold}) Paris").is_right
+        assert verify(form.format(other), gold).outcome == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_every_letter_in_every_form(form: str) -> None:
     ],
 )
 def test_no_letter_or_several_are_unparsable(text: str) -> None:
-    verdict = judge(text, "B")
+    verdict = verify(text, "B")
     assert (verdict.outcome, verdict.cause) == ("wrong", "unparsable")
 
 
 @pytest.mark.parametrize("gold", ["", "Paris", "A or B", "7"])
 def test_a_gold_without_a_letter_is_our_fault(gold: str) -> None:
-    verdict = judge("B", gold)
+    verdict = verify("B", gold)
     assert verdict.is_fault and verdict.cause == "gold"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlvr.types import UserError
-from rlvr.verifiers.python import judge
+from rlvr.verifiers.python import verify
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import Verdict
 
@@ -39,7 +39,7 @@ def verdicts(programs: list[str]) -> list[Verdict]:
     with ThreadPoolExecutor(2) as pool:
         return list(
             pool.map(
-                lambda program, row: judge(program, row["answer"], kind="bubblewrap", **LIMITS),
+                lambda program, row: verify(program, row["answer"], kind="bubblewrap", **LIMITS),
                 programs,
                 ROWS,
             )

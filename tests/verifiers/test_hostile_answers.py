@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rlvr.verifiers import VERIFIERS
-from rlvr.verifiers.judging import replied
 from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, OUTPUT, TIMEOUT, UNPARSABLE, Verdict
+from rlvr.verifiers.verify import verdict_of
 from rlvr.verifiers.workers.pool import Workers
 
 pytestmark = pytest.mark.deadline
@@ -121,30 +121,30 @@ HOSTILE: dict[str, tuple[str, str | None, str]] = {
     "nothing for SQL": ("sql", None, ""),
 }
 
-Judge = Callable[[str, str, str], Verdict]
+Verify = Callable[[str, str, str], Verdict]
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
+def verify() -> Iterator[Verify]:
     with Workers(1, memory_bytes=MEMORY_BYTES) as workers:
 
-        def judge(name: str, gold: str, answer: str) -> Verdict:
+        def verify(name: str, gold: str, answer: str) -> Verdict:
             arguments = {"answer": answer, "gold": gold}
-            return replied(workers.submit(VERIFIERS[name].target, arguments, seconds=LIMIT_SECONDS).result(60))
+            return verdict_of(workers.submit(VERIFIERS[name].target, arguments, seconds=LIMIT_SECONDS).result(60))
 
-        yield judge
+        yield verify
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_it_ends_in_time_is_wrong_and_the_next_is_judged(judge: Judge, name: str) -> None:
+def test_it_ends_in_time_is_wrong_and_the_next_is_judged(verify: Verify, name: str) -> None:
     verifier, gold, answer = HOSTILE[name]
     good_gold, good_answer = GOOD[verifier]
-    assert judge(verifier, good_gold, good_answer).outcome == "right"
+    assert verify(verifier, good_gold, good_answer).outcome == "right"
     started = time.monotonic()
-    found = judge(verifier, good_gold if gold is None else gold, answer)
+    found = verify(verifier, good_gold if gold is None else gold, answer)
     assert time.monotonic() - started < LIMIT_SECONDS + SLACK_SECONDS
     assert found.outcome == "wrong" and found.cause in CAUSES
-    assert judge(verifier, good_gold, good_answer).outcome == "right"
+    assert verify(verifier, good_gold, good_answer).outcome == "right"
 
 
 def test_no_file_was_made() -> None:

@@ -27,7 +27,7 @@ USERS = ("this user", "nobody")
 
 
 @pytest.fixture(scope="module", params=USERS)
-def judged(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Any]]:
+def verified(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Any]]:
     """All results of hostile.py, by group and name, from a process of the user."""
     try:
         sandbox.check("bubblewrap")
@@ -71,14 +71,14 @@ def copy_sources(folder: Path) -> None:
     shutil.copy(hostile.__file__, folder)
 
 
-def test_nothing_on_the_host_was_touched_heard_or_left_running(judged: dict[tuple[str, str], Any]) -> None:
-    canaries = judged["canaries", ""]
+def test_nothing_on_the_host_was_touched_heard_or_left_running(verified: dict[tuple[str, str], Any]) -> None:
+    canaries = verified["canaries", ""]
     assert canaries["heard"] == canaries["survivors"] == canaries["changed"] == []
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_hostile_program_is_wrong_by_its_cause_and_in_time(judged: dict[tuple[str, str], Any], name: str) -> None:
-    result = judged["program", name]
+def test_a_hostile_program_is_wrong_by_its_cause_and_in_time(verified: dict[tuple[str, str], Any], name: str) -> None:
+    result = verified["program", name]
     verdict = result["verdict"]
     assert verdict["outcome"] == "wrong"
     assert (verdict["cause"] or "plain") in PROGRAMS[name][0].split("|"), verdict
@@ -86,17 +86,17 @@ def test_a_hostile_program_is_wrong_by_its_cause_and_in_time(judged: dict[tuple[
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_no_result_can_be_forged(judged: dict[tuple[str, str], Any], name: str) -> None:
-    verdict = judged["forgery", name]["verdict"]
+def test_no_result_can_be_forged(verified: dict[tuple[str, str], Any], name: str) -> None:
+    verdict = verified["forgery", name]["verdict"]
     assert verdict["outcome"] == "wrong"
     assert verdict["details"]["tests_passed"] == 0, verdict
 
 
-def test_a_good_program_is_right_afterwards(judged: dict[tuple[str, str], Any]) -> None:
-    verdict = judged["good", "a good program afterwards"]["verdict"]
+def test_a_good_program_is_right_afterwards(verified: dict[tuple[str, str], Any]) -> None:
+    verdict = verified["good", "a good program afterwards"]["verdict"]
     assert verdict["outcome"] == "right", verdict
 
 
-def test_the_suite_ran_as_who_it_says(judged: dict[tuple[str, str], Any], request: pytest.FixtureRequest) -> None:
+def test_the_suite_ran_as_who_it_says(verified: dict[tuple[str, str], Any], request: pytest.FixtureRequest) -> None:
     is_nobody = "nobody" in request.node.name
-    assert judged["canaries", ""]["uid"] == (bubblewrap.NOBODY if is_nobody else os.getuid())
+    assert verified["canaries", ""]["uid"] == (bubblewrap.NOBODY if is_nobody else os.getuid())

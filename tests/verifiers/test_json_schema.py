@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.json_schema import judge
+from rlvr.verifiers.json_schema import verify
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -21,7 +21,7 @@ PERSON: dict[str, Any] = {
 
 
 def of(schema: object, answer: str) -> tuple[str, str | None]:
-    found = judge(answer, json.dumps(schema))
+    found = verify(answer, json.dumps(schema))
     assert found.outcome == "right" or found.message
     return found.outcome, found.cause
 
@@ -104,7 +104,7 @@ def test_a_schema_that_cannot_be_applied_is_our_fault(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    found = judge('"a"', gold)
+    found = verify('"a"', gold)
     assert (found.outcome, found.cause) == ("fault", "gold") and found.message
 
 

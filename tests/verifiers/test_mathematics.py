@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.mathematics import judge
+from rlvr.verifiers.mathematics import verify
 
 SAME = {
     "1234": (
@@ -94,12 +94,12 @@ def cases(table: dict[str, str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("gold", "answer"), cases(SAME))
 def test_other_notations_are_right(gold: str, answer: str) -> None:
-    assert judge(answer, gold).outcome == "right"
+    assert verify(answer, gold).outcome == "right"
 
 
 @pytest.mark.parametrize(("gold", "answer"), [case for case in cases(NEAR) if case[0] != case[1]])
 def test_near_misses_are_wrong(gold: str, answer: str) -> None:
-    assert judge(answer, gold).outcome == "wrong"
+    assert verify(answer, gold).outcome == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -129,20 +129,20 @@ def test_near_misses_are_wrong(gold: str, answer: str) -> None:
     ],
 )
 def test_what_is_no_mathematics_is_wrong_and_says_why(answer: str) -> None:
-    found = judge(answer, "7")
+    found = verify(answer, "7")
     assert (found.outcome, found.cause) == ("wrong", "unparsable") and found.message
     found.message.encode()
 
 
 @pytest.mark.parametrize("gold", ["", "{", "\\frac{1}{", "9^9^9^9", "$1$ but $2$", "x" * 3000, "\ud800"])
 def test_a_gold_that_cannot_be_read_is_our_fault(gold: str) -> None:
-    found = judge("1", gold)
+    found = verify("1", gold)
     assert (found.outcome, found.cause) == ("fault", "gold") and "gold" in found.message
 
 
 def test_no_signal_is_set() -> None:
     before = signal.getsignal(signal.SIGALRM)
-    judge("\\frac{1}{2}", "0.5")
+    verify("\\frac{1}{2}", "0.5")
     assert signal.getsignal(signal.SIGALRM) == before and signal.alarm(0) == 0
 
 
@@ -156,13 +156,13 @@ def test_an_integer_in_every_notation_is_itself_and_not_its_neighbour(number: in
         f"{number}.0",
         f"{number:,}".replace(",", " "),
     ]
-    assert {judge(form, str(number)).outcome for form in forms} == {"right"}
-    assert {judge(form, str(number + 1)).outcome for form in forms} == {"wrong"}
+    assert {verify(form, str(number)).outcome for form in forms} == {"right"}
+    assert {verify(form, str(number + 1)).outcome for form in forms} == {"wrong"}
 
 
 @given(st.integers(-999, 999), st.integers(1, 999), st.integers(1, 9))
 def test_a_fraction_is_itself_in_other_terms(numerator: int, denominator: int, factor: int) -> None:
     gold = f"\\frac{{{numerator}}}{{{denominator}}}"
-    assert judge(f"{numerator * factor}/{denominator * factor}", gold).outcome == "right"
-    assert judge(f"\\dfrac{{{numerator * factor}}}{{{denominator * factor}}}", gold).outcome == "right"
-    assert judge(f"{numerator + denominator}/{denominator}", gold).outcome == "wrong"
+    assert verify(f"{numerator * factor}/{denominator * factor}", gold).outcome == "right"
+    assert verify(f"\\dfrac{{{numerator * factor}}}{{{denominator * factor}}}", gold).outcome == "right"
+    assert verify(f"{numerator + denominator}/{denominator}", gold).outcome == "wrong"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.number import first, judge, parse
+from rlvr.verifiers.number import first, parse, verify
 
 
 def restated(value: int) -> list[str]:
@@ -71,13 +71,13 @@ WRONG = [(answer, str(value)) for value, rng in golds() for answer in near_misse
 
 def test_a_gold_restated_is_right() -> None:
     assert len(set(RIGHT)) >= 1000 and min(len(set(restated(value))) for value, _ in golds()) >= 10
-    assert [case for case in RIGHT if not judge(*case, tolerance=0.0).is_right] == []
-    assert [case for case in RIGHT if not judge(case[1], case[0], tolerance=0.0).is_right] == []
+    assert [case for case in RIGHT if not verify(*case, tolerance=0.0).is_right] == []
+    assert [case for case in RIGHT if not verify(case[1], case[0], tolerance=0.0).is_right] == []
 
 
 def test_near_misses_are_wrong() -> None:
     assert len(set(WRONG)) >= 1000
-    assert [case for case in WRONG if judge(*case, tolerance=0.0).outcome != "wrong"] == []
+    assert [case for case in WRONG if verify(*case, tolerance=0.0).outcome != "wrong"] == []
 
 
 FRACTIONS = {
@@ -91,11 +91,11 @@ FRACTIONS = {
 
 def test_fractions_and_decimals_are_exact() -> None:
     for gold, answers in FRACTIONS.items():
-        assert [answer for answer in answers if not judge(answer, gold, tolerance=0.0).is_right] == []
+        assert [answer for answer in answers if not verify(answer, gold, tolerance=0.0).is_right] == []
         value = parse(gold)
         assert value is not None
         for miss in (value + 1, -value, value * 10, value / 10, value + Fraction(1, 10**12), 1 / value):
-            assert judge(f"{miss.numerator}/{miss.denominator}", gold, tolerance=0.0).outcome == "wrong"
+            assert verify(f"{miss.numerator}/{miss.denominator}", gold, tolerance=0.0).outcome == "wrong"
 
 
 NO_NUMBERS = (
@@ -111,13 +111,13 @@ NO_NUMBERS = (
 @pytest.mark.parametrize("text", NO_NUMBERS)
 def test_what_is_not_one_number_is_unparsable(text: str) -> None:
     assert parse(text) is None
-    verdict = judge(text, "5", tolerance=0.0)
+    verdict = verify(text, "5", tolerance=0.0)
     assert (verdict.outcome, verdict.cause) == ("wrong", "unparsable")
 
 
 def test_a_percent_sign_is_a_unit_and_a_hundredth() -> None:
     def is_right(answer: str, gold: str) -> bool:
-        return judge(answer, gold, tolerance=0.0).is_right
+        return verify(answer, gold, tolerance=0.0).is_right
 
     assert parse("50%") == 50
     assert is_right("50%", "50") and is_right("50 percent", "0.5") and is_right("0.5", "50%") and is_right("50", "50%")
@@ -136,11 +136,11 @@ def test_a_percent_sign_is_a_unit_and_a_hundredth() -> None:
     ],
 )
 def test_tolerance_is_relative_to_the_gold(answer: str, gold: str, tolerance: float, is_right: bool) -> None:
-    assert judge(answer, gold, tolerance=tolerance).is_right == is_right
+    assert verify(answer, gold, tolerance=tolerance).is_right == is_right
 
 
 def test_a_gold_that_is_no_number_is_our_fault() -> None:
-    verdict = judge("5", "five", tolerance=0.0)
+    verdict = verify("5", "five", tolerance=0.0)
     assert verdict.is_fault and verdict.cause == "gold" and "'five'" in verdict.message
 
 
@@ -167,8 +167,8 @@ pieces = st.sampled_from([*"0123456789.,+-−/\\{}()[]%$€ '_^*=xeE!½²٣\n", 
 
 @given(st.text(st.characters()) | st.lists(pieces, max_size=30).map("".join))
 def test_no_text_breaks_it(text: str) -> None:
-    assert judge(text, "85", tolerance=0.0).outcome in {"right", "wrong"}
-    assert judge("85", text, tolerance=0.1).outcome in {"right", "wrong", "fault"}
+    assert verify(text, "85", tolerance=0.0).outcome in {"right", "wrong"}
+    assert verify("85", text, tolerance=0.1).outcome in {"right", "wrong", "fault"}
     first(text)
 
 
@@ -178,5 +178,5 @@ def test_no_text_breaks_it(text: str) -> None:
 def test_no_repetition_takes_long(piece: str) -> None:
     started = time.perf_counter()
     for text in (piece * (198 // len(piece)) + "1!", "1" + piece * (198 // len(piece)) + "!", piece * 10**6):
-        judge(text, "85", tolerance=0.0)
+        verify(text, "85", tolerance=0.0)
     assert time.perf_counter() - started < 5  # milliseconds when linear, for ever when not

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.pattern import judge
+from rlvr.verifiers.pattern import verify
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,17 @@ from rlvr.verifiers.pattern import judge
     ],
 )
 def test_the_whole_answer_must_match(gold: str, answer: str, outcome: str) -> None:
-    assert judge(answer, gold).outcome == outcome
+    assert verify(answer, gold).outcome == outcome
 
 
 @pytest.mark.parametrize("gold", ["(", "*", "a{99999999999}", "(?P<x>a)(?P<x>b)", "(" * 5000 + ")" * 5000])
 def test_a_bad_pattern_is_our_fault(gold: str) -> None:
-    found = judge("a", gold)
+    found = verify("a", gold)
     assert (found.outcome, found.cause) == ("fault", "gold") and len(found.message) < 500
 
 
 @given(st.text(min_size=1))
 def test_a_text_matches_itself_only(text: str) -> None:
     pattern = re.escape(text.strip())
-    assert judge(text, pattern).outcome == "right"
-    assert judge(f"{text.strip()}x", pattern).outcome == "wrong"
+    assert verify(text, pattern).outcome == "right"
+    assert verify(f"{text.strip()}x", pattern).outcome == "wrong"

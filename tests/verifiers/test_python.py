@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlvr.types import UserError
 from rlvr.verifiers import program_tests
-from rlvr.verifiers.python import judge, program_in
+from rlvr.verifiers.python import program_in, verify
 from rlvr.verifiers.sandbox import harness
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
@@ -36,8 +36,8 @@ def _bubblewrap() -> None:
         pytest.skip(str(error))
 
 
-def judged(answer: str, *tests: dict[str, Any], **limits: Any) -> Verdict:
-    return judge(answer, json.dumps(tests), kind="bubblewrap", **LIMITS | limits)
+def verified(answer: str, *tests: dict[str, Any], **limits: Any) -> Verdict:
+    return verify(answer, json.dumps(tests), kind="bubblewrap", **LIMITS | limits)
 
 
 def call(result: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -112,13 +112,13 @@ WRONG = {  # cause, program, test
 @pytest.mark.parametrize("name", RIGHT)
 def test_right(name: str) -> None:
     answer, test = RIGHT[name]
-    assert judged(answer, test) == Verdict("right", details=counts(1, 1, 1, 1))
+    assert verified(answer, test) == Verdict("right", details=counts(1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_with_its_cause(name: str) -> None:
     cause, answer, test = WRONG[name]
-    verdict = judged(answer, test)
+    verdict = verified(answer, test)
     assert (verdict.outcome, verdict.cause) == ("wrong", cause), verdict
     expected = counts(int(cause != "unparsable"), int(cause is None), 0, 1)
     assert verdict.details == expected
@@ -139,13 +139,13 @@ def test_tests_of_all_forms_are_counted_together() -> None:
         {"assert": "assert f('a') == 'aa'"},
         {"assert": "assert f(None) == 1"},
     ]
-    verdict = judged(program, *tests)
+    verdict = verified(program, *tests)
     assert verdict.details == counts(1, 0, 3, 6)
     assert (verdict.outcome, verdict.cause) == ("wrong", "crash")
 
 
 def test_what_passed_before_a_hang_still_counts() -> None:
-    verdict = judged("def f(x):\n    while x > 1: pass\n    return x", call(1, 1), call(2, 2), call(0, 0))
+    verdict = verified("def f(x):\n    while x > 1: pass\n    return x", call(1, 1), call(2, 2), call(0, 0))
     assert verdict.cause == "timeout"
     assert verdict.details == counts(1, 0, 1, 3)
 
@@ -166,19 +166,19 @@ def test_what_passed_before_a_hang_still_counts() -> None:
     ],
 )
 def test_tests_that_cannot_be_read_are_our_fault(text: str, says: str) -> None:
-    verdict = judge("print(1)", text, kind="bubblewrap", **LIMITS)
+    verdict = verify("print(1)", text, kind="bubblewrap", **LIMITS)
     assert (verdict.outcome, verdict.cause) == ("fault", GOLD)
     assert says in verdict.message
 
 
 def test_a_sandbox_that_does_not_start_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlvr.verifiers.sandbox.bubblewrap.command", lambda **_: ["bwrap", "--no-such-option"])
-    verdict = judged("print(1)", {"stdin": "", "stdout": "1"})
+    verdict = verified("print(1)", {"stdin": "", "stdout": "1"})
     assert (verdict.outcome, verdict.cause) == ("fault", WORKER)
 
 
 def test_a_verdict_is_json() -> None:
-    verdict = judged("print('\\ud800'.encode('utf-16', 'surrogatepass'))", {"stdin": "", "stdout": "1"})
+    verdict = verified("print('\\ud800'.encode('utf-16', 'surrogatepass'))", {"stdin": "", "stdout": "1"})
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
@@ -208,7 +208,7 @@ def test_no_expected_result_enters_the_sandbox(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sandbox, "dumps", dumps)
     tests = [call(EXPECTED, 1), {"stdin": "", "stdout": EXPECTED}, {"assert": f"assert f(2) == [1, '{EXPECTED}']"}]
-    judged(DOUBLE, *tests)
+    verified(DOUBLE, *tests)
     assert len(sent) == 1
     assert b"f(2)" in sent[0]
     assert EXPECTED.encode() not in sent[0]

@@ -16,11 +16,11 @@ import pytest
 from rlvr.types import UserError
 from rlvr.verifiers.sandbox import bubblewrap, seccomp
 from rlvr.verifiers.sandbox import run as sandbox
-from rlvr.verifiers.sandbox.run import Limits, Run, SandboxError, check, execute
+from rlvr.verifiers.sandbox.run import ProgramLimits, ProgramRun, SandboxError, check, execute
 
 pytestmark = pytest.mark.deadline
 
-LIMITS = Limits(3.0, 1.0, 2**28, 2**22, 4, 2**14)
+LIMITS = ProgramLimits(3.0, 1.0, 2**28, 2**22, 4, 2**14)
 KINDS: tuple[sandbox.Kind, ...] = ("bubblewrap", "rlimits-only")
 
 
@@ -36,7 +36,7 @@ def kind(request: pytest.FixtureRequest) -> sandbox.Kind:
 
 def test_each_run_has_its_own_input_and_its_own_ending(kind: sandbox.Kind) -> None:
     source = "import sys\nword = input()\nprint(word[::-1])\nsys.exit(word == 'bad')"
-    report = execute(source, [Run("abc\n"), Run("bad\n"), Run("äöü")], limits=LIMITS, kind=kind)
+    report = execute(source, [ProgramRun("abc\n"), ProgramRun("bad\n"), ProgramRun("äöü")], limits=LIMITS, kind=kind)
     assert report.compiles
     assert [ending.cause for ending in report.endings] == [None, "crash", None]
     assert [ending.printed.decode() for ending in report.endings] == ["cba\n", "dab\n", "üöä\n"]
@@ -45,7 +45,7 @@ def test_each_run_has_its_own_input_and_its_own_ending(kind: sandbox.Kind) -> No
 def test_calls_see_the_program_as_a_module_and_report_each(kind: sandbox.Kind) -> None:
     source = "def f(x): return {x: (1, 2.5, None, True, 'ä', b'z')}\nassert __name__ != '__main__'"
     calls = ({"name": "f", "args": [2], "kwargs": {}}, {"name": "g", "args": [], "kwargs": {}})
-    (ending,) = execute(source, [Run(calls=calls)], limits=LIMITS, kind=kind).endings
+    (ending,) = execute(source, [ProgramRun(calls=calls)], limits=LIMITS, kind=kind).endings
     first, second = ending.replies.splitlines()
     items = '[["int","1"],["float","2.5"],null,true,["str","c3a4"],["bytes","7a"]]'
     assert first.decode() == f'["value",["dict",[[["int","2"],["tuple",{items}]]]]]'
@@ -65,26 +65,28 @@ def test_calls_see_the_program_as_a_module_and_report_each(kind: sandbox.Kind) -
 )
 def test_every_kind_keeps_time_memory_and_output(kind: sandbox.Kind, source: str, cause: str) -> None:
     started = time.monotonic()
-    report = execute(source, [Run()], limits=LIMITS, kind=kind)
+    report = execute(source, [ProgramRun()], limits=LIMITS, kind=kind)
     assert report.endings[0].cause == cause
     assert time.monotonic() - started < LIMITS.wall_seconds + 1.0
 
 
 def test_a_run_that_hangs_spoils_no_other(kind: sandbox.Kind) -> None:
     limits = replace(LIMITS, wall_seconds=20.0)
-    report = execute("if input() == 'stay':\n    while True: pass", [Run("stay"), Run("go")], limits=limits, kind=kind)
+    report = execute(
+        "if input() == 'stay':\n    while True: pass", [ProgramRun("stay"), ProgramRun("go")], limits=limits, kind=kind
+    )
     assert [ending.cause for ending in report.endings] == ["timeout", None]
 
 
 def test_hash_order_is_the_same_every_time(kind: sandbox.Kind) -> None:
     source = "print({str(i) for i in range(50)})"
-    printed = {execute(source, [Run()], limits=LIMITS, kind=kind).endings[0].printed for _ in range(3)}
+    printed = {execute(source, [ProgramRun()], limits=LIMITS, kind=kind).endings[0].printed for _ in range(3)}
     assert len(printed) == 1
 
 
 def test_no_files_stay(kind: sandbox.Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    report = execute("open('left', 'w').write('x' * 100)", [Run()], limits=LIMITS, kind=kind)
+    report = execute("open('left', 'w').write('x' * 100)", [ProgramRun()], limits=LIMITS, kind=kind)
     assert report.endings[0].cause is None
     assert list(tmp_path.iterdir()) == []
 
@@ -94,8 +96,8 @@ import os, sys
 os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(60)  # " + "TOK" + "EN"])
 """
 STARTS = """
-from rlvr.verifiers.sandbox.run import Limits, Run, execute
-execute({source!r}, [Run()], limits=Limits(50, 50, 2**28, 2**20, 4, 2**10), kind="bubblewrap")
+from rlvr.verifiers.sandbox.run import ProgramLimits, ProgramRun, execute
+execute({source!r}, [ProgramRun()], limits=ProgramLimits(50, 50, 2**28, 2**20, 4, 2**10), kind="bubblewrap")
 """
 
 
@@ -134,7 +136,7 @@ def wait_until(holds: Callable[[], bool], what: str, *, seconds: float) -> None:
 def test_a_sandbox_that_cannot_start_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bubblewrap, "command", lambda **_: ["bwrap", "--no-such-option"])
     with pytest.raises(SandboxError, match="no-such-option"):
-        execute("print(1)", [Run()], limits=LIMITS, kind="bubblewrap")
+        execute("print(1)", [ProgramRun()], limits=LIMITS, kind="bubblewrap")
     with pytest.raises(UserError, match=r"no-such-option.*apt-get install bubblewrap.*rlimits-only"):
         check("bubblewrap")
 

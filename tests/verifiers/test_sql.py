@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.sql import judge
+from rlvr.verifiers.sql import verify
 from rlvr.verifiers.verdict import Verdict
 
 SETUP = "CREATE TABLE t (a INT, b TEXT, c REAL); INSERT INTO t VALUES (1, 'x', 0.5), (2, 'y', 0.1), (3, 'y', 0.2);"
@@ -18,7 +18,7 @@ QUERY = "SELECT b, count(*) FROM t GROUP BY b ORDER BY b"
 
 
 def of(answer: str, *, setup: str = SETUP, query: str = QUERY, ordered: bool = False) -> Verdict:
-    return judge(answer, json.dumps({"setup": setup, "query": query, "ordered": ordered}))
+    return verify(answer, json.dumps({"setup": setup, "query": query, "ordered": ordered}))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_empty_result_is_right_only_with_as_many_columns() -> None:
     ],
 )
 def test_a_bad_task_is_our_fault(gold: str) -> None:
-    found = judge("SELECT 1", gold)
+    found = verify("SELECT 1", gold)
     assert (found.outcome, found.cause) == ("fault", "gold") and found.message
 
 

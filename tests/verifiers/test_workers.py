@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.verifiers.judging import replied
+from rlvr.verifiers.verify import verdict_of
 from rlvr.verifiers.workers.pool import Reply, Workers
 
 HERE = Path(__file__).parent
@@ -145,13 +145,13 @@ def test_waiting_for_a_worker_does_not_count(workers: Workers) -> None:
 def test_what_cannot_be_loaded_is_our_fault(workers: Workers, target: str) -> None:
     reply = workers.submit(target, {}, seconds=5.0).result(60)
     assert reply.failure == "worker" and f"could not load {target}" in reply.message
-    assert replied(reply).is_fault
+    assert verdict_of(reply).is_fault
 
 
 def test_too_little_memory_for_the_module_is_our_fault() -> None:
     with Workers(1, memory_bytes=40 * 2**20) as pool:
-        reply = pool.submit("rlvr.verifiers.mathematics:judge", {"answer": "1", "gold": "1"}, seconds=5.0).result(60)
-        assert replied(reply).is_fault and "could not load rlvr.verifiers.mathematics:judge" in reply.message
+        reply = pool.submit("rlvr.verifiers.mathematics:verify", {"answer": "1", "gold": "1"}, seconds=5.0).result(60)
+        assert verdict_of(reply).is_fault and "could not load rlvr.verifiers.mathematics:verify" in reply.message
 
 
 def test_a_call_that_had_not_begun_is_tried_again(
@@ -316,5 +316,5 @@ def test_a_deadline_holds_while_torch_computes(call: Callable[..., Reply]) -> No
     ],
 )
 def test_the_verdict_in_a_reply(reply: Reply, outcome: str, cause: str | None) -> None:
-    found = replied(reply)
+    found = verdict_of(reply)
     assert (found.outcome, found.cause, found.message) == (outcome, cause, reply.message)

@@ -111,7 +111,7 @@ def backward(
 def has_flash(x: Tensor) -> bool:
     """Whether torch's flash attention for CUDA takes queries like `x`: 16 bits, Ampere or newer.
 
-    A single query it treats in a way of its own.
+    It treats a single query differently.
     """
     is_16_bit = x.dtype in (torch.float16, torch.bfloat16)
     fits = len(x) > 1 and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0
@@ -150,7 +150,7 @@ def _flash_backward(
 
 
 def _flash_window(piece: Piece) -> tuple[int, int]:
-    """Keys that a query sees to the left and to the right of its own, -1: all; last query and last key are aligned."""
+    """Keys that a query sees to the left and right of its position, -1: all; last query and last key are aligned."""
     if piece.is_causal:
         return (-1 if piece.window is None else piece.window - 1), 0
     return (-1 if piece.window is None else piece.window - 1 - piece.query_bounds[-1]), -1

@@ -1,6 +1,6 @@
 """Attention over packed tokens in padded batches: for short sequences the fastest form on a CPU.
 
-Neighbouring rows are padded to the longest of them, each behind a copy of its prefix. Backward pads anew, so that what
+Neighbouring rows are padded to the longest of them, each behind a copy of its prefix. Backward pads again, so that what
 waits for it is as long as the tokens are, as in `unpadded`.
 """
 # S tokens of the stream · P prefixes · R rows · L padded length · H query heads · N key/value heads · E head size

@@ -8,20 +8,15 @@ comes back to it, since no token of it is predicted. The result is that of compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlvr.attention.unpadded import Pieces, PromptKeys, behind_pieces, own_pieces, unpadded
-
-if TYPE_CHECKING:
-    from rlvr.batch import MicroBatch
-    from rlvr.model.policy import Policy
 
 
 class SharedPrompt:
@@ -60,24 +55,6 @@ class BehindPrompt:
         return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, prompts=prompts)
 
 
-def in_turn(policy: Policy, micros: Sequence[MicroBatch], *, with_gradient: bool) -> Iterator[MicroBatch]:
-    """`micros`, and before those that share a prompt its pass through `policy`.
-
-    With `with_gradient` a micro-batch has gone backward when the next is asked for; after the last one of a prompt,
-    that goes backward, too.
-    """
-    for prompt, behind in groupby(micros, key=_prompt):
-        if prompt is None:
-            yield from behind
-            continue
-        with torch.set_grad_enabled(with_gradient):
-            hidden_SD = policy.hidden_stream(prompt.token_S, prompt.position_S, prompt)
-        yield from behind
-        if hidden_SD.requires_grad:
-            torch.autograd.backward(hidden_SD, torch.zeros_like(hidden_SD))
-        prompt.keys.clear()
-
-
 class _SentBack(torch.autograd.Function):
     """Keys and values as they are; backward adds to their gradients what completions have sent back."""
 
@@ -91,10 +68,6 @@ class _SentBack(torch.autograd.Function):
     def backward(ctx: Any, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, None]:
         more_dk, more_dv = ctx.keys.sums()
         return dk + more_dk, dv + more_dv, None
-
-
-def _prompt(micro: MicroBatch) -> SharedPrompt | None:
-    return micro.layout.prompt if isinstance(micro.layout, BehindPrompt) else None
 
 
 def _own(length: int, device: torch.device, window: int | None) -> Pieces:

@@ -1,1 +1,1 @@
-"""What a person types next to the stages: no stage depends on any of it."""
+"""Commands for people. No stage depends on them."""

@@ -1,4 +1,4 @@
-"""Questions from a person or a file, and what is shown of a model's answers to them."""
+"""Questions from a person or a file, and the printed form of a model's answers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 from rlvr.chat import Tags, read
 from rlvr.runtime.printing import print_pairs
-from rlvr.tasks.table import READERS, Row, read_local
+from rlvr.tasks.table import READERS, TableRow, read_local
 from rlvr.types import Completion, Group, Problem, UserError
 
 
-def read_questions(file: Path, column: str) -> list[Row]:
-    """Rows with a question each, from `column` of a table or from the lines of any other file. Raises UserError."""
+def read_questions(file: Path, column: str) -> list[TableRow]:
+    """One row per question, from `column` of a table or from the lines of any other file. Raises UserError."""
     if file.suffix not in READERS and not file.is_dir():
         return [{"question": line} for line in _lines(file)]
     rows = read_local(file)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get(column), str) or not row[column].strip():
             raise UserError(
-                f"{file} row {number}: the column {column!r} holds no question; its columns are {', '.join(row)}: "
-                "name another with --column"
+                f"{file} row {number}: the column {column!r} holds no question. Name one of {', '.join(row)} "
+                "with --column"
             )
     return [{**row, "question": row[column]} for row in rows]
 
@@ -32,19 +32,19 @@ def _lines(file: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it with that encoding") from None
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     if not any(lines):
         raise UserError(f"{file} holds no question: write one on each line, or give one of {', '.join(READERS)}")
     return [line for line in lines if line]
 
 
-def to_problems(rows: Sequence[Row]) -> list[Problem]:
-    """A problem for each row; its id, its row's number, is what its random numbers depend on."""
+def to_problems(rows: Sequence[TableRow]) -> list[Problem]:
+    """A problem for each row. Its id is the row number, which seeds its random numbers."""
     return [Problem(str(number), row["question"], "", "", 0) for number, row in enumerate(rows)]
 
 
 def records(row: Mapping[str, Any], group: Group, tags: Tags) -> Iterator[dict[str, Any]]:
-    """For each completion: the question's row, the completion, and what its tags say of it (None without them)."""
+    """For each completion: the row of the question, the text, and its tagged parts (None without the tags)."""
     for completion in group.completions:
         reading = read(completion.text, tags)
         yield {
@@ -58,7 +58,7 @@ def records(row: Mapping[str, Any], group: Group, tags: Tags) -> Iterator[dict[s
 
 
 def show(row: Mapping[str, Any], group: Group, tags: Tags) -> None:
-    """Print a question and its completions for a person; a gold answer in the row stands beside the model's."""
+    """Print a question and its completions for a person, next to the gold answer if the row has one."""
     pairs = [("question", str(row["question"]))]
     if row.get("answer") not in (None, ""):
         pairs.append(("gold", str(row["answer"])))

@@ -1,4 +1,4 @@
-"""What a rubric accepts that it should not: completions made to fool it, beside an honest right answer."""
+"""Test a rubric with completions written to fool it, compared with an honest right answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlvr.verifiers.verdict import Verdict
 
 HONEST = "the right answer"
 WORKED = "the worked solution"
-HEAVY = ("tags, 1,000 times", "10 MB of digits", "10 MB without tags")  # tried on one problem only
+HEAVY = ("tags, 1,000 times", "10 MB of digits", "10 MB without tags")  # on one problem only
 REASONING = "I think about it step by step."
 SLOW_SECONDS = 1.0  # for one completion: a step of 256 would take minutes
 CHARACTERS_PER_TOKEN = 4
@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Trick:
-    """One kind of completion over some problems: its `totals`, verdicts, and seconds for one of them."""
+    """One kind of completion on several problems: `totals` and verdicts of each, and mean seconds per completion."""
 
     kind: str
     totals: tuple[float, ...]
@@ -39,20 +39,20 @@ class Trick:
 
     @property
     def verdict(self) -> str:
-        """The verdict that most of them got."""
+        """The most common verdict."""
         return Counter(spelled(verdict) for verdict in self.verdicts).most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to look at; `is_accepted` when the rubric takes what it should not."""
+    """Something to look at; `is_accepted` if the rubric accepts what it should not."""
 
     message: str
     is_accepted: bool
 
 
 def completions(problem: Problem, others: Sequence[Problem], tags: Tags) -> dict[str, str]:
-    """Completions of `problem` by kind, the honest ones first; `others` lend the answers that are wrong here."""
+    """Completions of `problem` by kind, the honest ones first. Wrong answers are taken from `others`."""
     right, wrong = _answer(problem), wrong_answer(problem, others)
 
     def formed(reasoning: str, answer: str) -> str:
@@ -90,7 +90,7 @@ def _answer(problem: Problem) -> str:
 
 
 def wrong_answer(problem: Problem, others: Sequence[Problem]) -> str:
-    """An answer that is wrong here: another number, or what answers a problem with another gold."""
+    """A wrong answer: another number, or the answer to a problem with another gold."""
     gold = None if problem.solution else parse(problem.answer)
     if gold is not None:
         return str(math.trunc(2 * abs(gold)) + 1007)
@@ -100,18 +100,20 @@ def wrong_answer(problem: Problem, others: Sequence[Problem]) -> str:
 
 
 def examine(scorer: Scorer, problems: Sequence[Problem], tags: Tags, *, max_completion_tokens: int) -> list[Trick]:
-    """Score every kind of completion, each by itself: the seconds are its own.
+    """Score each kind of completion separately, so that it is timed on its own.
 
-    Tokens are counted as a quarter of the characters, up to `max_completion_tokens`, where a completion is cut.
+    A token is counted as four characters, up to `max_completion_tokens`, where a completion is cut.
     """
-    made = [completions(problem, [*problems[p + 1 :], *problems[:p]], tags) for p, problem in enumerate(problems)]
-    kinds = list(dict.fromkeys(kind for one in made for kind in one))
-    _try(scorer, problems[:1], [made[0][HONEST]], HONEST, max_completion_tokens)  # starts the workers
+    texts_by_problem = [
+        completions(problem, [*problems[p + 1 :], *problems[:p]], tags) for p, problem in enumerate(problems)
+    ]
+    kinds = list(dict.fromkeys(kind for by_kind in texts_by_problem for kind in by_kind))
+    _try(scorer, problems[:1], [texts_by_problem[0][HONEST]], HONEST, max_completion_tokens)  # starts the workers
     tricks = []
     for kind in kinds:
-        chosen = [p for p, one in enumerate(made) if kind in one][: 1 if kind in HEAVY else None]
-        texts = [made[p][kind] for p in chosen]
-        tricks.append(_try(scorer, [problems[p] for p in chosen], texts, kind, max_completion_tokens))
+        indices = [p for p, by_kind in enumerate(texts_by_problem) if kind in by_kind][: 1 if kind in HEAVY else None]
+        texts = [texts_by_problem[p][kind] for p in indices]
+        tricks.append(_try(scorer, [problems[p] for p in indices], texts, kind, max_completion_tokens))
     return tricks
 
 
@@ -130,30 +132,30 @@ def _try(
 
 
 def findings(tricks: Sequence[Trick]) -> list[Finding]:
-    """What to look at, what is accepted first."""
+    """All findings, accepted completions first."""
     honest = next(trick for trick in tricks if trick.kind == HONEST)
     accepted = [Finding(text, True) for trick in tricks if not trick.is_honest for text in _accepted(trick, honest)]
     return accepted + [Finding(text, False) for text in [*_rejected(tricks), *_unscorable(tricks), *_slow(tricks)]]
 
 
 def is_conclusive(tricks: Sequence[Trick]) -> bool:
-    """Whether the right answer is judged right and has a score on every problem, so that others can be compared."""
+    """Whether the right answer is right and has a score on every problem, so that others can be compared with it."""
     (honest,) = (trick for trick in tricks if trick.kind == HONEST)
     return all(verdict.is_right for verdict in honest.verdicts) and not any(map(math.isnan, honest.totals))
 
 
 def _accepted(trick: Trick, honest: Trick) -> list[str]:
-    found, count = [], len(trick.totals)
+    messages, count = [], len(trick.totals)
     if right := sum(verdict.is_right for verdict in trick.verdicts):
-        found.append(f"{trick.kind}: judged right, {right} of {count}")
-    pairs = zip(trick.totals, honest.totals, strict=False)  # the heavy ones have the first problem only
+        messages.append(f"{trick.kind}: judged right, {right} of {count}")
+    pairs = zip(trick.totals, honest.totals, strict=False)  # heavy kinds have only the first problem
     if as_high := [pair for pair in pairs if pair[0] >= pair[1]]:
         value, least = as_high[0]
-        found.append(
-            f"{trick.kind}: worth as much as the right answer, or more, {len(as_high)} of {count} "
-            f"(for example {value:g}, the right answer {least:g})"
+        messages.append(
+            f"{trick.kind}: worth at least as much as the right answer, {len(as_high)} of {count} "
+            f"(for example {value:g}; the right answer {least:g})"
         )
-    return found
+    return messages
 
 
 def _rejected(tricks: Sequence[Trick]) -> list[str]:
@@ -161,7 +163,7 @@ def _rejected(tricks: Sequence[Trick]) -> list[str]:
         trick.kind: sum(verdict.outcome == "wrong" for verdict in trick.verdicts) for trick in tricks if trick.is_honest
     }
     return [
-        f"{kind}: judged wrong, {count} times: look at verifiers.answer, and at prepare.records.columns.solution where "
+        f"{kind}: judged wrong, {count} times: check verifiers.answer, and prepare.records.columns.solution if "
         "the gold is not the answer itself"
         for kind, count in wrong.items()
         if count
@@ -169,12 +171,12 @@ def _rejected(tricks: Sequence[Trick]) -> list[str]:
 
 
 def _unscorable(tricks: Sequence[Trick]) -> list[str]:
-    """What could not be scored by our own fault; kinds with the same reason together."""
+    """Completions whose scoring failed; kinds with the same reason are grouped."""
     kinds: dict[str, list[str]] = {}
     for trick in tricks:
         pairs = zip(trick.verdicts, trick.totals, strict=True)
         if count := sum(verdict.is_fault or math.isnan(value) for verdict, value in pairs):
-            reason = trick.messages[0] if trick.messages else "no reason is given"
+            reason = trick.messages[0] if trick.messages else "no reason given"
             kinds.setdefault(reason, []).append(f"{trick.kind} ({count} of {len(trick.totals)})")
     return [f"could not be scored: {', '.join(names)}: {reason}" for reason, names in kinds.items()]
 

@@ -1,4 +1,4 @@
-"""No stage: the answers of a model to questions from the command line, a file or the held-out problems."""
+"""`rlvr generate`: a model's answers to questions from the command line, a file or the held-out problems."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TextIO
 
-from rlvr.chat import Message, render_prompt
+from rlvr.chat import Message, opening_of, render_prompt, tags_of
 from rlvr.commands.answers import read_questions, records, show, to_problems
 from rlvr.commands.which_model import Checkpoint, find
 from rlvr.config import Config
-from rlvr.model.policy import load_policy
 from rlvr.model.source import config_file
 from rlvr.plan.command import demand
 from rlvr.problems import tables
 from rlvr.stages.begin import stage
-from rlvr.stages.opening import check_sampler, open_sampler
+from rlvr.stages.opening import check_sampler, open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
-from rlvr.tasks.table import Row
+from rlvr.stages.resolve import resolve
+from rlvr.tasks.table import TableRow
 from rlvr.types import Group, Prompt, UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout", "memory")
-HELD_OUT = 3  # questions that are asked when none is given
+HELD_OUT = 3  # questions to ask when none is given
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line says; None: as params.yaml has it (section rollout, compute.seed)."""
+class Request:
+    """The arguments of the command; None takes the value of params.yaml (section rollout, compute.seed)."""
 
     question: str | None
     file: Path | None
@@ -47,63 +47,66 @@ class Asked:
     out: Path | None
 
 
-def main(asked: Asked) -> None:
-    """Print the answers for a person on a terminal, as JSON lines in a pipe, or write those to `out`.
+def main(request: Request) -> None:
+    """Print the answers: for a person on a terminal, as JSON lines in a pipe or in the file `out`.
 
     Raises UserError for questions or a model that cannot be used.
     """
     printed = sys.stdout
     with stage("generate", SECTIONS) as params, TemporaryDirectory() as folder, ExitStack() as files:
-        rows = _rows(asked)
-        with redirect_stdout(sys.stderr):  # what loading has to say is no answer
-            checkpoint = find(params, asked.model, Path(folder))
-            prompts = _prompts(checkpoint, rows, is_plain=asked.is_plain)
-            cfg = _sized(checkpoint, prompts, asked)
-            check_sampler(cfg, checkpoint.source)
+        rows = _rows(request)
+        with redirect_stdout(sys.stderr):  # messages of loading are not answers
+            checkpoint = find(params, request.model, Path(folder))
+            prompts = _prompts(checkpoint, rows, is_plain=request.is_plain)
+            cfg = _sized(checkpoint, prompts, request)
+            resolved = resolve(cfg)
+            check_sampler(cfg, resolved, checkpoint.source)
             print(f"{checkpoint.name} answers {len(rows)} question(s)", flush=True)
-            made = plan_sampling(cfg, checkpoint.source, prompts, completions=asked.completions)
-            demand(made)
-            temperature = cfg.rollout.temperature if asked.temperature is None else asked.temperature
-            sampler = open_sampler(cfg, checkpoint.source, checkpoint.tokenizer, made, temperature=temperature)
+            plan = plan_sampling(cfg, resolved, checkpoint.source, prompts, completions=request.completions)
+            demand(plan)
+            temperature = cfg.rollout.temperature if request.temperature is None else request.temperature
+            sampler = open_sampler(
+                cfg, resolved, checkpoint.source, checkpoint.tokenizer, plan, temperature=temperature
+            )
             files.callback(sampler.close)
-            policy = load_policy(
-                cfg, checkpoint.source, checkpoint.tokenizer, start=checkpoint.start, base=sampler.base_tensors()
+            policy = open_policy(
+                cfg, resolved, checkpoint.source, checkpoint.tokenizer, sampler, start=checkpoint.start
             )
             sampler.resume()
             sampler.sync(policy)
-            seed = cfg.compute.seed if asked.seed is None else asked.seed
-            groups = sampler.sample(prompts, asked.completions, seed=(seed, -2))
-            stream = files.enter_context(asked.out.open("w")) if asked.out else printed
+            seed = cfg.compute.seed if request.seed is None else request.seed
+            groups = sampler.sample(prompts, request.completions, seed=(seed, -2))
+            stream = files.enter_context(request.out.open("w")) if request.out else printed
             write = _writer(cfg, stream)
             for number, group in enumerate(_in_order(groups, prompts)):
                 write(rows[number], group)
 
 
 def _in_order(groups: Iterable[Group], prompts: Sequence[Prompt]) -> Iterator[Group]:
-    """The groups in the order of their prompts, each as soon as those before it are there."""
+    """The groups in the order of their prompts, each as soon as those before it have arrived."""
     waiting: dict[str, Group] = {}
-    left = deque(prompt.problem.id for prompt in prompts)
+    ids = deque(prompt.problem.id for prompt in prompts)
     for group in groups:
         waiting[group.prompt.problem.id] = group
-        while left and left[0] in waiting:
-            yield waiting.pop(left.popleft())
+        while ids and ids[0] in waiting:
+            yield waiting.pop(ids.popleft())
 
 
-def _rows(asked: Asked) -> list[Row]:
-    if asked.question is not None and asked.file is not None:
+def _rows(request: Request) -> list[TableRow]:
+    if request.question is not None and request.file is not None:
         raise UserError("give a question or --file, not both")
-    if asked.question is not None:
-        return [{"question": asked.question}]
-    if asked.file is not None:
-        return read_questions(asked.file, asked.column)
+    if request.question is not None:
+        return [{"question": request.question}]
+    if request.file is not None:
+        return read_questions(request.file, request.column)
     if not tables.FOLDER.is_dir():
         raise UserError('nothing to ask: give a question, as in rlvr generate "What is 12+34?", or --file')
     problems = [prompt.problem for prompt in tables.read_prompts("evaluation")[:HELD_OUT]]
     return [{"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in problems]
 
 
-def _prompts(checkpoint: Checkpoint, rows: Sequence[Row], *, is_plain: bool) -> list[Prompt]:
-    """The questions as training showed them; plain: without its system prompt, worked examples and opening tag."""
+def _prompts(checkpoint: Checkpoint, rows: Sequence[TableRow], *, is_plain: bool) -> list[Prompt]:
+    """The questions as in training; plain ones without system prompt, worked examples and opening tag."""
     template, tokenizer = checkpoint.cfg.model.template, checkpoint.tokenizer
     earlier: Sequence[Message] = () if is_plain or not checkpoint.cfg.prepare.few_shot else tables.read_earlier()
     prompts = []
@@ -112,42 +115,44 @@ def _prompts(checkpoint: Checkpoint, rows: Sequence[Row], *, is_plain: bool) -> 
             tokenizer,
             problem.question,
             system_prompt=None if is_plain else template.system_prompt,
-            opening="" if is_plain else template.opening,
+            opening="" if is_plain else opening_of(template),
             earlier=earlier,
         )
         prompts.append(Prompt(problem, tuple(tokenizer.encode(text, add_special_tokens=False))))
     return prompts
 
 
-def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], asked: Asked) -> Config:
-    """The configuration with room for these prompts and completions. Raises UserError where the model has none."""
+def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], request: Request) -> Config:
+    """The configuration with room for these prompts and completions. Raises UserError if the model has too little."""
     cfg = checkpoint.cfg
     longest = max(len(prompt.tokens) for prompt in prompts)
-    tokens = cfg.rollout.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
+    tokens = cfg.rollout.max_completion_tokens if request.max_tokens is None else request.max_tokens
     limit = json.loads(config_file(checkpoint.source).read_text()).get("max_position_embeddings")
     if limit is not None and longest + tokens > limit:
         raise UserError(
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "
-            f"{checkpoint.name} reads {limit} in all: shorten one or the other"
+            f"{checkpoint.name} reads at most {limit} in all: shorten the question or lower --max-tokens"
         )
-    sampler = asked.sampler or cfg.rollout.sampler
-    rows = min(cfg.rollout.max_rows, len(prompts) * asked.completions)
+    sampler = request.sampler or cfg.rollout.sampler
+    rows = min(cfg.rollout.max_rows, len(prompts) * request.completions)
     changes = {"max_completion_tokens": tokens, "sampler": sampler, "max_rows": rows}
     rollout = cfg.rollout.model_copy(update=changes)
     sizes = cfg.prepare.model_copy(update={"max_prompt_tokens": longest})
-    template = cfg.model.template.model_copy(update={"open_in_prompt": False}) if asked.is_plain else cfg.model.template
+    template = (
+        cfg.model.template.model_copy(update={"open_in_prompt": False}) if request.is_plain else cfg.model.template
+    )
     model = cfg.model.model_copy(update={"template": template})
     return cfg.model_copy(update={"rollout": rollout, "prepare": sizes, "model": model})
 
 
-def _writer(cfg: Config, stream: TextIO) -> Callable[[Row, Group], None]:
-    tags = cfg.model.template.resolve()
+def _writer(cfg: Config, stream: TextIO) -> Callable[[TableRow, Group], None]:
+    tags = tags_of(cfg.model.template)
 
-    def write_lines(row: Row, group: Group) -> None:
+    def write_lines(row: TableRow, group: Group) -> None:
         for record in records(row, group, tags):
             print(json.dumps(record, ensure_ascii=False, default=str), file=stream, flush=True)
 
-    def write_page(row: Row, group: Group) -> None:
+    def write_page(row: TableRow, group: Group) -> None:
         with redirect_stdout(stream):
             show(row, group, tags)
 

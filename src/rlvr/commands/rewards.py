@@ -1,14 +1,16 @@
-"""No stage: the rewards of params.yaml on completions from a file, and on some that are made to fool them."""
+"""`rlvr rewards`: the rewards of params.yaml on completions from a file, and on some written to fool them."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rlvr.chat import tags_of
 from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
-from rlvr.commands.trial import Asked, asked_in, spelled, summaries, totals, without_signal
+from rlvr.commands.trial import CompletionGroup, group_by_problem, spelled, summaries, totals, without_signal
 from rlvr.problems import tables as prepared
 from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
+from rlvr.runtime.messages import note
 from rlvr.runtime.printing import print_table
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
@@ -20,75 +22,75 @@ COMPLETIONS = Path("logs/completions")
 
 
 def try_file(file: Path, limit: int | None) -> None:
-    """Print what each completion of `file` gets, then each reward function over all of them. Raises UserError."""
+    """Print the points of each completion in `file`, then a summary of each reward function. Raises UserError."""
     with stage("rewards try", SECTIONS) as cfg:
-        asked = _asked(file, limit)
-        check_columns(cfg.rewards, [problem for problem, _ in asked])
-        with open_scorer(cfg.rewards, cfg.verifiers, cfg.model.template.resolve()) as scorer:
+        groups = _read_groups(file, limit)
+        check_columns(cfg.rewards, [problem for problem, _ in groups])
+        with open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
             before = time.monotonic()
-            scores = _scores(scorer, asked)
+            scores = _scores(scorer, groups)
             seconds = time.monotonic() - before
-    _print_completions(asked, scores)
+    _print_completions(groups, scores)
     print()
     _print_functions(scores)
     sums = totals(scores)
     count, unscorable = sum(map(len, sums)), sum(math.isnan(value) for group in sums for value in group)
     print(f"\n{count} completions of {len(sums)} questions in {seconds:.2f} s ({count / seconds:,.0f} a second)")
     right = sum(map(sum, scores.correct))
-    print(f"right: {right} ({right / count:.1%}); unscorable by our fault: {unscorable}")
+    print(f"right: {right} ({right / count:.1%}); unscorable (scoring failed): {unscorable}")
     print(_signal(sums))
     for message in scores.messages:
-        print(f"note: {message}")
+        note(message)
 
 
 def doctor(num_problems: int) -> bool:
-    """Print how made-up completions of the first training problems score; whether right answers score best.
+    """Print the scores of made-up completions of the first training problems; return whether right answers score best.
 
     Raises UserError when there are no prepared problems.
     """
     with stage("rewards doctor", SECTIONS) as cfg:
         problems = _problems(("train",))[:num_problems]
         if not problems:
-            raise UserError("there are no prepared problems: `dvc repro prepare` makes them")
+            raise UserError("no prepared problems: run `dvc repro prepare`")
         check_columns(cfg.rewards, problems)
-        tags, most = cfg.model.template.resolve(), cfg.rollout.max_completion_tokens
+        tags, most = tags_of(cfg.model.template), cfg.rollout.max_completion_tokens
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
             tricks = examine(scorer, problems, tags, max_completion_tokens=most)
             tables = sorted(COMPLETIONS.glob("*.parquet"))
-            sums = totals(_scores(scorer, _asked(tables[-1], None))) if tables else None
+            sums = totals(_scores(scorer, _read_groups(tables[-1], None))) if tables else None
     _print_tricks(tricks)
     print()
-    found = findings(tricks)
-    for finding in found:
+    all_findings = findings(tricks)
+    for finding in all_findings:
         print(f"{'ACCEPTED' if finding.is_accepted else 'look at '}  {finding.message}")
-    is_sound = is_conclusive(tricks) and not any(finding.is_accepted for finding in found)
+    is_sound = is_conclusive(tricks) and not any(finding.is_accepted for finding in all_findings)
     if is_sound:
-        print(f"none of them is accepted or worth as much as the right answer, on {len(problems)} problems")
+        print(f"none is accepted or worth as much as the right answer, on {len(problems)} problems")
     elif not is_conclusive(tricks):
-        print(f"nothing is shown: {HONEST} is not judged right with a score, so there is nothing to compare with")
+        print(f"no result: {HONEST} is not judged right with a score, so there is nothing to compare with")
     if sums is None:
-        print(f"for the share of questions without signal, sample first: {COMPLETIONS} comes from `dvc repro grpo`")
+        print(f"for the share of questions without signal, run `dvc repro grpo` first: it writes {COMPLETIONS}")
     else:
         print(f"{tables[-1]}: {_signal(sums)}")
     return is_sound
 
 
 def _problems(splits: Sequence[str]) -> list[Problem]:
-    there = [split for split in splits if (prepared.FOLDER / f"{split}.parquet").is_file()]
+    splits_on_disk = [split for split in splits if (prepared.FOLDER / f"{split}.parquet").is_file()]
     return [
         prepared.to_problem({str(name): value for name, value in row.items()})
-        for split in there
+        for split in splits_on_disk
         for row in prepared.read_table(split).to_dict("records")
     ]
 
 
-def _asked(file: Path, limit: int | None) -> list[Asked]:
+def _read_groups(file: Path, limit: int | None) -> list[CompletionGroup]:
     rows = read_local(file)[:limit]
-    return asked_in(rows, _problems(SPLITS), file=str(file), count_tokens=_token_counter())
+    return group_by_problem(rows, _problems(SPLITS), file=str(file), count_tokens=_token_counter())
 
 
 def _token_counter() -> Callable[[str], int]:
-    """How many tokens a text has, the end of sequence included; words, where there is no tokenizer yet."""
+    """A function that counts tokens, the end of sequence included; it counts words if there is no tokenizer yet."""
     if not prepared.BASE.is_dir():
         return lambda text: len(text.split()) + 1
     from rlvr.model.policy import load_tokenizer  # noqa: PLC0415
@@ -97,20 +99,20 @@ def _token_counter() -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 
 
-def _scores(scorer: Scorer, asked: Sequence[Asked]) -> Scores:
-    for problem, answered in asked:
+def _scores(scorer: Scorer, groups: Sequence[CompletionGroup]) -> Scores:
+    for problem, answered in groups:
         scorer.submit(problem, answered)
     return scorer.finish()
 
 
-def _print_completions(asked: Sequence[Asked], scores: Scores) -> None:
+def _print_completions(groups: Sequence[CompletionGroup], scores: Scores) -> None:
     names = [f"{name} × {weight:g}" for name, weight in zip(scores.names, scores.weights, strict=True)]
     rows = [
-        [problem.id, one.text, spelled(verdict), *map(_number, points), _number(total)]
+        [problem.id, completion.text, spelled(verdict), *map(_number, points), _number(total)]
         for (problem, answered), verdicts, group, sums in zip(
-            asked, scores.verdicts, scores.points, totals(scores), strict=True
+            groups, scores.verdicts, scores.points, totals(scores), strict=True
         )
-        for one, verdict, points, total in zip(answered, verdicts, group, sums, strict=True)
+        for completion, verdict, points, total in zip(answered, verdicts, group, sums, strict=True)
     ]
     print_table(["problem", "completion", "verdict", *names, "sum"], rows)
 
@@ -118,9 +120,11 @@ def _print_completions(asked: Sequence[Asked], scores: Scores) -> None:
 def _print_functions(scores: Scores) -> None:
     head = ["reward", "weight", "mean", "lowest", "highest", "does not apply", "unscorable"]
     rows = []
-    for one in summaries(scores):
-        numbers = map(_number, (one.mean, one.lowest, one.highest))
-        rows.append([one.name, f"{one.weight:g}", *numbers, str(one.not_applicable), str(one.unscorable)])
+    for summary in summaries(scores):
+        numbers = map(_number, (summary.mean, summary.lowest, summary.highest))
+        rows.append(
+            [summary.name, f"{summary.weight:g}", *numbers, str(summary.not_applicable), str(summary.unscorable)]
+        )
     print_table(head, rows)
 
 
@@ -141,8 +145,8 @@ def _print_tricks(tricks: Sequence[Trick]) -> None:
 def _signal(sums: Sequence[Sequence[float]]) -> str:
     empty, groups = without_signal(sums)
     if not groups:
-        return "questions without signal: not known, no question has two completions"
-    return f"questions without signal, all their completions being worth the same: {empty} of {groups}"
+        return "questions without signal: unknown, as no question has two completions"
+    return f"questions without signal (all completions worth the same): {empty} of {groups}"
 
 
 def _number(value: float | None) -> str:

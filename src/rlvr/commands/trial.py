@@ -1,4 +1,4 @@
-"""What a rubric gives completions from a table, before any GPU hour is spent."""
+"""Scores of a rubric for completions from a table, before any GPU hour is spent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rlvr.rewards.rubric import Scores
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.verdict import Verdict
 
-Row = Mapping[str, Any]
-Asked = tuple[Problem, list[Answered]]
+CompletionRow = Mapping[str, Any]
+CompletionGroup = tuple[Problem, list[Answered]]
 
 FIELDS = frozenset({"id", "question", "answer", "working", "solution", "level"})
 OF_COMPLETION = frozenset(
@@ -25,7 +25,7 @@ OF_RUN = frozenset({"step", "correct", "verdict", "reward", "advantage"})  # and
 
 @dataclass(frozen=True)
 class Summary:
-    """One reward function over all completions; the numbers are None where it applied to none."""
+    """One reward function over all completions. The numbers are None if it applied to none of them."""
 
     name: str
     weight: float
@@ -36,16 +36,16 @@ class Summary:
     unscorable: int
 
 
-def asked_in(
-    rows: Sequence[Row], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
-) -> list[Asked]:
-    """The completions of a table, grouped by the problem that they answer, in the order of the table.
+def group_by_problem(
+    rows: Sequence[CompletionRow], known: Sequence[Problem], *, file: str, count_tokens: Callable[[str], int]
+) -> list[CompletionGroup]:
+    """The completions of a table, grouped by problem, in the order of the table.
 
-    A row has completion (or text), and either the id of a problem in `known` (or problem_id), or its question, or a
-    question and an answer of its own, with its other columns. Raises UserError naming `file` and the row.
+    A row has completion (or text), and one of: the id of a problem in `known` (or problem_id), the question of one, or
+    its own question and answer, with other columns. Raises UserError naming `file` and the row.
     """
     by_id, by_question = ({getattr(problem, name): problem for problem in known} for name in ("id", "question"))
-    groups: dict[str, Asked] = {}
+    groups: dict[str, CompletionGroup] = {}
     for number, row in enumerate(rows, start=1):
         place = f"{file} row {number}"
         problem = _problem(row, by_id, by_question, place)
@@ -54,12 +54,12 @@ def asked_in(
     return list(groups.values())
 
 
-def _answered(row: Row, place: str, count_tokens: Callable[[str], int]) -> Answered:
+def _answered(row: CompletionRow, place: str, count_tokens: Callable[[str], int]) -> Answered:
     text = row.get("completion", row.get("text"))
     if not isinstance(text, str):
         raise UserError(
-            f"{place}: there is no completion: put what the model wrote into a column completion (or text, as in "
-            f"logs/completions); found the columns {', '.join(row)}"
+            f"{place}: no completion. Put the model's text into a column completion (or text, as in "
+            f"logs/completions). The columns are {', '.join(row)}"
         )
     try:
         num_tokens = count_tokens(text) if _is_empty(row.get("num_tokens")) else int(row["num_tokens"])
@@ -68,25 +68,27 @@ def _answered(row: Row, place: str, count_tokens: Callable[[str], int]) -> Answe
     return Answered(text, num_tokens, str(row.get("is_truncated", False)).lower() in ("true", "1"))
 
 
-def _problem(row: Row, by_id: Mapping[str, Problem], by_question: Mapping[str, Problem], place: str) -> Problem:
+def _problem(
+    row: CompletionRow, by_id: Mapping[str, Problem], by_question: Mapping[str, Problem], place: str
+) -> Problem:
     name = row.get("problem_id", row.get("id"))
     question, answer = row.get("question"), row.get("answer")
-    found = by_id.get(str(name))
-    if found is not None and (_is_empty(question) or question == found.question):
-        return found
+    problem = by_id.get(str(name))
+    if problem is not None and (_is_empty(question) or question == problem.question):
+        return problem
     if not _is_empty(question) and not _is_empty(answer):
         return _own(row)
     if str(question) in by_question:
         return by_question[str(question)]
     what = f"id {name!r}" if _is_empty(question) else f"question {str(question)[:60]!r}"
     raise UserError(
-        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared: give the row the id or the question "
-        "of one (`dvc repro prepare` makes them), or a question and an answer of its own"
+        f"{place}: {what} is none of the {len(by_id)} problems in data/prepared. Give the row the id or the question "
+        "of one (`dvc repro prepare` makes them), or its own question and answer"
     )
 
 
-def _own(row: Row) -> Problem:
-    """The problem that a row brings along; without an id, one made from all that it says."""
+def _own(row: CompletionRow) -> Problem:
+    """The problem that a row defines itself. Without an id, it gets a hash of its fields."""
     fields = {name: "" if _is_empty(row.get(name)) else str(row[name]) for name in FIELDS - {"level"}}
     left_out = FIELDS | OF_COMPLETION | (OF_RUN if "problem_id" in row else frozenset())
     columns = {name: row[name] for name in row if name not in left_out and not name.startswith("reward/")}
@@ -101,19 +103,19 @@ def _is_empty(value: Any) -> bool:
 
 
 def total(points: Sequence[float | None], weights: Sequence[float]) -> float:
-    """Σ weight · points; what does not apply adds 0, and NaN under a weight other than 0 makes it NaN."""
+    """Σ weight · points. A function that does not apply adds 0; NaN with a weight other than 0 gives NaN."""
     return sum(weight * point for point, weight in zip(points, weights, strict=True) if weight and point is not None)
 
 
 def totals(scores: Scores) -> list[list[float]]:
-    """The total of each completion. [P][G]"""
+    """The total points of each completion. [P][G]"""
     return [[total(points, scores.weights) for points in group] for group in scores.points]
 
 
 def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
-    """How many questions teach nothing, all their completions being worth the same, and of how many that was asked.
+    """The number of questions whose completions are all worth the same, so that they teach nothing, and of how many.
 
-    Asked are those with two or more completions, as in training: what cannot be scored does not count as different.
+    Only questions with two or more completions count, as in training. Unscorable completions are left out.
     """
     groups = [[value for value in group if not math.isnan(value)] for group in totals_PG if len(group) > 1]
     return sum(len(set(group)) < 2 for group in groups), len(groups)
@@ -121,12 +123,12 @@ def without_signal(totals_PG: Sequence[Sequence[float]]) -> tuple[int, int]:
 
 def summaries(scores: Scores) -> list[Summary]:
     """Each reward function over all completions."""
-    found = []
+    rows = []
     for k, (name, weight) in enumerate(zip(scores.names, scores.weights, strict=True)):
         column = [points[k] for group in scores.points for points in group]
         given = [value for value in column if value is not None]
         known = [value for value in given if not math.isnan(value)]
-        found.append(
+        rows.append(
             Summary(
                 name,
                 weight,
@@ -137,7 +139,7 @@ def summaries(scores: Scores) -> list[Summary]:
                 unscorable=len(given) - len(known),
             )
         )
-    return found
+    return rows
 
 
 def spelled(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""Which model a person means: the last of the pipeline, a folder of weights or of an adapter, any model source."""
+"""Find the model named by --model: the last of the pipeline, a folder of weights or of an adapter, any source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlvr.model.source import Source, open_source
 from rlvr.problems import tables
 from rlvr.types import UserError
 
-LEFT = (Path("models/grpo"), Path("models/sft"))  # the last stage first
+TRAINED = (Path("models/grpo"), Path("models/sft"))  # the last stage first
 BASE = "base"
 ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model to ask: `source`, moved on to the weights in `start` if any; `cfg` says whether those are an adapter.
+    """A model: `source`, with the weights in `start` loaded if any. `cfg` says whether those are an adapter.
 
     `tokenizer` was loaded from `tokenizer_folder` and has a chat template.
     """
@@ -35,23 +35,23 @@ class Checkpoint:
 
 
 def find(cfg: Config, model: str | None, folder: Path) -> Checkpoint:
-    """The model that `model` names; None: the last that the pipeline left. Raises UserError.
+    """The model that `model` names, or the last one trained for None. Raises UserError.
 
-    `base` is the prepared model before any training. What has to be unpacked or put beside it goes to `folder`.
+    `base` is the prepared model before any training. Files that must be unpacked or added go to `folder`.
     """
     if model is None:
-        left = next((path for path in LEFT if has_weights(path)), None)
-        model = BASE if left is None else str(left)
+        trained = next((path for path in TRAINED if has_weights(path)), None)
+        model = BASE if trained is None else str(trained)
     path = Path(model)
     if model == BASE and not path.exists():
         return _trained(cfg, BASE, None)
-    if not path.is_dir() and path in LEFT:
-        raise UserError(f"--model {model}: its stage has not run; `snakemake --cores 1` runs what is missing")
+    if not path.is_dir() and path in TRAINED:
+        raise UserError(f"--model {model}: its stage has not run yet; run `snakemake --cores 1`")
     if not path.is_dir():
         source, tokenizer = _open(cfg, model, cfg.model.revision if model == cfg.model.source else None, folder)
         return Checkpoint(model, _with_model(cfg, adapter="none"), source, None, tokenizer, folder)
     if not has_weights(path):
-        raise UserError(f"--model {model}: no *.safetensors file is in this folder; did its stage run, to the end?")
+        raise UserError(f"--model {model}: no *.safetensors file in this folder; did its stage finish?")
     return _adapter(cfg, path, folder) if (path / ADAPTER).is_file() else _weights(cfg, path)
 
 
@@ -60,7 +60,7 @@ def _trained(cfg: Config, name: str, start: Path | None) -> Checkpoint:
 
 
 def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
-    """An adapter over the base that its file names: the prepared model, or another."""
+    """An adapter on the base model named in its config: the prepared model or another."""
     about = json.loads((path / ADAPTER).read_text())
     lora = cfg.model.lora.model_copy(update={"rank": about["r"], "alpha": about["lora_alpha"]})
     cfg = _with_model(cfg, adapter="lora", lora=lora)
@@ -72,7 +72,7 @@ def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
 
 
 def _weights(cfg: Config, path: Path) -> Checkpoint:
-    """A whole model; one that training left has no tokenizer of its own and takes the prepared one."""
+    """A whole model. One from training comes without a tokenizer and takes the prepared one."""
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     if not has_tokenizer:
         _prepared_source()
@@ -85,17 +85,18 @@ def _weights(cfg: Config, path: Path) -> Checkpoint:
 
 
 def _open(cfg: Config, name: str, revision: str | None, folder: Path) -> tuple[Source, Any]:
-    """A model of the hub, a GGUF file or a folder, as `model.source` would name it, and its tokenizer."""
-    wanted = cfg.model.model_copy(update={"source": name, "revision": revision})
+    """A model and its tokenizer, named as in `model.source`: a hub model, a GGUF file or a folder."""
     try:
-        return open_source(wanted, folder, dtype=cfg.compute.dtype)
+        return open_source(name, revision, folder, dtype=cfg.compute.dtype)
     except UserError as error:
-        raise UserError(f"--model {name}, read as model.source would be: {error}") from None
+        raise UserError(f"--model {name}, read as model.source: {error}") from None
 
 
 def _prepared_source() -> Source:
     if not tables.BASE.is_dir():
-        raise UserError("data/prepared is not there: `dvc repro prepare` makes it, `snakemake --cores 1` the whole run")
+        raise UserError(
+            "data/prepared does not exist: run `dvc repro prepare`, or `snakemake --cores 1` for the whole pipeline"
+        )
     return Source.read(tables.BASE)
 
 

@@ -16,18 +16,18 @@ def advice(
     cfg: Config,
     num_train: int | None,
     *,
+    steps: int | None,
     pre_finetuned: bool,
     num_parameters: int | None = None,
     template_added: bool = False,
 ) -> list[str]:
     """One sentence for each setting that is known to disappoint, with what to do instead.
 
-    `num_train` problems (None: not counted yet), `pre_finetuned` whether GRPO starts from a format pre-finetune,
-    `num_parameters` None where no model was loaded yet, `template_added` whether the model came without a chat
-    template. Of the configuration it reads `model` and `grpo`.
+    `num_train` problems (None: not counted yet) and `steps` of GRPO (None: not known before they are), `pre_finetuned`
+    whether GRPO starts from a format pre-finetune, `num_parameters` None where no model was loaded yet,
+    `template_added` whether the model came without a chat template. Of the configuration it reads `model` and `grpo`.
     """
     grpo = cfg.grpo
-    steps = grpo.steps if num_train is None else grpo.num_steps(num_train)
     from_scratch = cfg.model.source == "scratch"
     is_small = num_parameters is not None and num_parameters < SMALL_MODEL
     notes = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlvr.config.base import Name, Positive, Section
-from rlvr.tasks.filters import check_filters
 
 
 class Arithmetic(Section):
@@ -52,7 +52,7 @@ class Records(Section):
             raise ValueError(
                 f"evaluation_source {self.source!r} is the source itself: give other data, or null to hold out a part"
             )
-        check_filters(self.filters)
+        _check_filters(self.filters)
         return self
 
 
@@ -83,3 +83,15 @@ class Prepare(Section):
                 "column in prepare.records.columns.working, or set both to 0 and sft.enabled to false"
             )
         return self
+
+
+def _check_filters(filters: Mapping[str, Mapping[Any, Any]]) -> None:
+    """Raise ValueError for a condition whose value has the wrong type."""
+    for column, conditions in filters.items():
+        for name, value in conditions.items():
+            fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
+            if not fits:
+                raise ValueError(
+                    f"filters.{column}.{name}: {value!r} has the wrong type: min and max take a number, in takes a "
+                    "list, not_empty takes true"
+                )

@@ -17,7 +17,7 @@ from rlvr.config.data import Prepare
 from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
 from rlvr.config.training import VLLM_TEMPERATURES, Evaluate, Grpo, Memory, Report, Rollout, Sft
-from rlvr.types import LossSpec, UserError, nearest
+from rlvr.types import UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -70,22 +70,6 @@ class Config(Section):
                 )
         check_rubric(self.rewards, max_completion_tokens=self.rollout.max_completion_tokens)
         return self
-
-    def loss_spec(self) -> LossSpec:
-        return LossSpec(
-            loss_type=self.grpo.loss_type,
-            epsilon=self.grpo.epsilon,
-            epsilon_high=self.grpo.clip_high,
-            delta=self.grpo.delta,
-            beta=self.grpo.beta,
-            kl_unbiased=self.grpo.kl_unbiased,
-            importance_correction=self.grpo.importance_correction,
-            importance_min=self.grpo.importance_min,
-            importance_max=self.grpo.importance_max,
-            entropy_bonus=self.grpo.entropy_bonus,
-            max_completion_tokens=self.rollout.max_completion_tokens,
-            temperature=self.rollout.temperature,
-        )
 
     def restricted(self, sections: Sequence[str]) -> Config:
         """A copy in which reading any section but these raises AttributeError."""

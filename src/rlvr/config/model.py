@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlvr.chat import TAGS, Tags
+from rlvr.chat import tags_of
 from rlvr.config.base import Name, Positive, Section, Share
-from rlvr.types import nearest
 
 
 class Compute(Section):
@@ -50,21 +49,8 @@ class Template(Section):
 
     @model_validator(mode="after")
     def _tags_exist(self) -> Self:
-        self.resolve()
+        tags_of(self)
         return self
-
-    def resolve(self) -> Tags:
-        """The four tags that `tags` names or spells out. Raises ValueError."""
-        if isinstance(self.tags, str):
-            if self.tags not in TAGS:
-                raise ValueError(f"tags {self.tags!r} is not one of {', '.join(TAGS)}{nearest(self.tags, TAGS)}")
-            return TAGS[self.tags]
-        return Tags.of(self.tags)
-
-    @property
-    def opening(self) -> str:
-        """What the prompt gives away of the completion: the opening reasoning tag, or nothing."""
-        return self.resolve().reasoning_start if self.open_in_prompt else ""
 
 
 class Model(Section):

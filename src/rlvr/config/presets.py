@@ -1,7 +1,8 @@
 """Presets: one small file for each model and task, written over params.yaml with its comments kept.
 
-A preset holds only what differs from presets/default.yaml, so that applying it gives the same settings whatever
-params.yaml said before. `rewards` is replaced as a whole: a rubric is one thing.
+presets/default.yaml holds every setting that another preset changes, with its default. Writing a preset writes the
+default first, so two presets never mix; settings that no preset changes keep the user's values. `rewards` is replaced
+as a whole: a rubric is one thing. So are the filters of a table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rlvr.types import UserError
 FOLDER = Path("presets")
 DEFAULT = "default"
 FITS = "Fits on"  # begins the line that says which card a preset needs
-REPLACED = ("rewards",)
+REPLACED = ("rewards", "filters")
 
 Settings = MutableMapping[str, Any]
 
@@ -54,13 +55,18 @@ def header(name: str, folder: Path = FOLDER) -> list[str]:
 def with_preset(text: str, name: str, folder: Path = FOLDER) -> str:
     """The text of params.yaml with the preset's settings; comments and order stay. Raises UserError."""
     header(name, folder)
-    values = _yaml().load((folder / f"{DEFAULT}.yaml").read_text())
-    if name != DEFAULT:
-        _write_over(values, _yaml().load((folder / f"{name}.yaml").read_text()), f"presets/{name}.yaml")
+    for overlay in dict.fromkeys((DEFAULT, name)):
+        text = with_overlay(text, (folder / f"{overlay}.yaml").read_text())
+    return text
+
+
+def with_overlay(text: str, overlay: str) -> str:
+    """The text of params.yaml with the values of `overlay` written over its own. Whether they are settings at all is
+    for check_config to say. Raises UserError."""
     params = _yaml().load(text)
     if not isinstance(params, dict):
         raise UserError("params.yaml must be a mapping of sections; `git checkout params.yaml` brings it back")
-    _take(params, values)
+    _write_over(params, _yaml().load(overlay))
     stream = io.StringIO()
     _yaml().dump(params, stream)
     return stream.getvalue()
@@ -68,7 +74,7 @@ def with_preset(text: str, name: str, folder: Path = FOLDER) -> str:
 
 def changes(before: str, after: str) -> list[str]:
     """One line for every setting in which two texts of params.yaml differ: `key: old -> new`."""
-    old, new = (dict(_leaves(YAML(typ="safe", pure=True).load(text))) for text in (before, after))
+    old, new = (dict(leaves(YAML(typ="safe", pure=True).load(text))) for text in (before, after))
     lines = []
     for key in [*new, *(key for key in old if key not in new)]:
         if key not in old:
@@ -95,24 +101,11 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _write_over(values: Settings, overlay: Settings, where: str) -> None:
-    """Put each value of `overlay` into `values`, which must have its key."""
-    for key, value in overlay.items():
-        if key not in values:
-            raise UserError(f"{where}: {key} is not a setting of presets/{DEFAULT}.yaml")
-        if _is_section(key, value, values[key]):
-            _write_over(values[key], value, where)
-        else:
-            values[key] = value
-
-
-def _take(params: Settings, values: Settings) -> None:
-    """Make `params` hold exactly `values`; a value that is the same keeps how it was written."""
-    for key in [key for key in params if key not in values]:
-        del params[key]
+def _write_over(params: Settings, values: Settings) -> None:
+    """Put `values` into `params`; a value that is the same keeps how it was written."""
     for key, value in values.items():
         if _is_section(key, value, params.get(key)):
-            _take(params[key], value)
+            _write_over(params[key], value)
         elif key not in params or params[key] != value:
             params[key] = value
 
@@ -121,9 +114,10 @@ def _is_section(key: str, *values: Any) -> bool:
     return key not in REPLACED and all(isinstance(value, dict) for value in values)
 
 
-def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a parsed params.yaml: its dotted key and its value."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

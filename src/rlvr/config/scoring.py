@@ -16,8 +16,6 @@ from rlvr.rewards.judge import options as judge
 from rlvr.types import nearest
 from rlvr.verifiers import VERIFIERS
 
-SANDBOX_START_SECONDS = 15.0  # it may take on a busy machine before a program's own time begins
-
 
 class NumberVerifier(Section):
     tolerance: NonNegative
@@ -63,16 +61,6 @@ class Verifiers(Section):
             )
         return self
 
-    def options(self, name: str) -> dict[str, Any]:
-        """What verifier `name` is called with besides answer and gold."""
-        if name == "number":
-            return self.number.model_dump()
-        return self.python.model_dump() | {"kind": self.sandbox} if name == "python" else {}
-
-    def deadline_seconds(self, name: str) -> float:
-        """When a call of verifier `name` is given up; the sandbox keeps its own time, and ends before."""
-        return self.seconds + (SANDBOX_START_SECONDS + self.python.wall_seconds if name == "python" else 0.0)
-
 
 class Reward(Section):
     """`function` is a name of FUNCTIONS or judge (absent: the reward's own name), `python` a function of the user's.
@@ -106,7 +94,7 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
         if function not in known:
             raise ValueError(
                 f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
-                "one of your own is named by its file: python: user/my_rewards.py:my_function"
+                "name your own function by its file: python: user/my_rewards.py:my_function"
             )
         if function == judge.NAME:
             _check_judge(key, reward.options)

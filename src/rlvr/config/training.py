@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlvr.config.base import Momentum, NonNegative, Positive, Rate, Section, Share
-from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule, SharePrompts
+from rlvr.types import AdvantageMethod, Correction, LossType, OptimizerKind, Schedule, SharePrompts, clip_high
 
 VLLM_TEMPERATURES = (0.01, 2.0)  # a lower one it raises by itself, a higher one it refuses
 
@@ -107,22 +107,10 @@ class Grpo(Section):
                 f"with loss_type cispo, epsilon_high ({self.epsilon_high}) is an absolute cap on the ratio "
                 "and must be at least 1, for example 5.0"
             )
-        if self.delta is not None and self.delta < 1.0 + self.clip_high:
-            raise ValueError(
-                f"delta {self.delta} must be at least 1 + epsilon_high = {1.0 + self.clip_high:g}, or null"
-            )
+        largest = 1.0 + clip_high(self.epsilon, self.epsilon_high)
+        if self.delta is not None and self.delta < largest:
+            raise ValueError(f"delta {self.delta} must be at least 1 + epsilon_high = {largest:g}, or null")
         return self
-
-    @property
-    def clip_high(self) -> float:
-        return self.epsilon if self.epsilon_high is None else self.epsilon_high
-
-    def num_steps(self, num_problems: int) -> int:
-        """Rollouts of the run, from `steps` or from `epochs` over `num_problems`."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return -(-self.epochs * num_problems // self.prompts_per_step)
 
 
 class Memory(Section):

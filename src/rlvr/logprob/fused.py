@@ -139,12 +139,12 @@ def chunks(num_tokens: int, chunk_rows: int) -> Iterator[slice]:
 
 
 def rows_within(vocabulary: int, device: torch.device) -> int:
-    """How many rows of logits make a chunk when nothing is said."""
+    """How many rows of logits make a chunk by default."""
     return max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
 
 
 def logits(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
-    """h·Wᵀ in at least float32, not rounded to 16 bits on the way, a tensor of its own. [C, V]"""
+    """h·Wᵀ in at least float32, not rounded to 16 bits on the way, as a new tensor. [C, V]"""
     if hidden_CD.device.type != "cpu" or hidden_CD.dtype not in HALF:
         return product(hidden_CD, head_VD)
     logits_CV = hidden_CD.new_empty(len(hidden_CD), len(head_VD), dtype=torch.float32)

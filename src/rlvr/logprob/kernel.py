@@ -16,7 +16,7 @@ from rlvr.logprob.rows import LogitMap
 MAX_BLOCK = 8192  # logits that a program holds at a time
 
 
-class State(NamedTuple):
+class SoftmaxState(NamedTuple):
     """What the gradient needs of the rows."""
 
     logits_CV: Tensor
@@ -164,7 +164,7 @@ def gradient_kernel(
 
 def statistics(
     logits_CV: Tensor, target_C: Tensor, logit_map: LogitMap, *, entropy_gradient: bool
-) -> tuple[Tensor, Tensor, State]:
+) -> tuple[Tensor, Tensor, SoftmaxState]:
     """Log-probability of each target, entropy, and the state for `gradient`, from contiguous float32 logits."""
     logp_C, entropy_C, lse_C = (logits_CV.new_empty(len(logits_CV)) for _ in range(3))
     if len(logits_CV):
@@ -173,11 +173,16 @@ def statistics(
             logits_CV, target_C.contiguous(), logp_C, entropy_C, lse_C, logits_CV.stride(0), vocabulary,
             **map_arguments(logit_map), **launch(vocabulary),
         )  # fmt: skip
-    return logp_C, entropy_C, State(logits_CV, lse_C, entropy_C)
+    return logp_C, entropy_C, SoftmaxState(logits_CV, lse_C, entropy_C)
 
 
 def gradient(
-    state: State, target_C: Tensor, dlogp_C: Tensor, dentropy_C: Tensor | None, logit_map: LogitMap, dtype: torch.dtype
+    state: SoftmaxState,
+    target_C: Tensor,
+    dlogp_C: Tensor,
+    dentropy_C: Tensor | None,
+    logit_map: LogitMap,
+    dtype: torch.dtype,
 ) -> Tensor:
     """rows.gradient, in `dtype`; float32 takes the place of the logits. [C, V]"""
     logits_CV = state.logits_CV

@@ -27,7 +27,7 @@ class LogitMap:
         return x if self.temperature == 1.0 else x.div_(self.temperature)
 
 
-class State(NamedTuple):
+class SoftmaxState(NamedTuple):
     """What the gradient needs of the rows: e = exp(y − max), its sum, and where asked y − max, max and entropy."""
 
     power_CV: Tensor
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 def statistics(
     logits_CV: Tensor, target_C: Tensor, logit_map: LogitMap, *, entropy_gradient: bool
-) -> tuple[Tensor, Tensor, State]:
+) -> tuple[Tensor, Tensor, SoftmaxState]:
     """Log-probability of each target, entropy, and the state for `gradient`; the logits are overwritten."""
     shifted_CV = logit_map.apply_(logits_CV)
     max_C1 = shifted_CV.amax(-1, keepdim=True)
@@ -51,12 +51,17 @@ def statistics(
     keeps_shifted = entropy_gradient or logit_map.soft_cap is not None
     moment_CV = shifted_CV * power_CV if keeps_shifted else shifted_CV.mul_(power_CV)
     entropy_C = log_total_C - moment_CV.sum(-1) / total_C
-    state = State(power_CV, total_C, shifted_CV if keeps_shifted else None, max_C1, entropy_C)
+    state = SoftmaxState(power_CV, total_C, shifted_CV if keeps_shifted else None, max_C1, entropy_C)
     return logp_C, entropy_C, state
 
 
 def gradient(
-    state: State, target_C: Tensor, dlogp_C: Tensor, dentropy_C: Tensor | None, logit_map: LogitMap, dtype: torch.dtype
+    state: SoftmaxState,
+    target_C: Tensor,
+    dlogp_C: Tensor,
+    dentropy_C: Tensor | None,
+    logit_map: LogitMap,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Σ dlogp·∂logp/∂x + dentropy·∂H/∂x by each logit x, in `dtype`; the state is overwritten. [C, V]
 
@@ -80,7 +85,7 @@ def gradient(
     return gradient_CV.to(dtype)
 
 
-def _cap_slope(state: State, logit_map: LogitMap) -> Tensor | None:
+def _cap_slope(state: SoftmaxState, logit_map: LogitMap) -> Tensor | None:
     """1 − tanh², from y = cap·tanh/temperature."""
     if logit_map.soft_cap is None:
         return None

@@ -28,7 +28,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DynamicChoice:
     """The layers that `nf4-dynamic` keeps as they were; `kl_*` against the model before, nats a token."""
 
     nf4_bytes: int
@@ -53,7 +53,7 @@ def choose(
     *,
     device: torch.device,
     share: float,
-) -> Choice:
+) -> DynamicChoice:
     """Which layers of `model` to keep for at most `share` of the bytes that the decoder's layers take in NF4.
 
     `hidden()` runs the model on calibration text, [T, D]; `logits` is its head, [T, D] → [T, V], not quantised either
@@ -81,7 +81,7 @@ def choose(
     candidates = greedy(measured, budget_bytes)
     kept = {one.name: original[one.name] for one in candidates if one.is_kept}
     with _visiting(model, kept):
-        return Choice(sum(quantized.values()), budget_bytes, kl_nf4, kl(), candidates)
+        return DynamicChoice(sum(quantized.values()), budget_bytes, kl_nf4, kl(), candidates)
 
 
 class _Visitor(nn.Module):

@@ -61,7 +61,7 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
     unknown = []
     for number, (layer, its_norms) in enumerate(zip(layers, norms, strict=True)):
         if its_norms is not None and agrees[number]:
-            _replace_forward(layer, Settings(number, its_norms, tile_rows, home))
+            _replace_forward(layer, LayerSettings(number, its_norms, tile_rows, home))
         else:
             _replace_forward(layer, None if home is None else home.device)
             unknown.append(f"layers.{number}")
@@ -69,7 +69,7 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Settings:
+class LayerSettings:
     """How layer `number` runs; holds no module, so a copy of the model runs the copy's modules."""
 
     number: int
@@ -79,11 +79,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """A layer, how it runs, and what its attention was called with."""
 
     layer: Any
-    settings: Settings
+    settings: LayerSettings
     options: Mapping[str, Any]
 
     def attention_half(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def mlp_half(layer: Any, norms: Norms, x: Tensor) -> Tensor:
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Call, *trained: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, call: LayerCall, *trained: Tensor) -> Tensor:
         home = call.settings.home
         ctx.call = call
         ctx.parked = None if home is None else home.store(call.settings.number, x)
@@ -127,7 +127,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        call: Call = ctx.call
+        call: LayerCall = ctx.call
         trained = list(ctx.saved_tensors)
         x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
@@ -142,14 +142,16 @@ class _Layer(torch.autograd.Function):
         return found.pop(0) if x.requires_grad else None, None, *found, *mlp_grads
 
 
-def _in_tiles(call: Call, h: Tensor) -> Tensor:
+def _in_tiles(call: LayerCall, h: Tensor) -> Tensor:
     out = torch.empty_like(h)
     for rows in _tiles(h.shape[1], call.settings.tile_rows):
         out[:, rows] = call.mlp_half(h[:, rows])
     return out
 
 
-def _mlp_backward(call: Call, h: Tensor, grad: Tensor, trained: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+def _mlp_backward(
+    call: LayerCall, h: Tensor, grad: Tensor, trained: list[Tensor]
+) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile."""
     grad_h = torch.empty_like(h)
     totals: list[Tensor | None] = [None] * len(trained)
@@ -169,18 +171,18 @@ def _tiles(num_rows: int, tile_rows: int) -> Iterator[slice]:
     return (slice(first, first + tile_rows) for first in range(0, num_rows, tile_rows))
 
 
-def _replace_forward(layer: Any, how: Settings | torch.device | None) -> None:
+def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> None:
     """Give this one module another forward, as a bound method: a deep copy of the module gets its own."""
 
     def forward(self: Any, hidden_states: Tensor, **options: Any) -> Any:
         plain = partial(type(self).forward, self)
         if not torch.is_grad_enabled() or options.get("past_key_values") is not None:
             return plain(hidden_states, **options)
-        if not isinstance(how, Settings):
+        if not isinstance(how, LayerSettings):
             saved = nullcontext() if how is None else save_on_cpu(pin_memory=how.type == "cuda")
             with saved:
                 return checkpoint(plain, hidden_states, use_reentrant=False, **options)
-        call = Call(self, how, options)
+        call = LayerCall(self, how, options)
         attention, mlp = call.trained()
         if not (hidden_states.requires_grad or attention or mlp):
             return plain(hidden_states, **options)
@@ -215,7 +217,9 @@ def _probe(body: Any, layers: Sequence[nn.Module], norms: Sequence[Norms | None]
         its_norms = norms[number]
         if its_norms is None or len(inputs) != 1 or not isinstance(output, Tensor):
             return
-        whole, tiled = (Call(layer, Settings(number, its_norms, n, None), options) for n in (PROBE_TOKENS, tile_rows))
+        whole, tiled = (
+            LayerCall(layer, LayerSettings(number, its_norms, n, None), options) for n in (PROBE_TOKENS, tile_rows)
+        )
         h = whole.attention_half(inputs[0])
         size, rounding = (output - inputs[0]).norm(), torch.finfo(output.dtype).eps
         is_whole = (_in_tiles(whole, h) - output).norm() <= rounding * size

@@ -22,8 +22,8 @@ def fuse(model: nn.Module) -> list[str]:
     """Let PEFT's LoRA layers of `model` run as one function while training; without gradients they run as before.
 
     Products are in the type of the input, whatever the type of the adapter. Modules, names and parameters stay as they
-    are. Returns the names of LoRA layers that keep PEFT's own way: those with dropout, a variant such as DoRA, a bias
-    of their own, several adapters, or a trained base.
+    are. Returns the names of LoRA layers that keep PEFT's own way: those with dropout, a variant such as DoRA, their
+    own bias, several adapters, or a trained base.
     """
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
 """The gate of an MLP, act(gate)·up, with a backward that writes its gradients over what forward kept.
 
-Autograd keeps gate, up, act(gate) and the product, and makes gradients of the same width beside them: six tensors of
+Autograd keeps gate, up, act(gate) and the product, and makes gradients of the same width next to them: six tensors of
 T·I at the peak. Here it is four. A second backward through the same graph is an error, not a wrong gradient.
 """
 # T tokens · I inner width

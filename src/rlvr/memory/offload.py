@@ -1,6 +1,6 @@
 """Where the inputs of the decoder layers wait, on the host, between forward and backward.
 
-On CUDA they travel on a stream of their own, into one page-locked slab, and backward finds the next one already on its
+On CUDA they travel on a separate stream, into one page-locked slab, and backward finds the next one already on its
 way. On a CPU the same code makes plain copies, which saves nothing there: it is how the tests run it.
 """
 # L layers
@@ -104,7 +104,7 @@ class Pass:
         self.loaded[layer % 2] = layer
 
     def _copy(self, target: Tensor, source: Tensor) -> Any:
-        """Copy after all work so far, beside what follows; returns the event at its end."""
+        """Copy after all work so far, in parallel with later work; returns the event at its end."""
         if self.home.stream is None:
             target.copy_(source)
             return None
@@ -119,7 +119,7 @@ class Pass:
 
 
 def host_memory(size_bytes: int, *, page_locked: bool, key: str) -> Tensor:
-    """`size_bytes` of host memory on pages of its own, exactly: torch's page-locked memory comes in powers of two.
+    """`size_bytes` of host memory on separate pages, exactly: torch's page-locked memory comes in powers of two.
 
     Raises UserError, naming the setting `key`, when so much cannot be page-locked.
     """

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlvr.types import UserError
 
 BLOCK = 64  # weights that share a scale
-SCALES = 256  # scales that share a scale of their own
+SCALES = 256  # scales that share one second-level scale
 CHECKED_AT_ONCE = 2**18  # weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,6 @@ from torch import Tensor
 from rlvr.memory.offload import host_memory
 
 SHARED = ("step", "qmap1", "qmap2")  # a few bytes: counters, and the tables of values that all 8-bit states share
-
-
-def waits_on_host(setting: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    """`memory.optimizer_on_host`, with auto resolved: on a GPU, where the copies take a moment of a long step."""
-    return setting == "on" or (setting == "auto" and device.type == "cuda")
 
 
 class HostStates:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlvr.attention import layout as attention
+from rlvr.attention.shared_prompt import BehindPrompt, SharedPrompt
 from rlvr.linear import through_onednn
 from rlvr.logprob import Impl, LogitMap, token_logprobs
 from rlvr.memory.layer import install
@@ -24,13 +26,14 @@ from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.quantized import quantize, scales
 from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.model.head import at_least_float32, check_head, logit_map
+from rlvr.model.resolved import Lora
 from rlvr.model.source import Source
 from rlvr.model.tokenizer import turn_end
+from rlvr.runtime.messages import note
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
     from rlvr.batch import MicroBatch
-    from rlvr.config import Config, Memory
 
 AttentionInterface.register(attention.NAME, attention.attention)
 
@@ -39,7 +42,7 @@ AttentionInterface.register(attention.NAME, attention.attention)
 class Policy:
     """A causal language model, its decoder `body` without the head, and the ids that end a completion.
 
-    `kernels` and `logit_chunk_rows` say how token_logprobs and policy_loss go over its head.
+    `kernels` and `logit_chunk_rows` choose the implementation and chunk size of token_logprobs and policy_loss.
     """
 
     model: Any
@@ -102,7 +105,7 @@ class Policy:
                 weight.copy_(state[name])
 
     def frozen_copy(self) -> Policy:
-        """The policy as it is now, for use as the reference; frozen base weights are shared, not copied."""
+        """A frozen copy for use as the reference; frozen base weights are shared, not copied."""
         shared = {id(w): w for w in self.model.parameters() if not w.requires_grad} | scales(self.model)
         model = copy.deepcopy(self.model, dict(shared)).requires_grad_(False)
         return replace(self, model=model, body=_base(model).get_decoder())
@@ -131,57 +134,79 @@ class Policy:
 
 
 def load_policy(
-    cfg: Config,
     source: Source,
     tokenizer: Any,
     *,
-    start: Path | None,
-    keep: Collection[str] = (),
+    device: torch.device,
+    dtype: torch.dtype,
+    lora: Lora | None = None,
+    start: Path | None = None,
+    nf4_except: Collection[str] | None = None,
     base: Views | None = None,
 ) -> Policy:
-    """The policy for training: the model `source`, moved on to the weights in `start` where it holds any.
+    """The policy for training: the model `source` in `dtype`, then the weights in `start` if that holds any.
 
-    With `model.adapter: lora` the base is frozen and `start` holds an adapter; a new one begins without effect. The
-    frozen weights are then the tensors of `base`, not copies, where these are known to be the model's; a note says so
-    where they are not. With 4-bit weights the layers in `keep` stay as they are. Raises UserError when the model cannot
-    be used.
+    With `lora` the model is frozen under an adapter, that in `start` or a new one, which has no effect yet. The frozen
+    weights are the tensors of `base`, not copies, where these are known to be the model's; a note says so where they
+    are not. `nf4_except`: the frozen linear layers are quantized to NF4, all but those named; None quantizes nothing.
+    Raises UserError when the model cannot be used, and ValueError for shared weights without an adapter.
     """
     start = start if start is not None and has_weights(start) else None
-    with_adapter = cfg.model.adapter == "lora"
-    if start is not None and not with_adapter:
+    if start is not None and lora is None:
         source = Source(str(start), None, None)
-    shared = None if base is None else _shared_model(cfg, source, base)
-    model = _own_model(cfg, source) if shared is None else shared
-    device = device_of(cfg)
-    if cfg.model.quantization != "none" and shared is None:
-        for name, why in quantize(model, device=device, keep=keep).left.items():
-            if name not in keep:
-                print(f"note: {name} stays in 16 bits: {why}", flush=True)
+    if base is not None and lora is None:
+        raise ValueError("only frozen weights can be shared with an engine: model.adapter must be lora")
+    shared = None if base is None else _shared_model(source, base, dtype)
+    model = _own_model(source, dtype) if shared is None else shared
+    if nf4_except is not None and shared is None:
+        for name, why in quantize(model, device=device, keep=nf4_except).left.items():
+            if name not in nf4_except:
+                note(f"{name} stays in 16 bits: {why}")
     model = model.to(device).train()
     check_head(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
-    model = _with_adapter(cfg, model, start) if with_adapter else model
+    model = model if lora is None else _with_adapter(model, lora, start)
     model = through_onednn(model, keeps_packed=shared is None)
     return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
 
 
-def for_training(policy: Policy, memory: Memory) -> Policy:
-    """`policy` as section memory wants its updates: fused adapters, gates in place, layers recomputed in tiles.
+def for_training(
+    policy: Policy, *, tile_rows: int | None, offload: bool, kernels: Impl, logit_chunk_rows: int | None
+) -> Policy:
+    """`policy` with cheaper updates: fused adapters, gates in place, layers recomputed in tiles of `tile_rows`.
 
+    With `offload` recomputed layers keep their inputs on the host; `kernels` and `logit_chunk_rows` are the policy's.
     Sampling runs as before. Modules, names and parameters stay as they are.
     """
     if hasattr(policy.model, "get_base_model"):
         fuse(policy.model)
     gate_in_place(policy.model)
-    if memory.tile_rows is not None:
-        for name in install(policy.model, tile_rows=memory.tile_rows, offload=offloads(memory, policy.device)):
-            print(f"note: {name} is of a kind that is recomputed as a whole, not in tiles", flush=True)
-    return replace(policy, kernels=memory.kernels, logit_chunk_rows=memory.logit_chunk_rows)
+    if tile_rows is not None:
+        for name in install(policy.model, tile_rows=tile_rows, offload=offload):
+            note(f"{name} is recomputed as a whole, not in tiles: its layout is not known")
+    return replace(policy, kernels=kernels, logit_chunk_rows=logit_chunk_rows)
 
 
-def offloads(memory: Memory, device: torch.device) -> bool:
-    """Whether layers that are recomputed keep their inputs on the host: `memory.offload`, with auto resolved."""
-    return memory.offload == "on" or (memory.offload == "auto" and device.type == "cuda")
+def in_turn(policy: Policy, micros: Sequence[MicroBatch], *, with_gradient: bool) -> Iterator[MicroBatch]:
+    """`micros`, and before those that share a prompt its pass through `policy`.
+
+    With `with_gradient` a micro-batch has gone backward when the next is asked for; after the last one of a prompt,
+    that goes backward, too.
+    """
+    for prompt, behind in groupby(micros, key=_prompt):
+        if prompt is None:
+            yield from behind
+            continue
+        with torch.set_grad_enabled(with_gradient):
+            hidden_SD = policy.hidden_stream(prompt.token_S, prompt.position_S, prompt)
+        yield from behind
+        if hidden_SD.requires_grad:
+            torch.autograd.backward(hidden_SD, torch.zeros_like(hidden_SD))
+        prompt.keys.clear()
+
+
+def _prompt(micro: MicroBatch) -> SharedPrompt | None:
+    return micro.layout.prompt if isinstance(micro.layout, BehindPrompt) else None
 
 
 def has_weights(folder: Path) -> bool:
@@ -193,67 +218,24 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def device_of(cfg: Config) -> torch.device:
-    """`compute.device`, with auto resolved. Raises UserError when the device is not there."""
-    name = cfg.compute.device
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available[name]:
-        raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
-    return torch.device(name)
-
-
-def dtype_of(cfg: Config) -> torch.dtype:
-    """`compute.dtype`, with auto resolved to fastest_dtype."""
-    if cfg.compute.dtype == "auto":
-        kind = device_of(cfg).type
-        return fastest_dtype(
-            kind, has_bfloat16=kind == "cuda" and has_bfloat16(), is_frozen=cfg.model.adapter == "lora"
-        )
-    named: torch.dtype = getattr(torch, cfg.compute.dtype)
-    return named
-
-
-def fastest_dtype(kind: str, *, has_bfloat16: bool, is_frozen: bool) -> torch.dtype:
-    """bfloat16 on a GPU, float16 on one without it, float32 on a device of another `kind`.
-
-    float16 is for frozen weights under an adapter: a GPU without bfloat16 trains all weights in float32.
-    """
-    if kind != "cuda":
-        return torch.float32
-    if has_bfloat16:
-        return torch.bfloat16
-    return torch.float16 if is_frozen else torch.float32
-
-
-def has_bfloat16() -> bool:
-    """Whether the GPU computes in bfloat16, rather than imitating it."""
-    is_real: bool = torch.cuda.is_bf16_supported(including_emulation=False)
-    return is_real
-
-
-def device_name(device: torch.device) -> str:
-    """How the device is called in cards and reports."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
 def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends a completion: those `declared` by the model, the tokenizer's, the template's end of turn."""
     ids = {tokenizer.eos_token_id, turn_end(tokenizer), *(declared if isinstance(declared, list) else [declared])} - {
         None
     }
     if not ids:
-        raise UserError("neither the tokenizer, its chat template nor the generation config names a token that ends")
+        raise UserError(
+            "no end-of-sequence token: neither the tokenizer, its chat template nor generation_config.json names one"
+        )
     return tuple(sorted(ids))
 
 
-def _own_model(cfg: Config, source: Source) -> Any:
+def _own_model(source: Source, dtype: torch.dtype) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
             source.name,
             revision=source.revision or "main",
-            dtype=dtype_of(cfg),
+            dtype=dtype,
             attn_implementation=attention.NAME,
             use_safetensors=True,
             trust_remote_code=False,
@@ -262,16 +244,14 @@ def _own_model(cfg: Config, source: Source) -> Any:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
 
 
-def _shared_model(cfg: Config, source: Source, base: Views) -> Any:
+def _shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
     """The model on the tensors of `base`, or None, with a note, when it cannot be built on them."""
-    if cfg.model.adapter != "lora":
-        raise ValueError("only frozen weights can be shared with an engine: model.adapter must be lora")
     where: dict[str, Any] = {"revision": source.revision or "main", "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source.name, **where)
-        model = model_on(base, config, dtype=dtype_of(cfg), attention=attention.NAME)
+        model = model_on(base, config, dtype=dtype, attention=attention.NAME)
     except NotShareable as reason:
-        print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+        note(f"trainer and engine keep a copy of the weights each: {reason}")
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
@@ -284,24 +264,24 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _with_adapter(cfg: Config, model: Any, start: Path | None) -> Any:
+def _with_adapter(model: Any, lora: Lora, start: Path | None) -> Any:
     """`model` under a new adapter, or the one in `start`."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     if start is None:
         settings = LoraConfig(
-            r=cfg.model.lora.rank,
-            lora_alpha=cfg.model.lora.alpha,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
     else:
         settings = LoraConfig.from_pretrained(start)
         settings.inference_mode = False
-        if settings.r != cfg.model.lora.rank:
-            raise UserError(f"{start} holds a LoRA of rank {settings.r}, but model.lora.rank is {cfg.model.lora.rank}")
+        if settings.r != lora.rank:
+            raise UserError(f"{start} holds a LoRA of rank {settings.r}, but model.lora.rank is {lora.rank}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.compute.seed)
+        torch.manual_seed(lora.seed)
         model = get_peft_model(model, settings)
     if start is not None:
         _read_adapter(model, start / "adapter_model.safetensors")

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from rlvr.chat import CHAT_TEMPLATE, Tags
 from rlvr.types import UserError
 
-if TYPE_CHECKING:
-    from rlvr.config import Config
-
 PAD, EOS, UNKNOWN = "<|pad|>", "<|end|>", "<|unknown|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 PIECES = r" ?[A-Za-z]+|[0-9]|[^A-Za-z0-9]"
+
+
+@dataclass(frozen=True)
+class ScratchShape:
+    """The shape of the tiny decoder, as section model.scratch has it."""
+
+    architecture: Literal["llama", "qwen3"]
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
 
 
 def make_tokenizer(texts: Iterable[str], tags: Tags) -> Any:
@@ -56,12 +66,11 @@ def make_tokenizer(texts: Iterable[str], tags: Tags) -> Any:
     return tokenizer
 
 
-def save_model(cfg: Config, tokenizer: Any, folder: Path) -> None:
-    """Write the model with random weights drawn from the seed, and its tokenizer, to `folder`."""
+def save_model(shape: ScratchShape, tokenizer: Any, folder: Path, *, max_tokens: int, seed: int) -> None:
+    """Write a model for sequences of `max_tokens`, its weights drawn from `seed`, and its tokenizer to `folder`."""
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen3Config  # noqa: PLC0415
 
-    shape = cfg.model.scratch
     config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[shape.architecture](
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -70,14 +79,14 @@ def save_model(cfg: Config, tokenizer: Any, folder: Path) -> None:
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         intermediate_size=shape.intermediate_size,
-        max_position_embeddings=cfg.prepare.max_prompt_tokens + cfg.rollout.max_completion_tokens,
+        max_position_embeddings=max_tokens,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.compute.seed)
+        torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)

@@ -15,13 +15,10 @@ import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlvr.chat import CHAT_TEMPLATE
 from rlvr.types import UserError
-
-if TYPE_CHECKING:
-    from rlvr.config import Model
 
 FILE = "source.json"
 
@@ -47,31 +44,32 @@ class Source:
         return cls(**values | {"name": str(folder) if values["name"] == "." else values["name"]})
 
 
-def open_source(model: Model, base: Path, *, dtype: str) -> tuple[Source, Any]:
+def open_source(name: str, revision: str | None, base: Path, *, dtype: str) -> tuple[Source, Any]:
     """The source of a pretrained model and its tokenizer; both are written to the folder `base`.
 
-    A GGUF file is dequantised and its weights are written to `base` as well, in `dtype`; other weights stay where
+    `name` and `revision` are model.source and model.revision. A GGUF file is dequantised and its weights are written to
+    `base` as well, in `dtype` (auto: float32, so that the file is the same on every machine); other weights stay where
     they are. A model without a chat template gets the pipeline's. Raises UserError when there is no such model, when
     it may not be read, or when it has no safe weights.
     """
-    if model.source.endswith(".gguf"):
-        source, tokenizer = _open_gguf(gguf_file(model.source), base, dtype)
-    elif (folder := Path(model.source)).is_dir():
+    if name.endswith(".gguf"):
+        source, tokenizer = _open_gguf(gguf_file(name), base, dtype)
+    elif (folder := Path(name)).is_dir():
         weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             raise UserError(
-                f"model.source {model.source!r} has no *.safetensors file: only safetensors are read, since pickled "
+                f"model.source {name!r} has no *.safetensors file: only safetensors are read, since pickled "
                 "weights can run code; convert them with save_pretrained"
             )
         source = Source(str(folder), None, _hash(weights))
         tokenizer = _load_tokenizer(source)
-    elif Path(model.source).exists() or model.source.startswith((".", "/", "~", "package:")):
+    elif Path(name).exists() or name.startswith((".", "/", "~", "package:")):
         raise UserError(
-            f"model.source {model.source!r} is no model folder here: give scratch, a folder with config.json and "
+            f"model.source {name!r} is no model folder here: give scratch, a folder with config.json and "
             "*.safetensors, a .gguf file, package:NAME/FILE.gguf, or a hub name such as Qwen/Qwen2.5-0.5B-Instruct"
         )
     else:
-        source = Source(model.source, _hub_revision(model.source, model.revision), None)
+        source = Source(name, _hub_revision(name, revision), None)
         tokenizer = _load_tokenizer(source)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -122,7 +120,7 @@ def _open_gguf(path: Path, base: Path, dtype: str) -> tuple[Source, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
-            dtype=getattr(torch, dtype),
+            dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
             quantization_config=GgufConfig(dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.plan.grids import choices_of
 from rlvr.plan.planner import Plan, longest_context
-from rlvr.plan.predict import ENGINE_COPY, GRADIENTS, LOGITS, Row, kv_cache_bytes
+from rlvr.plan.predict import ENGINE_COPY, GRADIENTS, LOGITS, PlanRow, kv_cache_bytes
 from rlvr.plan.published import standard_logits_bytes, standard_weights_bytes
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MAIN = ("rollout", "update")  # the phases that metrics show
 
 
 def memory_account(made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
-    """logs/memory.json: the plan beside the ledger's peaks, in bytes, and the rows of the published table for this run.
+    """logs/memory.json: the plan and the ledger's peaks, in bytes, and the rows of the published table for this run.
 
     `made` is the plan before the run, for the longest sequences, and `seen` the same for those that came; of the latter
     is `expected_bytes`, which `error_percent` compares with `measured_bytes`. All are of live tensors; None where a
@@ -77,14 +77,14 @@ def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _is_there(row: Row, phase: str, came: Plan) -> bool:
+def _is_there(row: PlanRow, phase: str, came: Plan) -> bool:
     """Gradients are not, at the peak of a step that is one micro-batch; nor, to be counted on a CPU, an engine."""
     if row.name == GRADIENTS and phase == "update":
         return came.choice.sequences < came.settings.completions_per_step
     return came.settings.is_cuda or row.name != ENGINE_COPY
 
 
-def _rows(name: str, made: Plan) -> tuple[Row, ...]:
+def _rows(name: str, made: Plan) -> tuple[PlanRow, ...]:
     """The rows of the part of a run's phase that needs most."""
     largest = max(PHASES[name], key=made.prediction.allocated_bytes)
     return made.prediction.phases[largest]

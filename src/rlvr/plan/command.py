@@ -13,7 +13,7 @@ from rlvr.plan.cards import CARDS, COMMON, GIB, Card, card_of_size, find_card
 from rlvr.plan.grids import Grid, cards_grid, choices_of, longest_grid, plan_grid, published_grid
 from rlvr.plan.planner import CONTEXT_STEP, Plan, choose, longest_context, plan, with_context
 from rlvr.plan.published import rule_of_thumb
-from rlvr.plan.settings import Settings, check
+from rlvr.plan.settings import PlanSettings, check
 from rlvr.plan.shapes import Shape, all_shapes, find_shape
 from rlvr.types import UserError
 
@@ -21,7 +21,7 @@ PIPED_WIDTH = 140
 LONGEST_NUMBER = 20  # letters of a cell that is still set to the right
 
 
-def show(model: str | None, card: Card | None, context: int | None, settings: Settings) -> bool:
+def show(model: str | None, card: Card | None, context: int | None, settings: PlanSettings) -> bool:
     """Print the plan of `model` on `card`, or of all models or on the common cards where these are None.
 
     `context` None takes the longest that fits. False when what was asked for does not fit. Raises UserError.
@@ -48,7 +48,7 @@ def show(model: str | None, card: Card | None, context: int | None, settings: Se
     return made.fits
 
 
-def plan_at(shape: Shape, settings: Settings, card: Card, context: int | None) -> Plan:
+def plan_at(shape: Shape, settings: PlanSettings, card: Card, context: int | None) -> Plan:
     """The plan at `context`; at the longest that fits where it is None."""
     tokens = context or max(longest_context(shape, settings, card), CONTEXT_STEP)
     return plan(shape, with_context(settings, tokens), card, all_shapes())
@@ -100,7 +100,7 @@ def card_named(name: str | None, vram_gib: float | None) -> Card | None:
     return find_card(name) if name is not None else None
 
 
-def _show_all(console: Console, cards: Sequence[Card], context: int | None, settings: Settings) -> bool:
+def _show_all(console: Console, cards: Sequence[Card], context: int | None, settings: PlanSettings) -> bool:
     if context is not None:
         raise UserError("--context needs a MODEL: without one, the longest context of each is shown")
     shapes = all_shapes()

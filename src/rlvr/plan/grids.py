@@ -11,7 +11,7 @@ from rlvr.plan.predict import PHASES
 from rlvr.plan.published import COMPLETIONS as PUBLISHED_COMPLETIONS
 from rlvr.plan.published import CONTEXT as PUBLISHED_CONTEXT
 from rlvr.plan.published import TABLE, ours, standard_logits_bytes, standard_weights_bytes
-from rlvr.plan.settings import SLACK, Settings
+from rlvr.plan.settings import SLACK, PlanSettings
 from rlvr.plan.shapes import Shape
 
 
@@ -27,8 +27,8 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def longest_grid(shapes: Sequence[Shape], cards: Sequence[Card], settings: Settings) -> Grid:
-    """The longest context of each model on each card, and the rule of thumb beside it."""
+def longest_grid(shapes: Sequence[Shape], cards: Sequence[Card], settings: PlanSettings) -> Grid:
+    """The longest context of each model on each card, and the rule of thumb next to it."""
     rows = []
     for shape in sorted(shapes, key=Shape.parameters):
         contexts = [_context(shape, longest_context(shape, settings, card)) for card in cards]
@@ -37,7 +37,7 @@ def longest_grid(shapes: Sequence[Shape], cards: Sequence[Card], settings: Setti
     return Grid(f"longest context, prompt included: {recipe(settings)}", header, tuple(rows))
 
 
-def least_grid(shapes: Sequence[Shape], contexts: Sequence[int], settings: Settings) -> Grid:
+def least_grid(shapes: Sequence[Shape], contexts: Sequence[int], settings: PlanSettings) -> Grid:
     """The smallest card, in GiB, for each model and context; a dash beyond what the model was made for."""
     rows = []
     for shape in sorted(shapes, key=Shape.parameters):
@@ -69,7 +69,7 @@ def plan_grid(made: Plan) -> Grid:
     return Grid(title, ("GiB", *phases), tuple(rows))
 
 
-def cards_grid(shape: Shape, cards: Sequence[Card], settings: Settings) -> Grid:
+def cards_grid(shape: Shape, cards: Sequence[Card], settings: PlanSettings) -> Grid:
     """One model on several cards, at the context of `settings`."""
     rows = []
     for card in cards:
@@ -100,8 +100,8 @@ def examples_grid(plans: Sequence[Plan]) -> Grid:
     return Grid("examples", header, rows)
 
 
-def published_grid(shape: Shape, settings: Settings) -> Grid:
-    """The published table beside our own rows, in both accountings, in GiB."""
+def published_grid(shape: Shape, settings: PlanSettings) -> Grid:
+    """The published table next to our own rows, in both accountings, in GiB."""
     logits = standard_logits_bytes(shape, completions=PUBLISHED_COMPLETIONS, context=PUBLISHED_CONTEXT)
     kv = PUBLISHED_CONTEXT * shape.kv_bytes_per_token(2)
     formulas = ("", _two(logits), _two(standard_weights_bytes(shape)), _two(kv), "")
@@ -145,7 +145,7 @@ def _prompts(made: Plan) -> list[str]:
     return [f"prompts computed {'once' if made.choice.share_prompts else 'with each micro-batch (share_prompts: off)'}"]
 
 
-def recipe(settings: Settings) -> str:
+def recipe(settings: PlanSettings) -> str:
     """The settings that matter for memory, in one line."""
     bits = f"{8 * settings.weight_bytes}-bit weights"
     weights = "4-bit weights (nf4)" if settings.quantization == "nf4" else bits

@@ -8,7 +8,7 @@ from itertools import product
 
 from rlvr.plan.cards import GIB, Card
 from rlvr.plan.predict import Prediction, predict
-from rlvr.plan.settings import Choice, Settings, check, input_tokens
+from rlvr.plan.settings import Choice, PlanSettings, check, input_tokens
 from rlvr.plan.shapes import Shape
 
 ENOUGH_TOKENS = 8192  # in a micro-batch: more makes nothing faster
@@ -21,7 +21,7 @@ class Plan:
     """A run on a card: the best choice that fits, or the thriftiest one where none does."""
 
     shape: Shape
-    settings: Settings
+    settings: PlanSettings
     card: Card
     choice: Choice
     prediction: Prediction
@@ -36,7 +36,7 @@ class Plan:
         return input_tokens(self.settings, self.choice)
 
 
-def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Plan:
+def plan(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[Shape]) -> Plan:
     """The best choice for `card`; where none fits, remedies with numbers, among them a smaller one of `others`.
 
     Raises UserError for settings that contradict each other.
@@ -52,12 +52,12 @@ def plan(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) 
     )  # fmt: skip
 
 
-def choose(shape: Shape, settings: Settings, card: Card) -> Choice | None:
+def choose(shape: Shape, settings: PlanSettings, card: Card) -> Choice | None:
     """The first choice that fits, in the order of what it costs in time; None where none does.
 
     For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
     1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
-    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed anew in
+    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed again in
     each micro-batch. For the rollout: all completions of a group at once, then half of them, and so on; before half,
     the optimizer's states wait on the host.
     """
@@ -67,7 +67,7 @@ def choose(shape: Shape, settings: Settings, card: Card) -> Choice | None:
     return _first(_rollout_choices(settings, update), ("load", "rollout"), shape, settings, card)
 
 
-def longest_context(shape: Shape, settings: Settings, card: Card) -> int:
+def longest_context(shape: Shape, settings: PlanSettings, card: Card) -> int:
     """The longest sequence, prompt included, for which something fits; in steps of 256 tokens, 0 where nothing does.
 
     It ends at what the model was made for.
@@ -79,25 +79,25 @@ def longest_context(shape: Shape, settings: Settings, card: Card) -> int:
     return CONTEXT_STEP * _largest(has_choice, shape.max_position_embeddings // CONTEXT_STEP)
 
 
-def least_bytes(shape: Shape, settings: Settings) -> int:
+def least_bytes(shape: Shape, settings: PlanSettings) -> int:
     """The smallest memory of a card on which the run fits: its peak with the thriftiest choice."""
     return predict(shape, settings, _thriftiest(shape, settings)).peak_bytes
 
 
-def with_context(settings: Settings, tokens: int) -> Settings:
+def with_context(settings: PlanSettings, tokens: int) -> PlanSettings:
     """The same run with sequences of `tokens`; the prompt keeps its length, up to half of them."""
     prompt = min(settings.prompt_tokens, tokens // 2)
     return replace(settings, prompt_tokens=prompt, completion_tokens=max(1, tokens - prompt))
 
 
-def fits(prediction: Prediction, settings: Settings, card: Card, phases: Sequence[str]) -> bool:
+def fits(prediction: Prediction, settings: PlanSettings, card: Card, phases: Sequence[str]) -> bool:
     """Whether the card holds `phases`, and the host what is moved to it."""
     fits_host = settings.host_bytes is None or prediction.host_bytes <= settings.host_bytes
     return fits_host and all(prediction.device_bytes(phase) <= card.memory_bytes for phase in phases)
 
 
 def _first(
-    choices: Iterator[Choice], phases: Sequence[str], shape: Shape, settings: Settings, card: Card
+    choices: Iterator[Choice], phases: Sequence[str], shape: Shape, settings: PlanSettings, card: Card
 ) -> Choice | None:
     for choice in choices:
         if fits(predict(shape, settings, choice), settings, card, phases):
@@ -105,7 +105,7 @@ def _first(
     return None
 
 
-def _update_choices(settings: Settings) -> Iterator[Choice]:
+def _update_choices(settings: PlanSettings) -> Iterator[Choice]:
     wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
     for share_prompts in (True, False):
         for sequences in halves(min(settings.completions, wanted)):
@@ -117,22 +117,22 @@ def _update_choices(settings: Settings) -> Iterator[Choice]:
                     )  # fmt: skip
 
 
-def _rollout_choices(settings: Settings, update: Choice) -> Iterator[Choice]:
+def _rollout_choices(settings: PlanSettings, update: Choice) -> Iterator[Choice]:
     for kv_sequences in halves(settings.completions_per_step):
         for states_on_host in (True,) if update.states_on_host else _places_of_states(settings):
             yield replace(update, kv_sequences=kv_sequences, states_on_host=states_on_host)
 
 
-def _places(settings: Settings) -> tuple[bool, ...]:
-    """Whether something may go to the host: on a CPU it is there already."""
+def _places(settings: PlanSettings) -> tuple[bool, ...]:
+    """Whether something may go to the host: on a CPU it is on the host already."""
     return (False, True) if settings.is_cuda else (False,)
 
 
-def _places_of_states(settings: Settings) -> tuple[bool, ...]:
+def _places_of_states(settings: PlanSettings) -> tuple[bool, ...]:
     return _places(settings) if settings.states_on_host is None else (settings.states_on_host,)
 
 
-def _thriftiest(shape: Shape, settings: Settings) -> Choice:
+def _thriftiest(shape: Shape, settings: PlanSettings) -> Choice:
     """The smallest of everything; keys of a prompt that is computed once may need more than its repetition."""
     *_, update = _update_choices(settings)
     *_, choice = _rollout_choices(settings, update)
@@ -156,7 +156,7 @@ def _largest(holds: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def remedies(shape: Shape, settings: Settings, card: Card, others: Sequence[Shape]) -> Iterator[str]:
+def remedies(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[Shape]) -> Iterator[str]:
     """What would make it fit, in the order in which it hurts least."""
     thrifty = settings
     if settings.quantization == "none":
@@ -180,11 +180,11 @@ def remedies(shape: Shape, settings: Settings, card: Card, others: Sequence[Shap
             break
 
 
-def _needs(shape: Shape, settings: Settings, card: Card) -> str:
+def _needs(shape: Shape, settings: PlanSettings, card: Card) -> str:
     if (choice := choose(shape, settings, card)) is not None:
         return f"fits, in {predict(shape, settings, choice).peak_bytes / GIB:.1f} GiB"
     return f"needs {least_bytes(shape, settings) / GIB:.1f} GiB, still too much"
 
 
-def _with_nf4(settings: Settings) -> str:
+def _with_nf4(settings: PlanSettings) -> str:
     return ", with nf4" if settings.quantization == "none" else ""

@@ -11,7 +11,7 @@ from rlvr.plan.settings import (
     SLACK,
     STATE_BYTES,
     Choice,
-    Settings,
+    PlanSettings,
     group_tokens,
     input_tokens,
     shares_prompt,
@@ -28,7 +28,7 @@ PHASES = ("load", "rollout", "head", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """Bytes on the card for one purpose. `is_transient`: they come and go in a step, so the allocator adds slack."""
 
     name: str
@@ -40,8 +40,8 @@ class Row:
 class Prediction:
     """Rows of every phase, and what the host holds meanwhile."""
 
-    phases: dict[str, tuple[Row, ...]]
-    host: tuple[Row, ...]
+    phases: dict[str, tuple[PlanRow, ...]]
+    host: tuple[PlanRow, ...]
     driver_bytes: int
 
     def allocated_bytes(self, phase: str) -> int:
@@ -79,11 +79,11 @@ class Prediction:
         return Prediction({name: self.phases[name] for name in names}, (), self.driver_bytes)
 
 
-def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
+def predict(shape: Shape, settings: PlanSettings, choice: Choice) -> Prediction:
     """The rows of every phase when `choice` is made."""
     weights = weight_rows(shape, settings)
     states, gradients = _trained_rows(shape, settings)
-    step = Row(
+    step = PlanRow(
         "ids and log-probabilities of a step", group_tokens(settings, settings.completions_per_step) * STEP_TOKEN_BYTES
     )
     resident = [*weights, *([] if choice.states_on_host else [states])]
@@ -94,66 +94,66 @@ def predict(shape: Shape, settings: Settings, choice: Choice) -> Prediction:
         "backward": (*resident, gradients, step, *_backward_rows(shape, settings, choice)),
         "optimizer": (*weights, states, gradients, step),
     }
-    host = [Row("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
+    host = [PlanRow("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
     if choice.states_on_host:
         host.append(states)
     return Prediction(phases, tuple(host), DRIVER_BYTES if settings.is_cuda else 0)
 
 
-def weight_rows(shape: Shape, settings: Settings) -> list[Row]:
+def weight_rows(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
     """The model, its adapter and the frozen reference: there in every phase, but the reference not at load."""
     is_nf4 = settings.quantization == "nf4"
     linear = sum(_linear_bytes(x.weights, x.inputs, settings) for x in shape.linears()) * shape.num_hidden_layers
     linear += round(settings.kept_share * linear) if is_nf4 else 0
     rest = (shape.embedding_weights() + shape.vector_weights()) * settings.weight_bytes
-    rows = [Row(f"linear layers, {'NF4' if is_nf4 else f'{8 * settings.weight_bytes} bit'}", linear)]
-    rows.append(Row("embedding, head and norms", rest))
+    rows = [PlanRow(f"linear layers, {'NF4' if is_nf4 else f'{8 * settings.weight_bytes} bit'}", linear)]
+    rows.append(PlanRow("embedding, head and norms", rest))
     adapter = 4 * shape.adapter_parameters(settings.rank)
     if settings.method == "lora":
-        rows.append(Row(f"adapter, rank {settings.rank}", adapter))
+        rows.append(PlanRow(f"adapter, rank {settings.rank}", adapter))
     if settings.has_reference:
-        rows.append(Row(REFERENCE, adapter if settings.method == "lora" else linear + rest))
+        rows.append(PlanRow(REFERENCE, adapter if settings.method == "lora" else linear + rest))
     if settings.engine != "native" and not settings.shares_weights:
-        rows.append(Row(ENGINE_COPY, linear + rest))
+        rows.append(PlanRow(ENGINE_COPY, linear + rest))
     return rows
 
 
-def _load_rows(shape: Shape, settings: Settings, weights: list[Row]) -> list[Row]:
-    """A card gets 4-bit weights one by one; on a CPU all are there first, unless an engine brings them in 4 bits."""
+def _load_rows(shape: Shape, settings: PlanSettings, weights: list[PlanRow]) -> list[PlanRow]:
+    """A card gets 4-bit weights one by one; on a CPU all are loaded first, unless an engine brings them in 4 bits."""
     weights = [row for row in weights if row.name != REFERENCE]
     if settings.quantization == "none":
         return weights
     largest = max(linear.weights for linear in shape.linears()) * settings.weight_bytes
-    checked = Row("the largest matrix before it is quantised, and as it comes back", 2 * largest)
+    checked = PlanRow("the largest matrix before it is quantised, and as it comes back", 2 * largest)
     if settings.is_cuda or settings.engine != "native":
         return [*weights, checked]
-    return [Row("all weights before they are quantised", shape.parameters() * settings.weight_bytes), checked]
+    return [PlanRow("all weights before they are quantised", shape.parameters() * settings.weight_bytes), checked]
 
 
-def trained_parameters(shape: Shape, settings: Settings) -> int:
+def trained_parameters(shape: Shape, settings: PlanSettings) -> int:
     return shape.parameters() if settings.method == "full" else shape.adapter_parameters(settings.rank)
 
 
-def _linear_bytes(weights: int, width: int, settings: Settings) -> int:
+def _linear_bytes(weights: int, width: int, settings: PlanSettings) -> int:
     """Bytes of one weight matrix; NF4 leaves one whose rows are not whole blocks as it is."""
     is_nf4 = settings.quantization == "nf4" and width % 64 == 0
     return round(weights * NF4_BYTES) if is_nf4 else weights * settings.weight_bytes
 
 
-def _trained_rows(shape: Shape, settings: Settings) -> tuple[Row, Row]:
+def _trained_rows(shape: Shape, settings: PlanSettings) -> tuple[PlanRow, PlanRow]:
     """Optimizer states and gradients; a gradient has its weight's type, which is float32 for an adapter."""
     count = trained_parameters(shape, settings)
     gradient_bytes = 4 if settings.method == "lora" else settings.weight_bytes
-    states = Row(f"optimizer states, {settings.optimizer}", round(count * STATE_BYTES[settings.optimizer]))
-    return states, Row(GRADIENTS, count * gradient_bytes)
+    states = PlanRow(f"optimizer states, {settings.optimizer}", round(count * STATE_BYTES[settings.optimizer]))
+    return states, PlanRow(GRADIENTS, count * gradient_bytes)
 
 
-def kv_cache_bytes(shape: Shape, settings: Settings, sequences: int) -> int:
+def kv_cache_bytes(shape: Shape, settings: PlanSettings, sequences: int) -> int:
     """Keys and values of so many completions, and once for each group of their prompts."""
     return group_tokens(settings, sequences) * shape.kv_bytes_per_token(settings.cached_bytes)
 
 
-def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+def _rollout_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     prompt_tokens = -(-choice.kv_sequences // settings.completions) * settings.prompt_tokens
     answer_tokens = choice.kv_sequences * settings.completion_tokens
     per_token = shape.kv_bytes_per_token(settings.cached_bytes)
@@ -164,19 +164,19 @@ def _rollout_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]
     step = max(drawing, scores, dropping, prefill - answer_tokens * per_token)  # prompts come before answers' cache
     engine, bits = ENGINE_BYTES[settings.engine], " in fp8" if settings.has_fp8_cache else ""
     return [
-        Row(f"KV cache{bits}, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),
-        Row("one step of generation", step, is_transient=True),
-        *([Row(f"engine ({settings.engine})", engine)] if engine else []),
+        PlanRow(f"KV cache{bits}, {choice.kv_sequences} at once", kv_cache_bytes(shape, settings, choice.kv_sequences)),
+        PlanRow("one step of generation", step, is_transient=True),
+        *([PlanRow(f"engine ({settings.engine})", engine)] if engine else []),
     ]
 
 
-def head_chunk_bytes(shape: Shape, settings: Settings, head_rows: int) -> int:
+def head_chunk_bytes(shape: Shape, settings: PlanSettings, head_rows: int) -> int:
     """Logits of one chunk in float32, and their gradient in the weights' type; without a kernel, one more copy."""
     copies = 4 if settings.is_cuda else 4 + (4 if settings.weight_bytes < 4 else 0)
     return head_rows * shape.vocab_size * (copies + settings.weight_bytes)
 
 
-def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+def _head_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     stream = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     upcast = 2 * stream if settings.weight_bytes < 4 else 0
     trained = choice.sequences * settings.completion_tokens
@@ -185,62 +185,62 @@ def _head_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
         *_kept_inputs(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        Row("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
-        Row(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
+        PlanRow("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
+        PlanRow(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
         *_head_gradient(shape, settings),
     ]
 
 
-def _head_gradient(shape: Shape, settings: Settings) -> list[Row]:
+def _head_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
     """A trained head's gradient adds up in float32: the sum and the share of a chunk."""
     if settings.method != "full":
         return []
-    return [Row("gradient of the head", 2 * 4 * shape.vocab_size * shape.hidden_size, is_transient=True)]
+    return [PlanRow("gradient of the head", 2 * 4 * shape.vocab_size * shape.hidden_size, is_transient=True)]
 
 
-def _backward_rows(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     work = layer_bytes(shape, settings, choice)
     last = feed_forward_kept_bytes(shape, settings, choice) if settings.recompute == "none" else 0
     return [
         *(replace(row, amount_bytes=row.amount_bytes - last) for row in _kept_inputs(shape, settings, choice)),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        *(Row(name, amount, is_transient=True) for name, amount in work.items()),
+        *(PlanRow(name, amount, is_transient=True) for name, amount in work.items()),
         *_unpacked_weight(shape, settings),
     ]
 
 
-def _kept_inputs(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     if settings.recompute == "none":
         kept = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
-        return [Row("kept by the layers for backward", kept, is_transient=True)]
+        return [PlanRow("kept by the layers for backward", kept, is_transient=True)]
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
-    return [Row("layer inputs", amount, is_transient=True)]
+    return [PlanRow("layer inputs", amount, is_transient=True)]
 
 
-def _shared_prompt(shape: Shape, settings: Settings, choice: Choice) -> list[Row]:
+def _shared_prompt(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     """What a prompt that is computed once keeps for its completions: keys and values, and their gradients."""
     if not shares_prompt(settings, choice) or settings.prompt_tokens == 0:
         return []
     amount = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
-    return [Row("the prompt's keys and values, and their gradients", amount, is_transient=True)]
+    return [PlanRow("the prompt's keys and values, and their gradients", amount, is_transient=True)]
 
 
-def _rotations(shape: Shape, settings: Settings, choice: Choice) -> Row:
+def _rotations(shape: Shape, settings: PlanSettings, choice: Choice) -> PlanRow:
     """Sine and cosine of every token's position."""
     tokens = input_tokens(settings, choice)
-    return Row("rotations", tokens * 2 * shape.head_dim * settings.weight_bytes, is_transient=True)
+    return PlanRow("rotations", tokens * 2 * shape.head_dim * settings.weight_bytes, is_transient=True)
 
 
-def _layer_inputs_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+def _layer_inputs_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     tokens = input_tokens(settings, choice)
     tokens += settings.prompt_tokens if shares_prompt(settings, choice) else 0
     return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
 
 
-def _unpacked_weight(shape: Shape, settings: Settings) -> list[Row]:
+def _unpacked_weight(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
     """A 4-bit matrix is unpacked where it is used: the largest one."""
     if settings.quantization == "none":
         return []
     largest = max(linear.weights for linear in shape.linears())
-    return [Row("one weight, unpacked", largest * settings.weight_bytes, is_transient=True)]
+    return [PlanRow("one weight, unpacked", largest * settings.weight_bytes, is_transient=True)]

@@ -1,6 +1,6 @@
 """The published figures for Llama-3.1-8B, and the formulas that give those of them that can be derived.
 
-https://unsloth.ai/blog/grpo, 20 February 2025: QLoRA, sequences of 20K tokens, 8 completions for each prompt, beside
+https://unsloth.ai/blog/grpo, 20 February 2025: QLoRA, sequences of 20K tokens, 8 completions for each prompt, next to
 "the standard implementation with FlashAttention 2". Two things to know when comparing: all eight sequences are in one
 micro-batch, and the KV cache is that of one sequence. Figures that are called GB there are GiB, but for the weights.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rlvr.plan.predict import Prediction, predict
-from rlvr.plan.settings import Choice, Settings
+from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
 
 CONTEXT = 20 * 1024
@@ -45,11 +45,13 @@ def standard_weights_bytes(shape: Shape) -> int:
     return 2 * shape.parameters()
 
 
-def ours(shape: Shape, settings: Settings, *, sequences: int, kv_sequences: int) -> tuple[tuple[int, ...], Prediction]:
+def ours(
+    shape: Shape, settings: PlanSettings, *, sequences: int, kv_sequences: int
+) -> tuple[tuple[int, ...], Prediction]:
     """The rows of TABLE in bytes for this project, and the whole prediction, at the published context.
 
     `sequences` of a micro-batch and `kv_sequences` are 8 and 1 in the published accounting. Layer inputs are offloaded.
-    The rows are added up as published; they are not there at the same time, the prediction's peaks say what is.
+    The rows are added up as published; they do not exist at the same time, the prediction's peaks say what is.
     """
     long = replace(settings, completions=COMPLETIONS, prompt_tokens=0, completion_tokens=CONTEXT)
     choice = Choice(
@@ -64,7 +66,7 @@ def ours(shape: Shape, settings: Settings, *, sequences: int, kv_sequences: int)
 
 
 def rule_of_thumb(shape: Shape) -> str:
-    """The rule that people use, beside which a plan is printed: QLoRA needs a GB for each billion, 16-bit LoRA four."""
+    """The rule that people use, printed next to a plan: QLoRA needs a GB for each billion, 16-bit LoRA four."""
     billions = shape.parameters() / 1e9
     return (
         f"rule of thumb: {billions:.1f} GB for QLoRA (1 GB per billion weights), {4 * billions:.1f} GB for 16-bit LoRA"

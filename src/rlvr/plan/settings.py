@@ -25,7 +25,7 @@ SLACK = 0.05  # of what comes and goes: memory that the allocator holds and cann
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class PlanSettings:
     """The run to plan, in plain numbers.
 
     A sequence is `prompt_tokens` + `completion_tokens` long. `weight_bytes` is the size of an unquantised weight and of
@@ -84,10 +84,10 @@ class Choice:
     states_on_host: bool
 
 
-def input_tokens(settings: Settings, choice: Choice) -> int:
+def input_tokens(settings: PlanSettings, choice: Choice) -> int:
     """Tokens of the largest pass of a micro-batch: its completions and their prompts, each once for its group.
 
-    A prompt that completions of several micro-batches share is a pass of its own.
+    A prompt that completions of several micro-batches share gets its own pass.
     """
     answers = choice.sequences * settings.completion_tokens
     if shares_prompt(settings, choice):
@@ -95,17 +95,17 @@ def input_tokens(settings: Settings, choice: Choice) -> int:
     return group_tokens(settings, choice.sequences)
 
 
-def group_tokens(settings: Settings, sequences: int) -> int:
+def group_tokens(settings: PlanSettings, sequences: int) -> int:
     """Tokens of so many completions and of their prompts, each once for its group."""
     return -(-sequences // settings.completions) * settings.prompt_tokens + sequences * settings.completion_tokens
 
 
-def shares_prompt(settings: Settings, choice: Choice) -> bool:
+def shares_prompt(settings: PlanSettings, choice: Choice) -> bool:
     """Whether a group is larger than a micro-batch and its prompt computed once."""
     return choice.share_prompts and choice.sequences < settings.completions
 
 
-def check(settings: Settings) -> None:
+def check(settings: PlanSettings) -> None:
     """Raises UserError for values that contradict each other or make no sense."""
     for key in ("rank", "completions", "completions_per_step", "prompt_tokens", "completion_tokens"):
         if getattr(settings, key) < (least := 0 if key == "prompt_tokens" else 1):

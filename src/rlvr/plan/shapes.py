@@ -46,7 +46,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearShape:
     """One linear layer of a decoder layer."""
 
     name: str
@@ -98,15 +98,19 @@ class Shape:
     def key_width(self) -> int:
         return self.num_key_value_heads * self.head_dim
 
-    def linears(self) -> tuple[Linear, ...]:
+    def linears(self) -> tuple[LinearShape, ...]:
         """The linear layers of one decoder layer."""
         D, Q, K, F = self.hidden_size, self.query_width, self.key_width, self.intermediate_size
         qkv_bias = self.family.qkv_bias or self.attention_bias
-        down = (Linear("o_proj", Q, D, self.attention_bias), Linear("down_proj", F, D, self.mlp_bias))
+        down = (LinearShape("o_proj", Q, D, self.attention_bias), LinearShape("down_proj", F, D, self.mlp_bias))
         if self.family.is_fused:
-            return Linear("qkv_proj", D, Q + 2 * K, qkv_bias), Linear("gate_up_proj", D, 2 * F, self.mlp_bias), *down
-        qkv = tuple(Linear(f"{x}_proj", D, width, qkv_bias) for x, width in (("q", Q), ("k", K), ("v", K)))
-        return *qkv, *(Linear(f"{x}_proj", D, F, self.mlp_bias) for x in ("gate", "up")), *down
+            return (
+                LinearShape("qkv_proj", D, Q + 2 * K, qkv_bias),
+                LinearShape("gate_up_proj", D, 2 * F, self.mlp_bias),
+                *down,
+            )
+        qkv = tuple(LinearShape(f"{x}_proj", D, width, qkv_bias) for x, width in (("q", Q), ("k", K), ("v", K)))
+        return *qkv, *(LinearShape(f"{x}_proj", D, F, self.mlp_bias) for x in ("gate", "up")), *down
 
     def linear_weights(self) -> int:
         """Weights of all linear layers but the head: what NF4 makes smaller and LoRA adapts."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvr.plan.settings import Choice, Settings, input_tokens
-from rlvr.plan.shapes import Linear, Shape
+from rlvr.plan.settings import Choice, PlanSettings, input_tokens
+from rlvr.plan.shapes import LinearShape, Shape
 
 WORKSPACE = "attention's workspace"
 CALL_TOKENS = 8192  # of attention_kernels, as the next two of attention and padded, which import torch
@@ -20,7 +20,7 @@ PART_BYTES = 2**20
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
-def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+def layer_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
     """Bytes of the larger of the two peaks, by what they are for."""
     if settings.recompute == "none":
         peaks = _plain_peaks(shape, settings, choice)
@@ -31,21 +31,21 @@ def layer_bytes(shape: Shape, settings: Settings, choice: Choice) -> dict[str, i
     return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
 
 
-def bytes_per_token(shape: Shape, settings: Settings, choice: Choice) -> float:
+def bytes_per_token(shape: Shape, settings: PlanSettings, choice: Choice) -> float:
     """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
     rows = layer_bytes(shape, settings, choice)
     amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
     return amount / input_tokens(settings, choice)
 
 
-def kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+def kept_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """Bytes that one layer keeps for its backward pass when nothing is recomputed."""
     of_input = 4 + (shape.hidden_size * settings.weight_bytes if settings.weight_bytes == 4 else 0)  # 1 / rms · input
     of_attention = input_tokens(settings, choice) * (_kept(shape, settings) + of_input)
     return of_attention + feed_forward_kept_bytes(shape, settings, choice)
 
 
-def feed_forward_kept_bytes(shape: Shape, settings: Settings, choice: Choice) -> int:
+def feed_forward_kept_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """The part of it that the feed-forward and its norms keep, and free first; the gate works in place."""
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     per_token = D * (_fresh_norm_bytes(shape, settings) + size) + 4  # middle, in the norm · normed · 1 / rms
@@ -57,7 +57,7 @@ def feed_forward_kept_bytes(shape: Shape, settings: Settings, choice: Choice) ->
     return input_tokens(settings, choice) * per_token
 
 
-def _plain_peaks(shape: Shape, settings: Settings, choice: Choice) -> tuple[dict[str, int], dict[str, int]]:
+def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[dict[str, int], dict[str, int]]:
     """Where nothing is recomputed, in the last layer: as its gate goes backward, and as its attention does.
 
     Until then the layer's feed-forward is kept besides what all others keep; attention has its place.
@@ -79,7 +79,7 @@ def _plain_peaks(shape: Shape, settings: Settings, choice: Choice) -> tuple[dict
     return in_gate, in_attention
 
 
-def _kept(shape: Shape, settings: Settings) -> int:
+def _kept(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
     kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
@@ -95,7 +95,7 @@ def _kept(shape: Shape, settings: Settings) -> int:
     return kept
 
 
-def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     tokens = input_tokens(settings, choice)
     rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
@@ -115,7 +115,7 @@ def _feed_forward_peak(shape: Shape, settings: Settings, choice: Choice) -> dict
     }
 
 
-def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[str, int]:
+def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
     tokens = input_tokens(settings, choice)
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
@@ -126,7 +126,7 @@ def _attention_peak(shape: Shape, settings: Settings, choice: Choice) -> dict[st
     }
 
 
-def _attention_gradients(shape: Shape, settings: Settings, choice: Choice) -> int:
+def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """Bytes for each token of the gradients around attention's kernel, less what has left by then."""
     D, Q, K = shape.hidden_size, shape.query_width, shape.key_width
     gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
@@ -137,7 +137,7 @@ def _attention_gradients(shape: Shape, settings: Settings, choice: Choice) -> in
     return max(0, gradients - left, 4 * 4 * D - workspace)
 
 
-def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """What attention's backward needs for one call of its kernel: neighbouring sequences, or a long one.
 
     Flash attention sums dq in float32, and dk and dv for every query head where heads share keys; long sequences go by
@@ -160,13 +160,13 @@ def _workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
     return 4 * (max(own, behind) + upcast)
 
 
-def _row_bytes(shape: Shape, settings: Settings) -> int:
+def _row_bytes(shape: Shape, settings: PlanSettings) -> int:
     """What padded.Padding counts for a row."""
     of_key = settings.completion_tokens * shape.num_attention_heads + 2 * shape.key_width
     return 4 * settings.context * of_key
 
 
-def _padded_workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
+def _padded_workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """Short rows on a CPU, a part of them at a time: keys and values behind copies of the prompt, and all gradients.
 
     Besides, what rows send back to the prompts.
@@ -179,23 +179,23 @@ def _padded_workspace(shape: Shape, settings: Settings, choice: Choice) -> int:
     return 4 * (part + prompts * settings.prompt_tokens * 2 * K)
 
 
-def _working_bytes(settings: Settings) -> int:
+def _working_bytes(settings: PlanSettings) -> int:
     """Of a value in attention's sums: a CPU has them in float32."""
     return settings.weight_bytes if settings.is_cuda else 4
 
 
-def _gradient_bytes(linears: Sequence[Linear], settings: Settings) -> int:
+def _gradient_bytes(linears: Sequence[LinearShape], settings: PlanSettings) -> int:
     if settings.method == "full":
         return sum(linear.weights for linear in linears) * settings.weight_bytes
     return 4 * sum(settings.rank * (linear.inputs + linear.outputs) for linear in linears)
 
 
-def _norm_bytes(shape: Shape, settings: Settings) -> int:
+def _norm_bytes(shape: Shape, settings: PlanSettings) -> int:
     """What a norm keeps of each value besides its input: a float32 copy, and the product that its weight scales."""
     product = 4 if shape.family.norms_per_layer == 4 else settings.weight_bytes
     return (4 if settings.weight_bytes < 4 else 0) + (product if settings.method == "full" else 0)
 
 
-def _fresh_norm_bytes(shape: Shape, settings: Settings) -> int:
+def _fresh_norm_bytes(shape: Shape, settings: PlanSettings) -> int:
     """The same where nothing else keeps the norm's input."""
     return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)

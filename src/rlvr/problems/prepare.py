@@ -1,4 +1,4 @@
-"""Problems to tables: draw, check, render with the chat template, tokenize, write, and say so in a card."""
+"""From problems to tables: draw, check, render with the chat template, tokenize, write, and describe in a card."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.chat import Message, messages, render_prompt, render_target, turns
+from rlvr.chat import Message, messages, opening_of, render_prompt, render_target, tags_of, turns
 from rlvr.model import scratch, source
 from rlvr.model.source import Source, open_source
 from rlvr.model.tokenizer import check_round_trip, describe, target_end
-from rlvr.problems.selection import Limits, Split, select, set_aside, wanted
+from rlvr.problems.selection import Split, TokenLimits, select, set_aside, split_sizes
 from rlvr.problems.tables import write_table
+from rlvr.runtime.messages import warn
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
     """Write the tables of every split to `folder` and a scratch model to `base`; return the card.
 
-    Raises UserError for data that cannot be read, and if too few problems are left of it.
+    Raises UserError for data that cannot be read, and if too few problems are left.
     """
     pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
     tokenizer = _tokenizer(cfg, pools.problems(), base)
-    limits = Limits(
+    limits = TokenLimits(
         prompt_tokens=cfg.prepare.max_prompt_tokens,
         completion_tokens=cfg.rollout.max_completion_tokens,
         truncate=cfg.prepare.long_prompts == "truncate",
     )
     examples, pools = set_aside(pools, cfg.prepare.few_shot)
     encode = partial(_encode, cfg, tokenizer, target_end(tokenizer), _earlier(cfg, tokenizer, examples))
-    splits = select(pools, wanted(cfg.prepare), encode, limits, examples)
+    splits = select(pools, split_sizes(cfg.prepare), encode, limits, examples)
     card: dict[str, Any] = {"origin": pools.origin, "few_shot": [p.id for p in examples], "splits": {}}
     for name, split in splits.items():
         path = folder / f"{name}.parquet"
@@ -47,10 +48,10 @@ def prepare(cfg: Config, folder: Path, base: Path) -> dict[str, Any]:
         if split.left_out or split.truncated:
             print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     card["vocabulary"] = len(tokenizer)
-    card["tokenizer"] = describe(tokenizer, cfg.model.template.resolve())
+    card["tokenizer"] = describe(tokenizer, tags_of(cfg.model.template))
     card["source"] = json.loads((base / source.FILE).read_text())
     if (revision := card["source"]["revision"]) not in (None, cfg.model.revision):
-        print(f"warning: model.revision is {cfg.model.revision}: took {revision}; write it there")
+        warn(f"model.revision is {cfg.model.revision}, so the newest commit {revision} was used; write it there")
     card["chat_template"] = tokenizer.chat_template
     return card
 
@@ -71,25 +72,26 @@ def _card_of(split: Split) -> dict[str, Any]:
 
 def _tokenizer(cfg: Config, problems: list[Problem], base: Path) -> Any:
     if cfg.model.source == "scratch":
-        tags = cfg.model.template.resolve()
+        tags = tags_of(cfg.model.template)
         texts = [text for p in problems for text in (p.question, render_target(p, tags))]
         tokenizer = scratch.make_tokenizer([*texts, cfg.model.template.system_prompt or ""], tags)
-        scratch.save_model(cfg, tokenizer, base)
+        shape = scratch.ScratchShape(**cfg.model.scratch.model_dump())
+        longest = cfg.prepare.max_prompt_tokens + cfg.rollout.max_completion_tokens
+        scratch.save_model(shape, tokenizer, base, max_tokens=longest, seed=cfg.compute.seed)
         Source(str(base), None, None).write(base)
         return tokenizer
-    dtype = "float32" if cfg.compute.dtype == "auto" else cfg.compute.dtype
-    return open_source(cfg.model, base, dtype=dtype)[1]
+    return open_source(cfg.model.source, cfg.model.revision, base, dtype=cfg.compute.dtype)[1]
 
 
 def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Message]:
-    """The worked examples as turns of the chat. Raises UserError if the chat template does not show them whole."""
+    """The worked examples as turns of the chat. Raises UserError if the chat template changes them."""
     template = cfg.model.template
-    earlier = turns(examples, template.resolve())
+    earlier = turns(examples, tags_of(template))
     prompt = render_prompt(tokenizer, "", system_prompt=template.system_prompt, opening="", earlier=earlier)
     if not all(message["content"].strip() in prompt for message in earlier):
         raise UserError(
             f"prepare.few_shot {len(examples)}: the model's chat template rewrites earlier answers (some drop "
-            "<think>...</think>): take other model.template.tags, such as working_out, or few_shot 0"
+            "<think>...</think>). Use other model.template.tags, such as working_out, or few_shot 0"
         )
     return earlier
 
@@ -97,18 +99,18 @@ def _earlier(cfg: Config, tokenizer: Any, examples: list[Problem]) -> list[Messa
 def _encode(cfg: Config, tokenizer: Any, end: int, earlier: list[Message], problem: Problem) -> dict[str, Any]:
     """Prompt and target as text and tokens. The target's tokens end with `end`.
 
-    Without a worked solution there is no target: one without reasoning would not be well-formed.
+    Without a worked solution the target is empty, since a target without reasoning would not be well-formed.
     """
     template = cfg.model.template
-    tags = template.resolve()
+    tags = tags_of(template)
     prompt = render_prompt(
         tokenizer,
         problem.question,
         system_prompt=template.system_prompt,
-        opening=template.opening,
+        opening=opening_of(template),
         earlier=earlier,
     )
-    target = render_target(problem, tags)[len(template.opening) :] if problem.working else ""
+    target = render_target(problem, tags)[len(opening_of(template)) :] if problem.working else ""
     return {
         "prompt": prompt,
         "prompt_tokens": tokenizer.encode(prompt, add_special_tokens=False),

@@ -1,4 +1,4 @@
-"""The four splits out of a task's problems: as many as asked for, each fits, and no question twice."""
+"""Split the problems of a task in four: the numbers asked for, problems that fit, and no question twice."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rlvr.types import Problem, UserError
 if TYPE_CHECKING:
     from rlvr.config import Prepare
 
-ORDER = ("evaluation", "dev", "sft", "train")  # so that what is held out does not depend on what is trained on
+ORDER = ("evaluation", "dev", "sft", "train")  # so that the held-out splits do not depend on the training splits
 
 Columns = dict[str, Any]  # a problem as text and tokens: prompt, prompt_tokens, target, target_tokens
 Encode = Callable[[Problem], Columns]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The most tokens of a prompt and of an sft target, and whether questions are cut to fit."""
+class TokenLimits:
+    """The maximum tokens of a prompt and of an sft target, and whether questions are cut to fit."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -34,9 +34,9 @@ class Limits:
 
 @dataclass
 class Split:
-    """The rows of a split, how many problems were passed over for each reason, and how many questions were cut.
+    """The rows of a split, the number of problems left out for each reason, and the number of questions cut.
 
-    `longest` is the number of tokens of the longest of those that were too long.
+    `longest` is the token count of the longest problem left out for its length, by reason.
     """
 
     rows: list[tuple[Problem, Columns]] = field(default_factory=list)
@@ -56,8 +56,8 @@ class Split:
             self.longest[reason] = max(tokens, self.longest.get(reason, 0))
 
 
-def wanted(prepare: Prepare) -> dict[str, int | None]:
-    """How many problems each split shall have, those of none left out; None for all that are left."""
+def split_sizes(prepare: Prepare) -> dict[str, int | None]:
+    """The size of each split that is not empty; None for all problems that are left."""
     counts = {
         "train": prepare.train_problems,
         "sft": prepare.sft_problems,
@@ -70,27 +70,31 @@ def wanted(prepare: Prepare) -> dict[str, int | None]:
 def set_aside(pools: Pools, count: int) -> tuple[list[Problem], Pools]:
     """Worked examples from the front of the training problems, and the pools without them.
 
-    In no split, so that no question is asked right after its own answer. Raises UserError if there are too few.
+    They are in no split, so that no prompt shows the answer to its own question. Raises UserError if there are too few.
     """
     held_out = {normalized(problem.question) for problem in pools.evaluation or []} if count else set()
     worked = (p for p in pools.training if p.working and normalized(p.question) not in held_out)
     examples = list(islice(worked, count))
     if len(examples) < count:
         raise UserError(
-            f"prepare.few_shot asks for {count} worked examples, and {len(examples)} of {len(pools.training)} problems "
-            "have a worked solution: ask for fewer"
+            f"prepare.few_shot asks for {count} worked examples, but only {len(examples)} of {len(pools.training)} "
+            "problems have a worked solution: ask for fewer"
         )
     return examples, replace(pools, training=[p for p in pools.training if p not in examples])
 
 
 def select(
-    pools: Pools, counts: Mapping[str, int | None], encode: Encode, limits: Limits, examples: Sequence[Problem] = ()
+    pools: Pools,
+    counts: Mapping[str, int | None],
+    encode: Encode,
+    limits: TokenLimits,
+    examples: Sequence[Problem] = (),
 ) -> dict[str, Split]:
-    """The splits named in `counts`, in its order, each of the size given there; None takes all that are left.
+    """The splits of `counts`, in its order, each of the size given there; None takes all that are left.
 
-    None holds a question of `examples`. Raises UserError if too few problems are left.
+    No split holds a question of `examples`. Raises UserError if too few problems are left.
     """
-    first = {normalized(p.question): "the examples of few_shot" for p in examples}  # where a question was first taken
+    first = {normalized(p.question): "the examples of few_shot" for p in examples}  # where a question was taken first
     splits = {}
     training = pools.training
     for name in (name for name in ORDER if name in counts):
@@ -102,9 +106,9 @@ def select(
 
 
 def _take(
-    pool: list[Problem], name: str, count: int | None, first: dict[str, str], encode: Encode, limits: Limits
+    pool: list[Problem], name: str, count: int | None, first: dict[str, str], encode: Encode, limits: TokenLimits
 ) -> tuple[Split, list[Problem]]:
-    """The first `count` problems of `pool` that fit, and those that a later split may have."""
+    """The first `count` problems of `pool` that fit, and those that a later split may take."""
     split = Split()
     passed_on: list[Problem] = []
     queue = iter(pool)
@@ -135,9 +139,9 @@ def _take(
 
 
 def shortened(problem: Problem, encode: Encode, limit: int) -> tuple[Problem, Columns] | None:
-    """The problem with as much of the end of its question as fits, from a word on; None if not one word does.
+    """The problem with the longest end of its question that fits, in whole words; None if no word fits.
 
-    The end, because that is where a word problem asks.
+    It keeps the end because a word problem asks its question there.
     """
     starts = [word.start() for word in re.finditer(r"\S+", problem.question)]
 
@@ -155,6 +159,6 @@ def _check_enough(split: Split, name: str, count: int | None, available: int) ->
     without = " (or 0, with sft.enabled: false)" if name in ("sft", "dev") else ""
     raise UserError(
         f"prepare.{name}_problems asks for {count or 'all that are left'} and gets {len(split.rows)} of {available} "
-        f"problems; left out: {split.reasons() or 'none'}. Ask for fewer in this or the other splits{without}, give "
-        "more data, or raise the limits"
+        f"problems; left out: {split.reasons() or 'none'}. Ask for fewer in this or another split{without}, add data, "
+        "or raise the limits"
     )

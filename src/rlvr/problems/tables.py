@@ -1,4 +1,4 @@
-"""The prepared data as later stages read it."""
+"""Write and read the tables of prepared data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_table(path: Path, rows: list[tuple[Problem, dict[str, Any]]]) -> None:
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:
-    """The problem of a row of such a table."""
+    """The problem in a row of a prepared table."""
     texts = {name: row[name] for name in ("id", "question", "answer", "working", "solution")}
     return Problem(level=int(row["level"]), columns=json.loads(row["columns"]), **texts)
 
@@ -36,7 +36,7 @@ def read_table(split: str) -> pd.DataFrame:
 
 
 def read_examples(split: str) -> list[tuple[tuple[int, ...], torch.Tensor]]:
-    """Prompt tokens and target tokens, the end of sequence included, of each problem of a split."""
+    """Prompt tokens and target tokens of each problem of a split; targets include the end of sequence."""
     table = read_table(split)
     return [
         (tuple(prompt.tolist()), torch.tensor(target.tolist()))
@@ -57,6 +57,6 @@ def read_prompts(split: str) -> list[Prompt]:
 
 
 def read_earlier() -> list[Message]:
-    """The worked examples that every prompt shows as earlier turns of the chat, empty with `prepare.few_shot: 0`."""
+    """The worked examples that every prompt shows as earlier turns; empty with `prepare.few_shot: 0`."""
     chat = [dict(message) for message in read_table("evaluation")["messages"].iloc[0]]
     return [message for message in chat[:-1] if message["role"] != "system"]

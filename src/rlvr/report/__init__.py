@@ -1,1 +1,1 @@
-"""The report: tables, figures and one HTML page out of what the other stages wrote. No torch; matplotlib lives here."""
+"""The report: tables, figures and one HTML page from the outputs of the other stages. No torch; home of matplotlib."""

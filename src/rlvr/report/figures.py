@@ -1,4 +1,4 @@
-"""The figures: raw values faint, a running mean on top. Same inputs, same bytes."""
+"""Draw the figures: raw values faint, a running mean on top. Same inputs, same bytes."""
 
 from __future__ import annotations
 
@@ -72,24 +72,24 @@ def draw_figures(
 
 def styled(draw: Mapping[str, Callable[[], Figure]]) -> dict[str, bytes]:
     """The figures in the report's style, as PNG."""
-    with mpl.rc_context():  # whatever matplotlibrc a user has
+    with mpl.rc_context():  # independent of a user's matplotlibrc
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
         return {name: _png(figure()) for name, figure in draw.items()}
 
 
 def running_mean(values: pd.Series[float]) -> pd.Series[float]:
-    """The mean of the window around each step; shorter at both ends."""
+    """The mean of the window around each step; the window is shorter at both ends."""
     return values.rolling(window_of(len(values)), center=True, min_periods=1).mean()
 
 
 def window_of(steps: int) -> int:
-    """Steps that one point of the running mean covers."""
+    """The number of steps in the window of the running mean."""
     return max(1, steps // WINDOWS_PER_RUN)
 
 
 def learning(log: pd.DataFrame, before: Mapping[str, Any], after: Mapping[str, Any]) -> Figure:
-    """Training accuracy between the held-out marks before and after, and the mean reward; wide."""
+    """Training accuracy between the held-out marks before and after, and the mean reward. A wide figure."""
     figure = Figure(figsize=(11.0, 3.9), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.03))
     left, right = figure.subplots(1, 2)
     _line(left, log, "accuracy", BLUE, "training questions, sampled")
@@ -108,7 +108,7 @@ def learning(log: pd.DataFrame, before: Mapping[str, Any], after: Mapping[str, A
 
 
 def reward_functions(log: pd.DataFrame, rewards: Mapping[str, float]) -> Figure:
-    """One panel per reward function: points before weighting."""
+    """Points of each reward function before weighting, one panel each."""
     columns = min(2, len(rewards))
     rows = -(-len(rewards) // columns)
     figure = Figure(figsize=(5.5 * columns, 2.5 * rows), layout="constrained")
@@ -122,7 +122,7 @@ def reward_functions(log: pd.DataFrame, rewards: Mapping[str, float]) -> Figure:
 
 
 def pre_finetune(sft_log: pd.DataFrame) -> bytes | None:
-    """PNG of format rate and accuracy of sampled dev answers over the pre-finetune; None when there is nothing."""
+    """PNG of format rate and accuracy of sampled dev answers over the pre-finetune; None if the log is empty."""
     if sft_log.empty:
         return None
 
@@ -162,7 +162,7 @@ def gradient(log: pd.DataFrame) -> Figure:
 
 
 def _curves(log: pd.DataFrame, names: Mapping[str, str], ylabel: str, *, share: bool = False) -> Figure:
-    """Some columns of the log in one panel that starts at 0; `names` gives their legend."""
+    """Columns of the log in one panel that starts at 0; `names` maps them to their legend."""
     figure, axes = _panel()
     for (name, label), color in zip(names.items(), (BLUE, ORANGE), strict=False):
         _line(axes, log, name, color, label)
@@ -191,12 +191,12 @@ def _line(axes: Any, log: pd.DataFrame, name: str, color: str, label: str) -> No
 
 
 def _dots(log: pd.DataFrame) -> dict[str, str]:
-    """A line of one point cannot be seen."""
+    """Markers for a line that may have only one point, which would be invisible."""
     return {"marker": "o"} if window_of(len(log)) == 1 else {}
 
 
 def _mark(axes: Any, step: float, summary: Mapping[str, Any], *, color: str, when: str) -> None:
-    """Held-out mean@k with its interval, and its number on the inner side, under the mark where there is room."""
+    """Held-out mean@k with its interval, and the number on the inner side, below the mark if there is room."""
     value, (low, high) = summary["mean_at_k"], summary["mean_at_k_ci95"]
     spread = [[max(0.0, value - low)], [max(0.0, high - value)]]
     label = f"held out, {when} (mean@{summary['k']})"
@@ -209,7 +209,7 @@ def _mark(axes: Any, step: float, summary: Mapping[str, Any], *, color: str, whe
 
 
 def _tenths(axes: Any, log: pd.DataFrame) -> None:
-    """The mean reward of the first and of the last tenth of the steps, each as a bar over its steps."""
+    """The mean reward of the first and the last tenth of the steps, each as a bar across its steps."""
     tenth = max(1, len(log) // 10)
     for part, color, label in ((log[:tenth], ORANGE, "first tenth"), (log[-tenth:], GREEN, "last tenth")):
         mean, steps = float(part["reward/mean"].mean()), part["step"].to_numpy(float)

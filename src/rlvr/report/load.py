@@ -1,4 +1,4 @@
-"""The files that the report reads, as one value."""
+"""Read the files of the report into one value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlvr.types import UserError
 
 MODELS = ("base", "sft", "grpo")
 
-# What a log without a single step still has as columns.
+# Columns of a log without a single step.
 LOG_COLUMNS = (
     "step", "loss", "accuracy", "reward/mean", "reward/std", "advantage/zero_std_groups", "completion/mean_length",
     "completion/max_length", "completion/truncated", "policy/entropy", "policy/clip_low", "policy/clip_high",
@@ -26,13 +26,13 @@ COMPLETION_COLUMNS = ("step", "problem_id", "correct", "reward")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the report says comes from here.
+    """All inputs of the report.
 
-    `log` has one row per step and the names of train.jsonl, `sft_log` one per look of the pre-finetune at its dev
-    answers (`steps` taken until then; none when that stage is off); `completions` one row per logged completion;
-    `evaluations` and `summaries` (metrics/evaluate.json) hold the models that exist, in the order of MODELS, the
-    rows of all tables being the same problems; `account` is logs/memory.json; `params` are the settings that the
-    artifacts' cards agree on.
+    `log` has one row per step with the names of train.jsonl. `sft_log` has one row per check of the dev answers in the
+    pre-finetune (`steps` taken until then; empty if that stage is off). `completions` has one row per logged
+    completion. `evaluations` and `summaries` (metrics/evaluate.json) hold the models that exist, in the order of
+    MODELS; the rows of all evaluations are the same problems. `account` is logs/memory.json. `params` are the settings
+    that the cards of all artifacts agree on.
     """
 
     log: pd.DataFrame
@@ -50,14 +50,14 @@ class Inputs:
 
     @property
     def before(self) -> str:
-        """The model that GRPO starts from: the pre-finetuned one, or the base when that stage is off."""
+        """The model that GRPO starts from: the pre-finetuned one, or the base if that stage is off."""
         return "sft" if "sft" in self.summaries else "base"
 
 
 def load_inputs(root: Path) -> Inputs:
-    """Read the outputs of the other stages under `root`. Raises UserError for what is missing or does not match."""
-    found = _read_json(root / "metrics/evaluate.json")
-    summaries = {name: found[name] for name in MODELS if found.get(name) is not None}
+    """Read the outputs of the other stages under `root`. Raises UserError if one is missing or does not match."""
+    metrics = _read_json(root / "metrics/evaluate.json")
+    summaries = {name: metrics[name] for name in MODELS if metrics.get(name) is not None}
     for needed in ("base", "grpo"):
         if needed not in summaries:
             raise UserError(f"metrics/evaluate.json holds no model {needed!r}: run the stage evaluate again")
@@ -100,13 +100,13 @@ def _read_evaluations(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFr
     for name, table in tables.items():
         if list(table["id"]) != list(tables["grpo"]["id"]):
             raise UserError(
-                f"evaluations/{name}.parquet and evaluations/grpo.parquet must judge the same problems in the same "
-                f"order, found {len(table)} and {len(tables['grpo'])} that differ: run the stage evaluate again"
+                f"evaluations/{name}.parquet and evaluations/grpo.parquet must hold the same problems in the same "
+                f"order; found {len(table)} and {len(tables['grpo'])} that differ: run the stage evaluate again"
             )
     return tables
 
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"{path} does not exist: the report comes last, run `dvc repro` to make what it reads")
+        raise UserError(f"{path} does not exist: run `dvc repro`, which makes everything that the report reads")
     return path

@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Texts are escaped here; `parts` and `sections` are HTML already."""
+"""Build small pieces of HTML. Texts are escaped here; `parts` and `sections` are HTML already."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlvr.report.style import CSS
 
 
 def document(title: str, sections: Sequence[str]) -> str:
-    """A page that needs nothing from elsewhere."""
+    """A self-contained page."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -30,7 +30,7 @@ def paragraph(text: str, *, css: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, css: str = "", long: Sequence[int] = ()) -> str:
-    """A table of texts; a line break in a cell sets what follows small. Columns in `long` may break anywhere."""
+    """A table of texts. Text after a line break in a cell is set small. Columns in `long` may break anywhere."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(_cell(cell, is_long=i in long) for i, cell in enumerate(row)) + "</tr>\n" for row in rows
@@ -41,7 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, css: str = "", 
 
 
 def figure(png: bytes, title: str, caption: str, *, css: str = "") -> str:
-    """The image lies in the page itself."""
+    """A figure whose image is embedded in the page."""
     data = base64.b64encode(png).decode("ascii")
     image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
     return f'<figure class="{css}"><h3>{escape(title)}</h3>{image}<figcaption>{escape(caption)}</figcaption></figure>'

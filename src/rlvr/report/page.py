@@ -1,4 +1,4 @@
-"""report.html: the sections, in the order in which a reader asks."""
+"""Build report.html from its sections, in the order of a reader's questions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from rlvr.report import markup, tables
+from rlvr.report.conclusion import Change, Conclusion
 from rlvr.report.figures import window_of
 from rlvr.report.load import Inputs
 from rlvr.report.text import NONE, duration, number, percent, percent_interval, size
-from rlvr.report.verdict import Change, Verdict
 from rlvr.report.vram import memory_section
 
 NAMES = {"base": "base", "sft": "after pre-finetune", "grpo": "after GRPO"}
@@ -53,19 +53,19 @@ WIDE = ("learning", "rewards")
 
 def render_page(
     inputs: Inputs,
-    verdict: Verdict,
+    conclusion: Conclusion,
     changed: Mapping[str, Change],
     trained: Mapping[str, Change],
     figures: Mapping[str, bytes],
     *,
     examples: int,
 ) -> str:
-    """The whole page: `changed` from `inputs.before` to grpo, `trained` during GRPO, `figures` PNG by name."""
+    """The whole page. `changed` is from `inputs.before` to grpo, `trained` during GRPO; `figures` are PNGs by name."""
     return markup.document(
         "GRPO report",
         [
             _header(inputs),
-            markup.section("", *map(markup.paragraph, verdict.sentences), css=f"verdict {verdict.kind}"),
+            markup.section("", *map(markup.paragraph, conclusion.sentences), css=f"verdict {conclusion.kind}"),
             _comparison(inputs, changed),
             _pre_finetune(figures),
             _curves(inputs, figures),

@@ -1,4 +1,4 @@
-"""The page's style sheet: one column that fits a phone, light and dark."""
+"""The style sheet of the page: one column that fits a phone, light and dark."""
 
 CSS = """
 :root { --ink: #1f2937; --soft: #6b7280; --line: #e5e7eb; --page: #f6f7f9; --card: #ffffff; --code: #f3f4f6;

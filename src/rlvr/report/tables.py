@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlvr.report.verdict import Change
+from rlvr.report.conclusion import Change
 
 TRAINING_COLUMNS = ["quantity", "first_quarter", "last_quarter", "change", "change_low", "change_high"]
 
@@ -38,10 +38,10 @@ def pass_at(summary: Mapping[str, Any]) -> dict[int, float]:
 
 
 def correlations(completions: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFrame:
-    """How each reward goes along with being right, over logged completions; `reward` is the weighted total.
+    """Correlation of each reward with being right, over logged completions; `reward` is the weighted total.
 
-    `correlation` is point-biserial, which is Pearson's r with one side 0 or 1. `within_groups` is the same after the
-    mean of each group (one problem in one step) is taken off both sides: the part that GRPO's advantages can see.
+    `correlation` is point-biserial, which is Pearson's r with one side 0 or 1. `within_groups` is the same after
+    subtracting the mean of each group (one problem in one step) from both sides: the part that GRPO's advantages see.
     NaN where one side is constant. Rows without a number for a reward are left out of its statistics.
     """
     columns = {"reward": "reward"} | {f"reward/{name}": name for name in weights}
@@ -116,7 +116,7 @@ def by_level(evaluations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def outcomes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, list[int]]:
-    """Row numbers of the problems by what happened to their greedy answer."""
+    """Row numbers of the problems, by the change of their greedy answer."""
     was, now = before["correct"].to_numpy(bool), after["correct"].to_numpy(bool)
     masks = {
         "became right": ~was & now,
@@ -130,8 +130,8 @@ def outcomes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, list[int]]:
 def choose_examples(outcomes: Mapping[str, Sequence[int]], count: int) -> list[int]:
     """Row numbers of at most `count` problems worth reading, in the tables' order within each outcome.
 
-    Problems that became right come first; one place each is kept at the end for a problem that is still wrong and
-    for one that became wrong, if there are such. Free places go to the other problems.
+    Problems that became right come first. One place at the end is reserved for a problem that is still wrong and one
+    for a problem that became wrong, if any. Free places go to the other problems.
     """
     fixed, broken, wrong, right = (
         outcomes[name] for name in ("became right", "became wrong", "still wrong", "still right")

@@ -1,4 +1,4 @@
-"""Numbers as a reader meets them."""
+"""Format numbers for readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below two minutes, then hours, minutes and seconds."""
+    """A duration in seconds below two minutes, else in hours, minutes and seconds."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""What the run was planned to need, what it needed, and what the standard implementation would."""
+"""Memory of the run: planned, measured, and of the standard implementation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def vram(account: Mapping[str, Any]) -> pd.DataFrame:
-    """vram.csv: what is planned row by row, each phase's sum beside what was measured, and the published rows."""
+    """vram.csv: the planned rows, the sum of each phase compared with the measurement, and the published rows."""
     phases = [phase | {"row": "all tensors"} for phase in account["phases"]]
     standard = [row | {"phase": "standard implementation"} for row in account["standard"]]
     table = pd.DataFrame([*account["rows"], *phases, *standard], columns=list(COLUMNS))
-    return table.astype({name: "Int64" for name in COLUMNS if name.endswith("_bytes")})  # whole numbers, or nothing
+    return table.astype({name: "Int64" for name in COLUMNS if name.endswith("_bytes")})  # whole numbers or missing
 
 
 def memory_figure(account: Mapping[str, Any]) -> bytes:
-    """PNG: the planned rows of each phase on top of each other, and beside them what was measured."""
+    """PNG of the planned rows of each phase, stacked, with a line at the measured peak."""
     return styled({"memory": lambda: _bars(account)})["memory"]
 
 
@@ -97,12 +97,12 @@ def _bars(account: Mapping[str, Any]) -> Figure:
     unit, unit_name = next((pair for pair in UNITS if max(peaks) >= pair[0]), UNITS[-1])
     figure = Figure(figsize=(11.0, 3.9), layout="constrained")
     axes = figure.subplots()
-    left = dict.fromkeys((phase["phase"] for phase in phases), 0.0)
+    starts = dict.fromkeys((phase["phase"] for phase in phases), 0.0)
     shown, small = _largest(amounts, 0.01 * max(peaks))
     for color, (name, by_phase) in zip([*COLORS[: len(shown)], GREY], [*shown.items(), *small.items()], strict=False):
-        widths = [by_phase.get(phase, 0.0) / unit for phase in left]
-        axes.barh(list(left), widths, left=list(left.values()), color=color, label=name, height=0.55)
-        left = {phase: start + width for (phase, start), width in zip(left.items(), widths, strict=True)}
+        widths = [by_phase.get(phase, 0.0) / unit for phase in starts]
+        axes.barh(list(starts), widths, left=list(starts.values()), color=color, label=name, height=0.55)
+        starts = {phase: start + width for (phase, start), width in zip(starts.items(), widths, strict=True)}
     for place, phase in enumerate(phases):
         if phase["measured_bytes"] is not None:
             axes.plot([phase["measured_bytes"] / unit] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2.5)
@@ -117,14 +117,14 @@ def _bars(account: Mapping[str, Any]) -> Figure:
 def _largest(
     amounts: Mapping[str, dict[str, float]], least: float
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """The rows with a color of their own, in their order, and the others as one."""
+    """The rows that get their own color, in their order, and the sum of the others."""
     ranked = sorted(amounts, key=lambda name: max(amounts[name].values()), reverse=True)
-    chosen = {name for name in ranked[: len(COLORS)] if max(amounts[name].values()) >= least}
-    rest: Sequence[dict[str, float]] = [row for name, row in amounts.items() if name not in chosen]
+    names = {name for name in ranked[: len(COLORS)] if max(amounts[name].values()) >= least}
+    rest: Sequence[dict[str, float]] = [row for name, row in amounts.items() if name not in names]
     together = {phase: sum(row.get(phase, 0.0) for row in rest) for row in rest for phase in row}
-    return {name: row for name, row in amounts.items() if name in chosen}, {"the rest": together} if together else {}
+    return {name: row for name, row in amounts.items() if name in names}, {"the rest": together} if together else {}
 
 
 def _amount(num_bytes: int | None) -> str:
-    """As size, and in KiB where that is not a MiB."""
+    """A size, in KiB if below 1 MiB."""
     return f"{num_bytes / 2**10:.0f} KiB" if num_bytes is not None and 0 < num_bytes < 2**20 else size(num_bytes)

@@ -1,7 +1,7 @@
-"""Reward functions of your own: a file in user/, checked without being run, called in a worker process.
+"""The user's reward functions: files in user/, checked without running them and called in a worker process.
 
-The single form has a parameter `completion` and returns a number or None; the batch form has `completions` and
-returns a list of them, one for each completion of one question. docs/your-own-reward.md has examples.
+The single form has a parameter `completion` and returns a number or None. The batch form has `completions` and returns
+a list of these, one for each completion of a question. docs/your-own-reward.md has examples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlvr.types import Answered, Problem, nearest
 
 TARGET = "rlvr.rewards.custom:call"
 FOLDER = Path("user")
-# parameter of the single form: of the batch form
+# parameter of the single form: parameter of the batch form
 FORMS = {"completion": "completions", "prompt": "prompts", "num_tokens": "num_tokens", "answer": "answers"}
 EXAMPLE = (
     "def robotic(completion: str, *, penalty: float) -> float | None:  # options: {penalty: -3.0}\n"
@@ -34,7 +34,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function asks for: `required` and `optional` are names of the row's columns."""
+    """The parameters of a user's function: `required` and `optional` are names of the row's columns."""
 
     path: str
     function: str
@@ -46,10 +46,10 @@ class Signature:
 
 
 def check(spec: str, *, options: Mapping[str, Any]) -> Signature:
-    """The signature of the function that `spec`, user/FILE.py:FUNCTION, names, read without running the file.
+    """The signature of the function named by `spec` (user/FILE.py:FUNCTION), read without running the file.
 
-    Raises ValueError with what was found, what is allowed and an example, also for `options` that the function has no
-    parameters for or that cannot be handed to a worker process.
+    Raises ValueError with what was found, what is allowed and an example. That includes `options` without a parameter
+    and options that cannot be passed to a worker process.
     """
     file, _, name = spec.partition(":")
     if not file.endswith(".py") or not name.isidentifier():
@@ -71,32 +71,36 @@ def check_columns(signature: Signature, columns: Collection[str]) -> None:
     if missing:
         raise ValueError(
             f"{signature.path}:{signature.function} asks for {_listed(missing)}, which is neither an option nor a "
-            f"column of the data: the columns are {_listed(sorted(columns)) or 'none besides question and answer'}"
+            f"column of the data: the columns are {_listed(sorted(columns)) or 'only question and answer'}"
             f"{nearest(missing[0], columns)}; give the parameter a default, or a value under options"
         )
 
 
-def arguments(spec: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
-    """What TARGET is called with for the completions of one question."""
+def arguments(
+    spec: str, options: Mapping[str, Any], problem: Problem, completions: Sequence[Answered]
+) -> dict[str, Any]:
+    """The arguments of TARGET for the completions of one question."""
     path, _, function = spec.partition(":")
     shared = {"prompt": problem.question, "answer": problem.answer, "columns": columns_of(problem)}
-    items = [{"completion": one.text, "num_tokens": one.num_tokens, **shared} for one in answered]
+    items = [
+        {"completion": completion.text, "num_tokens": completion.num_tokens, **shared} for completion in completions
+    ]
     return {"path": path, "function": function, "items": items, "options": dict(options)}
 
 
 def columns_of(problem: Problem) -> dict[str, Any]:
-    """What a function may ask for by name: the row's own columns, and the fields that each problem has."""
+    """The values that a function may ask for by name: the row's columns, and the fields of every problem."""
     fields = ("id", "question", "working", "solution", "level")
     return {name: getattr(problem, name) for name in fields} | dict(problem.columns)
 
 
 def _parsed(file: Path) -> ast.Module:
     if not file.resolve().is_relative_to(FOLDER.resolve()):
-        raise ValueError(f"python: {file} must lie inside {FOLDER}/, which the pipeline watches for changes")
+        raise ValueError(f"python: {file} must be inside {FOLDER}/, which the pipeline watches for changes")
     if not file.is_file():
-        there = [str(path) for path in sorted(FOLDER.rglob("*.py"))]
+        files = [str(path) for path in sorted(FOLDER.rglob("*.py"))]
         raise ValueError(
-            f"python: {file} does not exist; there are {_listed(there) or 'no files'}{nearest(str(file), there)}"
+            f"python: {file} does not exist; the files are {_listed(files) or 'none'}{nearest(str(file), files)}"
         )
     try:
         return ast.parse(file.read_bytes(), str(file))
@@ -122,27 +126,29 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, spec: str, options:
     given = set(positional[len(positional) - len(arguments.defaults) :] if arguments.defaults else ())
     given |= {a.arg for a, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value is not None}
     is_batch = "completions" in names
-    mine, others = (set(FORMS.values()), set(FORMS)) if is_batch else (set(FORMS), set(FORMS.values()))
+    own_names, other_names = (set(FORMS.values()), set(FORMS)) if is_batch else (set(FORMS), set(FORMS.values()))
 
     def refuse(what: str) -> ValueError:
         return ValueError(
             f"python: {spec} ({', '.join(names) or 'no parameters'}): {what}. A function takes completion (single: "
-            "str) or completions (batch: list[str], one question's), and if it wants to prompt, num_tokens, answer "
-            "(batch: prompts, num_tokens, answers), its options by their names, names of the data's columns, "
-            f"**columns for all other columns. For example:\n{EXAMPLE}"
+            "str) or completions (batch: list[str], those of one question). It may also take prompt, num_tokens, "
+            "answer (batch: prompts, num_tokens, answers), its options by their names, names of the data's columns, "
+            f"and **columns for all other columns. For example:\n{EXAMPLE}"
         )
 
     if arguments.vararg or arguments.posonlyargs:
         raise refuse("parameters are given by name, so *args and positional-only ones cannot be filled")
     if not is_batch and "completion" not in names:
         raise refuse("it has neither completion nor completions")
-    if mixed := sorted((others - mine) & set(names)):
-        raise refuse(f"{_listed(mixed)} belongs to the {'single' if is_batch else 'batch'} form, this is the other one")
+    if misplaced := sorted((other_names - own_names) & set(names)):
+        raise refuse(
+            f"{_listed(misplaced)} belongs to the {'single' if is_batch else 'batch'} form, but this is the other one"
+        )
     if reserved := sorted((set(FORMS) | set(FORMS.values())) & set(options)):
         raise refuse(f"{_listed(reserved)} cannot be an option: the pipeline fills it")
     if unknown := sorted(set(options) - set(names)):
-        raise refuse(f"there is no parameter for the option {_listed(unknown)}{nearest(unknown[0], names)}")
-    columns = [name for name in names if name not in mine | set(options)]
+        raise refuse(f"no parameter for the option {_listed(unknown)}{nearest(unknown[0], names)}")
+    columns = [name for name in names if name not in own_names | set(options)]
     return Signature(
         spec.partition(":")[0],
         node.name,
@@ -158,17 +164,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-# What follows runs in a worker process.
+# The rest runs in a worker process.
 
 _modules: dict[str, tuple[str, ModuleType]] = {}  # by path: a hash of the source, and the module made from it
 
 
 def call(*, path: str, function: str, items: list[dict[str, Any]], options: Mapping[str, Any]) -> list[float | None]:
-    """What `function` of the file `path` gives each of `items`, the completions of one question.
+    """The points that `function` of the file `path` gives each of `items`, the completions of one question.
 
-    An item has completion, prompt, num_tokens, answer, and the row's other columns as `columns`; the function gets what
-    it has parameters for, and None for a column that a row does not have. Raises what the function raises, TypeError
-    or ValueError for a result that is no points, naming the function, the result and what is allowed.
+    An item has completion, prompt, num_tokens, answer, and the row's other columns as `columns`. The function gets the
+    values that it has parameters for, and None for a column that a row does not have. Raises what the function raises,
+    and TypeError or ValueError for a result that is not points, naming the function, the result and what is allowed.
     """
     target = _load(path, function)
     where = f"{path}:{function}"
@@ -194,8 +200,8 @@ def _load(path: str, function: str) -> Callable[..., Any]:
         sys.modules[module.__name__] = module  # where dataclasses look for the names of their annotations
         exec(compile(source, path, "exec"), module.__dict__)
         _modules[path] = digest, module
-    found: Callable[..., Any] = _modules[path][1].__dict__[function]
-    return found
+    target: Callable[..., Any] = _modules[path][1].__dict__[function]
+    return target
 
 
 def _flat(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +217,7 @@ def _batched(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _arguments(
     parameters: Mapping[str, inspect.Parameter], values: dict[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the function is called with: options first, then what the pipeline and the row have under a name."""
+    """The arguments of the function: an option of that name first, then a value of the pipeline or the row."""
     is_batch = "completions" in parameters
     empty = [None] * len(values["completions"]) if is_batch else None
     known = values | dict(options)
@@ -242,7 +248,7 @@ def _points_of_batch(result: Any, count: int, where: str) -> list[float | None]:
     if not isinstance(values, list | tuple):
         raise TypeError(f"{where} returned {_shown(result)}: the batch form returns a list of {count} numbers or Nones")
     if len(values) != count:
-        raise ValueError(f"{where} returned {len(values)} values for {count} completions: give one for each")
+        raise ValueError(f"{where} returned {len(values)} values for {count} completions: return one for each")
     return [_points(value, where) for value in values]
 
 
@@ -251,7 +257,9 @@ def _points(result: Any, where: str) -> float | None:
     if value is None:
         return None
     if not isinstance(value, numbers.Real):
-        raise TypeError(f"{where} returned {_shown(result)} for a completion: give a number, or None: does not apply")
+        raise TypeError(
+            f"{where} returned {_shown(result)} for a completion: return a number, or None if it does not apply"
+        )
     try:
         points = float(value)
     except OverflowError:
@@ -262,7 +270,7 @@ def _points(result: Any, where: str) -> float | None:
 
 
 def _shown(result: Any) -> str:
-    if isinstance(result, int):  # one of 5,000 digits has no repr
+    if isinstance(result, int):  # an int of 5,000 digits has no repr
         return f"an int of {result.bit_length()} bits"
     text = repr(result)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(result).__name__})"

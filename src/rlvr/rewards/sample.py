@@ -1,25 +1,23 @@
-"""One completion with everything that a reward function may look at."""
+"""The input of a reward function: one completion with its problem, its reading and its verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rlvr.chat import Reading, Tags
-from rlvr.types import Problem
+from rlvr.types import Answered, Problem
 from rlvr.verifiers.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`text` is the completion (the opening tag included where the prompt holds it, the end of sequence not).
+    """`completion.text` includes the opening tag where the prompt holds it, and excludes the end of sequence.
 
-    `reading` is that text read by its tags, `verdict` what the run's verifier says of the answer, or the verifier that
-    the reward names.
+    `reading` is that text read by its tags. `verdict` is the answer's, by the run's verifier or the one that the reward
+    names.
     """
 
-    text: str
-    num_tokens: int
-    is_truncated: bool
+    completion: Answered
     problem: Problem
     tags: Tags
     reading: Reading

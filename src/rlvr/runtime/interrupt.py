@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask for a stop at the next safe point instead of breaking a step."""
+"""Make Ctrl-C and SIGTERM request a stop at the next safe point instead of breaking a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the block the first signal is noted (the function given tells), the second one breaks at once."""
+    """Yield a function that tells whether a first signal came; a second one raises KeyboardInterrupt at once."""
     received = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -18,7 +18,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         if received:
             raise KeyboardInterrupt
         received = True
-        print("stopping after this step (once more: stop at once)", flush=True)
+        print("stopping after this step (again: stop at once)", flush=True)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,7 +1,7 @@
-"""What a run really needs: the peak of each phase, measured.
+"""Measure the peak memory of each phase of a run.
 
-On CUDA the allocator counts. On a CPU every operation is looked at, and the bytes of the tensor storages that are
-alive after it are counted: the same quantity, without what an operation uses inside.
+On CUDA the allocator counts. On a CPU the live tensor storages are counted after every operation: the same quantity,
+without the memory that an operation uses internally.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_iter
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes of a phase: in live tensors, held by the allocator, and in use on the device by anyone.
+    """The peak bytes of a phase: in live tensors, held by the allocator, and in use on the device by any process.
 
     The last two are None on a CPU.
     """
@@ -34,11 +34,11 @@ class Peak:
 
 
 class Ledger:
-    """Peaks by phase. `resident` are tensors that are there before the first phase, for example the weights.
+    """Peaks by phase. `resident` are tensors that exist before the first phase, for example the weights.
 
-    A phase that runs again keeps its largest peak; what runs in a phase inside another counts for the inner one alone.
-    On a CPU `process_bytes` has the resident memory of the process besides, and while `is_counting` each operation
-    costs some microseconds more inside a phase: `peaks` are of the phases that were counted.
+    A phase that runs again keeps its largest peak. A nested phase counts for itself alone. On a CPU, `process_bytes`
+    also has the resident memory of the process. Counting there costs some microseconds per operation: `peaks` holds
+    only the phases that ran while `is_counting`.
     """
 
     def __init__(self, device: torch.device, resident: Iterable[Tensor]) -> None:
@@ -58,7 +58,7 @@ class Ledger:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Measured]:
-        """Measure what runs inside; complete when the block is done. On an error nothing is noted."""
+        """Measure the block. The result is complete after it; an error records nothing."""
         if self._open:
             self._pause()
         phase = Measured(self.device.type == "cuda" or self.is_counting)
@@ -100,7 +100,7 @@ class Ledger:
 
 @dataclass
 class Measured:
-    """What was measured of a phase until now, without the phases inside of it. `peak` is 0 if it is not counted."""
+    """The measurements of a phase so far, without nested phases. `peak` is 0 if the phase is not counted."""
 
     is_counted: bool
     peak: Peak = Peak(0, None, None)
@@ -120,7 +120,7 @@ def _device_peak(device: torch.device) -> Peak:
 
 
 def _forget_process_peak() -> None:
-    """Let the peak of this process begin anew, which only Linux can; elsewhere it is the largest so far."""
+    """Reset the peak of this process. Only Linux can; elsewhere the peak is the largest so far."""
     if platform.system() == "Linux":
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -133,7 +133,7 @@ def _process_peak_bytes() -> int:
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages on `device` that operations made while this mode was on and that still live.
+    """Bytes of the live storages on `device` that operations created while this mode was on.
 
     With `reads`, also of those that they read.
     """
@@ -148,7 +148,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def count(self, tensor: Tensor) -> None:
         """Count the tensor's storage from now until it is freed; once, however many tensors share it."""
-        if tensor.device.type != self.kind or tensor.is_mkldnn:  # oneDNN's own layout has no storage to look at
+        if tensor.device.type != self.kind or tensor.is_mkldnn:  # oneDNN's own layout has no storage to count
             return
         storage = tensor.untyped_storage()
         reference = weakref.ref(storage, self._freed)
@@ -160,12 +160,12 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        read = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
-        made = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        inputs = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+        outputs = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         if not self.reads:
-            before = {value.untyped_storage()._cdata for value in read if not value.is_mkldnn}
-            read, made = [], [x for x in made if not x.is_mkldnn and x.untyped_storage()._cdata not in before]
-        for value in (*read, *made):
+            before = {value.untyped_storage()._cdata for value in inputs if not value.is_mkldnn}
+            inputs, outputs = [], [x for x in outputs if not x.is_mkldnn and x.untyped_storage()._cdata not in before]
+        for value in (*inputs, *outputs):
             self.count(value)
         return out
 

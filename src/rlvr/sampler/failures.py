@@ -1,4 +1,4 @@
-"""Why vLLM did not start or did not go on, as one message that says what to change."""
+"""Why vLLM did not start or stopped, as one message that says what to change."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ CAUSES = (
     ),
     Cause(
         r"operator torchvision::nms does not exist|lib(?:torch_cuda|cudart|c10_cuda)[.\w]*so",
-        "packages built for CUDA stand beside a torch for CPUs: pip uninstall -y torchvision torchaudio torchcodec",
+        "packages built for CUDA next to a torch for CPUs: pip uninstall -y torchvision torchaudio torchcodec",
     ),
     Cause(
         r"Failed to infer device type",

@@ -1,8 +1,8 @@
 """Sampling in plain torch with the policy's own weights: for CPU, for tests, and where no engine runs.
 
 The prompt is computed once per group and its keys and values are never repeated per completion; finished rows
-leave the batch. Each completion draws its tokens from random numbers of its own, so they do not depend on which
-other rows are computed beside it.
+leave the batch. Each completion draws its tokens from its own random numbers, so they do not depend on which
+other rows are computed with it.
 """
 # P prompts · R rows being generated · G slots per prompt · V vocabulary · H query heads · N key/value heads
 # L length · E head size
@@ -130,7 +130,7 @@ class GroupCache:
     """Keys and values of prompts [P, N, L, E] and of completions [R, N, L, E], per layer.
 
     As a layout it first computes the prompts (`attend` before `start`), then one token of every row per call. The
-    rows of a prompt sit in slots beside one query, so that its keys are read and never copied per row.
+    rows of a prompt sit in slots next to one query, so that its keys are read and never copied per row.
     """
 
     def __init__(self, prompt_lengths: list[int], limit: int, device: torch.device) -> None:

@@ -37,7 +37,7 @@ def base_tensors(llm: Any) -> dict[str, Tensor | Nf4]:
     if type(model).__name__ not in KNOWN:
         raise NotShareable(f"how vLLM keeps the weights of a {type(model).__name__} has not been tested")
     if torch.cuda.is_available():
-        torch.cuda.synchronize()  # the engine loads on a stream of its own
+        torch.cuda.synchronize()  # the engine loads on its own stream
     views: dict[str, Tensor | Nf4] = {}
     for name, weight in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
@@ -68,7 +68,7 @@ def _parts(name: str, layer: Any, weight: Tensor, count: int) -> Sequence[Tensor
 def shareable_weights(*, quantization: str) -> Iterator[None]:
     """An engine that starts in this block keeps its weights in a form that the trainer can use as well.
 
-    Otherwise vLLM on a CPU puts them into layouts of its own, and unpacks the scales of NF4 into 32 bits. Replaces one
+    Otherwise vLLM on a CPU puts them into its own layouts, and unpacks the scales of NF4 into 32 bits. Replaces one
     function of vLLM and one of its bitsandbytes plugin while the block runs; nothing that is not loaded in it changes.
     """
     from vllm.model_executor.layers import utils  # noqa: PLC0415

@@ -11,6 +11,7 @@ import torch
 
 from rlvr.memory.views import NotShareable, Views
 from rlvr.model.policy import Policy
+from rlvr.runtime.messages import note
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.engine import release_cache, resume_cache, stop_engine, without_compiling
 from rlvr.sampler.failures import alive
@@ -38,7 +39,7 @@ class VllmSampler:
         try:
             return base_tensors(self.llm) if self.is_shared else None
         except NotShareable as reason:
-            print(f"note: trainer and engine keep a copy of the weights each: {reason}", flush=True)
+            note(f"trainer and engine keep a copy of the weights each: {reason}")
             return None
 
     def resume(self) -> None:

@@ -16,7 +16,7 @@ ADAPTER_NAME = "policy"
 def send_weights(llm: Any, policy: Policy) -> None:
     """Let the engine sample from `policy` as it is now; raises RuntimeError while it is sampling.
 
-    An adapter is put beside the engine's frozen weights, without a merge; without one all weights are replaced. What
+    An adapter is put next to the engine's frozen weights, without a merge; without one all weights are replaced. What
     the cache holds of prompts was computed with the old weights, and is dropped.
     """
     if has_adapter(policy):
@@ -43,7 +43,7 @@ def adapter_settings(policy: Policy) -> dict[str, Any]:
 
 
 def adapter_request() -> Any:
-    """What asks for the adapter beside a prompt."""
+    """The request for the adapter that goes with a prompt."""
     from vllm.lora.request import LoRARequest  # noqa: PLC0415
 
     return LoRARequest(ADAPTER_NAME, ADAPTER, "in memory")

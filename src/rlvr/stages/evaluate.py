@@ -9,39 +9,43 @@ from typing import Any
 
 import pandas as pd
 
-from rlvr import verifiers
+from rlvr.chat import tags_of
 from rlvr.config import Config
 from rlvr.evaluate import evaluation_table, summary
-from rlvr.model.policy import device_name, device_of, has_weights, load_tokenizer
+from rlvr.model.device import device_name
+from rlvr.model.policy import has_weights, load_tokenizer
+from rlvr.model.resolved import Resolved
 from rlvr.model.source import Source
 from rlvr.plan.command import demand
 from rlvr.problems import tables
 from rlvr.runtime.progress import progress
 from rlvr.sampler import Sampler, places
 from rlvr.stages.begin import stage
+from rlvr.stages.code import code_hash
 from rlvr.stages.opening import open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
 from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import kept_layers, precision
+from rlvr.stages.resolve import resolve
 from rlvr.types import Group, Prompt
-from rlvr.verifiers.judging import open_judge
+from rlvr.verifiers.verify import open_verifier
 
 SECTIONS = ("compute", "model", "rollout", "verifiers", "evaluate")
 FOLDER, KEPT = Path("evaluations"), Path(".checkpoints/evaluate")
-VERIFIERS = Path(verifiers.__file__).parent
 MODELS = {"base": None, "sft": Path("models/sft"), "grpo": Path("models/grpo")}
 
 
 def main() -> None:
     with stage("evaluate", SECTIONS) as cfg:
+        resolved = resolve(cfg)
         FOLDER.mkdir(exist_ok=True)
         KEPT.mkdir(parents=True, exist_ok=True)
         prompts, source = tables.read_prompts("evaluation"), Source.read(tables.BASE)
         for completions in (1, cfg.evaluate.samples_per_problem):
-            demand(plan_sampling(cfg, source, prompts, completions=completions))
+            demand(plan_sampling(cfg, resolved, source, prompts, completions=completions))
         kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
         if missing := [name for name, file in kept.items() if not file.exists()]:
-            _judge(cfg, source, {name: kept[name] for name in missing}, prompts)
+            _evaluate(cfg, resolved, source, {name: kept[name] for name in missing}, prompts)
         metrics: dict[str, Any] = dict.fromkeys(MODELS)
         for name, file in kept.items():
             table = pd.read_parquet(file)
@@ -51,12 +55,12 @@ def main() -> None:
                 f"{name}: greedy {metrics[name]['accuracy']:.3f}, mean@k {metrics[name]['mean_at_k']:.3f}", flush=True
             )
         write_json(Path("metrics/evaluate.json"), metrics)
-        card = {"precision": precision(cfg)}
-        write_json(FOLDER / "card.json", provenance(cfg, device=device_name(device_of(cfg))) | card)
+        card = {"precision": precision(cfg, resolved)}
+        write_json(FOLDER / "card.json", provenance(cfg, device=device_name(resolved.device)) | card)
 
 
 def _kept(cfg: Config, start: Path | None) -> Path:
-    """Where the table of these weights on these problems and settings is kept, once they were judged."""
+    """Where the table of these weights is kept, made on these problems, with these settings, by this code."""
     weights = hash_files(*sorted((start or tables.BASE).glob("*.safetensors")))
     settings = [
         cfg.digest("compute", "model", "rollout", "verifiers"),
@@ -65,28 +69,30 @@ def _kept(cfg: Config, start: Path | None) -> Path:
         cfg.evaluate.temperature,
     ]
     problems = hash_files(tables.FOLDER / "evaluation.parquet", tables.BASE)
-    judges = hash_files(*sorted(VERIFIERS.rglob("*.py")))
-    key = hashlib.sha256(json.dumps([weights, problems, judges, settings]).encode()).hexdigest()
+    code = code_hash("evaluate")
+    key = hashlib.sha256(json.dumps([weights, problems, code, settings]).encode()).hexdigest()
     return KEPT / f"{key}.parquet"
 
 
-def _judge(cfg: Config, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:
+def _evaluate(
+    cfg: Config, resolved: Resolved, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]
+) -> None:
     """Write the tables of the models named: one engine for all of them, each one's weights in turn."""
     tokenizer, k = load_tokenizer(tables.BASE), cfg.evaluate.samples_per_problem
-    made = plan_sampling(cfg, source, prompts, completions=k)
+    plan = plan_sampling(cfg, resolved, source, prompts, completions=k)
     with (
-        closing(open_sampler(cfg, source, tokenizer, made, temperature=cfg.evaluate.temperature)) as sampler,
-        open_judge(cfg.verifiers) as judge,
+        closing(open_sampler(cfg, resolved, source, tokenizer, plan, temperature=cfg.evaluate.temperature)) as sampler,
+        open_verifier(cfg.verifiers) as verify,
     ):
         sampler.resume()
         for name, file in files.items():
-            policy = open_policy(cfg, tokenizer, sampler, start=MODELS[name])
+            policy = open_policy(cfg, resolved, source, tokenizer, sampler, start=MODELS[name])
             sampler.sync(policy)
             with progress(f"evaluate {name}", 2 * len(prompts)) as show:
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)
                 sampled = _answers(sampler, prompts, k, cfg.compute.seed, lambda done: show(len(prompts) + done))
             writing = file.with_suffix(".writing")
-            evaluation_table(greedy, sampled, cfg.model.template.resolve(), judge).to_parquet(writing)
+            evaluation_table(greedy, sampled, tags_of(cfg.model.template), verify).to_parquet(writing)
             writing.rename(file)
 
 

@@ -10,19 +10,21 @@ import torch
 
 from rlvr.config import Config
 from rlvr.logprob.fused import rows_within
-from rlvr.memory.states import waits_on_host
-from rlvr.model.policy import device_of, dtype_of, has_bfloat16, offloads
+from rlvr.model.device import has_bfloat16
+from rlvr.model.resolved import Resolved, ResolvedTraining
 from rlvr.model.source import Source, config_file
 from rlvr.plan.cards import Card, this_host
 from rlvr.plan.planner import Plan
-from rlvr.plan.run_settings import Own, hold, hold_sampling
-from rlvr.plan.settings import Settings
-from rlvr.plan.shapes import all_shapes, read_shape
+from rlvr.plan.run_settings import RunSettings, plan_run, plan_sampling_run
+from rlvr.plan.settings import PlanSettings
+from rlvr.plan.shapes import Shape, all_shapes, read_shape
 from rlvr.problems import tables
 from rlvr.types import Prompt
 
 
-def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, step: Mapping[str, Any] | None = None) -> Plan:
+def plan_grpo(
+    cfg: Config, resolved: ResolvedTraining, prompts: Sequence[Prompt], *, step: Mapping[str, Any] | None = None
+) -> Plan:
     """The plan of a step of GRPO: the largest there can be, or one like `step`, a line of the log.
 
     Raises UserError as plan_training does.
@@ -30,7 +32,7 @@ def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, step: Mapping[str, Any]
     completions = cfg.grpo.completions_per_prompt
     groups = cfg.grpo.prompts_per_step if step is None else max(1, cfg.grpo.prompts_per_step - step["groups/skipped"])
     return plan_training(
-        cfg, prompts, completions=completions, at_once=groups * completions,
+        cfg, resolved, prompts, completions=completions, at_once=groups * completions,
         minibatch=max(1, groups * completions // cfg.grpo.minibatches_per_rollout), has_reference=cfg.grpo.beta > 0,
         lengths=None if step is None else (step["prompt/mean_length"], step["completion/mean_length"]),
     )  # fmt: skip
@@ -38,6 +40,7 @@ def plan_grpo(cfg: Config, prompts: Sequence[Prompt], *, step: Mapping[str, Any]
 
 def plan_training(
     cfg: Config,
+    resolved: ResolvedTraining,
     prompts: Sequence[Prompt],
     *,
     completions: int,
@@ -49,58 +52,86 @@ def plan_training(
     """The plan of a step with `completions` of each prompt, from the model's config.json and the run's settings alone.
 
     `at_once` completions are sampled in a step, `minibatch` trained on in an optimizer step; `has_reference`: a frozen
-    copy of what is trained is kept beside it. `lengths` are tokens of a prompt and of a completion: without them,
-    the longest there can be. Raises UserError where only other settings than those of the run fit.
+    copy of what is trained is kept, too. `lengths` are tokens of a prompt and of a completion: without them, the
+    longest there can be. Raises UserError where only other settings than those of the run fit.
     """
-    device, shape = device_of(cfg), read_shape(config_file(Source.read(tables.BASE)))
-    settings = replace(
-        _settings(cfg, device, prompts, completions, at_once),
+    shape = read_shape(config_file(Source.read(tables.BASE)))
+    settings = training_settings(
+        cfg, resolved, prompt_tokens=_longest(prompts), completions=completions, at_once=at_once,
         has_reference=has_reference,
-        optimizer=cfg.memory.optimizer,
-        states_on_host=waits_on_host(cfg.memory.optimizer_on_host, device),
-    )
+    )  # fmt: skip
     if lengths is not None:
         settings = replace(settings, prompt_tokens=round(lengths[0]), completion_tokens=round(lengths[1]))
-    own = Own(
-        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
-        share_prompts=cfg.memory.share_prompts != "off",
-        tile_rows=cfg.memory.tile_rows,
-        offload=cfg.memory.tile_rows is not None and offloads(cfg.memory, device),
-        head_rows=cfg.memory.logit_chunk_rows or rows_within(shape.vocab_size, device),
-        max_rows=cfg.rollout.max_rows,
-        minibatch=minibatch,
-    )
-    return hold(shape, settings, own, card_of(device), all_shapes())
+    run = run_settings(cfg, resolved, shape, minibatch=minibatch)
+    return plan_run(shape, settings, run, card_of(resolved.device), all_shapes())
 
 
-def plan_sampling(cfg: Config, source: Source, prompts: Sequence[Prompt], *, completions: int) -> Plan:
+def plan_sampling(
+    cfg: Config, resolved: Resolved, source: Source, prompts: Sequence[Prompt], *, completions: int
+) -> Plan:
     """The plan of sampling `completions` of each prompt from the model `source`, without training."""
-    device, shape = device_of(cfg), read_shape(config_file(source))
-    settings = _settings(cfg, device, prompts, completions, completions * len(prompts))
-    return hold_sampling(shape, settings, cfg.rollout.max_rows, card_of(device), all_shapes())
+    shape = read_shape(config_file(source))
+    settings = sampling_settings(
+        cfg, resolved, prompt_tokens=_longest(prompts), completions=completions, at_once=completions * len(prompts)
+    )
+    return plan_sampling_run(shape, settings, cfg.rollout.max_rows, card_of(resolved.device), all_shapes())
 
 
-def _settings(cfg: Config, device: torch.device, prompts: Sequence[Prompt], completions: int, at_once: int) -> Settings:
-    """What sampling and training have in common; of what only training has, there is nothing here."""
-    return Settings(
-        method="lora" if cfg.model.adapter == "lora" else "full",
-        quantization="none" if cfg.model.quantization == "none" else "nf4",
+def training_settings(
+    cfg: Config,
+    resolved: ResolvedTraining,
+    *,
+    prompt_tokens: int,
+    completions: int,
+    at_once: int,
+    has_reference: bool,
+) -> PlanSettings:
+    """What a run that trains asks the planner for."""
+    sampling = sampling_settings(cfg, resolved, prompt_tokens=prompt_tokens, completions=completions, at_once=at_once)
+    return replace(
+        sampling,
+        has_reference=has_reference,
+        optimizer=cfg.memory.optimizer,
+        states_on_host=resolved.states_on_host,
+    )
+
+
+def sampling_settings(
+    cfg: Config, resolved: Resolved, *, prompt_tokens: int, completions: int, at_once: int
+) -> PlanSettings:
+    """What a run that only samples asks for; what only training has is empty."""
+    return PlanSettings(
+        method="full" if resolved.lora is None else "lora",
+        quantization="nf4" if resolved.is_quantized else "none",
         rank=cfg.model.lora.rank,
-        weight_bytes=dtype_of(cfg).itemsize,
+        weight_bytes=resolved.dtype.itemsize,
         optimizer="adamw",
         completions=completions,
         completions_per_step=at_once,
-        prompt_tokens=max(len(prompt.tokens) for prompt in prompts),
+        prompt_tokens=prompt_tokens,
         completion_tokens=cfg.rollout.max_completion_tokens,
         has_reference=False,
-        engine=cfg.rollout.sampler,
-        shares_weights=cfg.rollout.sampler == "native" or is_shared(cfg),
-        has_fp8_cache=cfg.rollout.sampler == "vllm" and cfg.rollout.vllm.kv_cache_dtype == "fp8",
+        engine="vllm" if resolved.has_engine else "native",
+        shares_weights=resolved.shares_weights,
+        has_fp8_cache=resolved.has_engine and cfg.rollout.vllm.kv_cache_dtype == "fp8",
         recompute="tiles",
-        is_cuda=device.type == "cuda",
+        is_cuda=resolved.is_cuda,
         host_bytes=this_host().memory_bytes,
         kept_share=cfg.model.dynamic_share if cfg.model.quantization == "nf4-dynamic" else 0.0,
         states_on_host=None,
+    )
+
+
+def run_settings(cfg: Config, resolved: ResolvedTraining, shape: Shape, *, minibatch: int) -> RunSettings:
+    """What params.yaml says of memory, with `minibatch` completions in an optimizer step."""
+    return RunSettings(
+        tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
+        share_prompts=cfg.memory.share_prompts != "off",
+        tile_rows=resolved.tile_rows,
+        offload=resolved.offload,
+        head_rows=resolved.logit_chunk_rows or rows_within(shape.vocab_size, resolved.device),
+        max_rows=cfg.rollout.max_rows,
+        minibatch=minibatch,
     )
 
 
@@ -112,6 +143,5 @@ def card_of(device: torch.device) -> Card:
     return Card(about.name, about.total_memory, has_bfloat16())
 
 
-def is_shared(cfg: Config) -> bool:
-    """Whether the trainer is to use vLLM's copy of the weights: frozen ones, as full fine-tuning moves its own."""
-    return cfg.rollout.vllm.share_weights == "auto" and cfg.model.adapter == "lora"
+def _longest(prompts: Sequence[Prompt]) -> int:
+    return max(len(prompt.tokens) for prompt in prompts)

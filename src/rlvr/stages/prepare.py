@@ -4,6 +4,7 @@ import shutil
 
 from rlvr.problems import tables
 from rlvr.problems.prepare import prepare
+from rlvr.runtime.messages import warn
 from rlvr.stages.begin import stage
 from rlvr.stages.provenance import provenance, write_json
 
@@ -17,6 +18,6 @@ def main() -> None:
         card = prepare(cfg, tables.FOLDER, tables.BASE)
         write_json(tables.FOLDER / "card.json", card | provenance(cfg, device="cpu"))
         for warning in card["origin"]["warnings"]:
-            print(f"warning: {warning}")
+            warn(warning)
         counts = ", ".join(f"{name} {split['count']}" for name, split in card["splits"].items())
         print(f"prepared {cfg.prepare.task}: {counts}; vocabulary {card['vocabulary']}")

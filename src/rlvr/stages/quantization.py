@@ -17,7 +17,9 @@ from rlvr.attention import PackedLayout
 from rlvr.config import Config
 from rlvr.memory.dynamic import choose
 from rlvr.memory.quantized import decoder_linears
-from rlvr.model.policy import device_of, dtype_of, load_policy, load_tokenizer
+from rlvr.model.device import dtype_name
+from rlvr.model.policy import load_policy, load_tokenizer
+from rlvr.model.resolved import Resolved
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.problems.draw import draw
@@ -29,7 +31,7 @@ FILE, MADE = Path("models/sft/quantization.json"), Path(".checkpoints/quantizati
 TOKENS = 1024  # of calibration text
 
 
-def decide(cfg: Config) -> None:
+def decide(cfg: Config, resolved: Resolved) -> None:
     """Write FILE when `model.quantization` is nf4-dynamic: layer by layer its KL, its bytes and whether it is kept.
 
     A choice that was made for the same model, settings and data is taken again. Raises UserError.
@@ -37,13 +39,13 @@ def decide(cfg: Config) -> None:
     if cfg.model.quantization != "nf4-dynamic":
         return
     key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(tables.FOLDER)}".encode()).hexdigest()
-    made = MADE / f"{key}.json"
-    if not made.exists():
-        writing = made.with_suffix(".writing")
-        write_json(writing, _choice(cfg))
-        writing.rename(made)
+    choice = MADE / f"{key}.json"
+    if not choice.exists():
+        writing = choice.with_suffix(".writing")
+        write_json(writing, _choice(cfg, resolved))
+        writing.rename(choice)
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(made, FILE)
+    shutil.copy(choice, FILE)
     print(f"nf4-dynamic: {_summary()}", flush=True)
 
 
@@ -55,10 +57,10 @@ def kept_layers(cfg: Config) -> list[str]:
     return kept
 
 
-def precision(cfg: Config) -> str:
+def precision(cfg: Config, resolved: Resolved) -> str:
     """The type of weights and activations, for cards and reports."""
-    name = str(dtype_of(cfg)).removeprefix("torch.")
-    if cfg.model.quantization == "none":
+    name = dtype_name(resolved.dtype)
+    if not resolved.is_quantized:
         return name
     chosen = f" ({_summary()})" if cfg.model.quantization == "nf4-dynamic" else ""
     return f"{name}, frozen layers in {cfg.model.quantization}{chosen}"
@@ -75,14 +77,9 @@ def calibration(tokens: int, *, seed: int) -> list[tuple[int, ...]]:
     return texts
 
 
-def _choice(cfg: Config) -> dict[str, Any]:
-    plain = cfg.model.model_copy(update={"adapter": "none", "quantization": "none"})
-    on_host = cfg.compute.model_copy(update={"device": "cpu", "dtype": str(dtype_of(cfg)).removeprefix("torch.")})
-    source = Source.read(tables.BASE)
-    policy = load_policy(
-        cfg.model_copy(update={"model": plain, "compute": on_host}), source, load_tokenizer(tables.BASE), start=None
-    )
-    device = device_of(cfg)
+def _choice(cfg: Config, resolved: Resolved) -> dict[str, Any]:
+    source, device = Source.read(tables.BASE), resolved.device
+    policy = load_policy(source, load_tokenizer(tables.BASE), device=torch.device("cpu"), dtype=resolved.dtype)
     texts = calibration(TOKENS, seed=cfg.compute.seed)
     token_T = torch.tensor([token for text in texts for token in text], device=device)
     position_T = torch.cat([torch.arange(len(text)) for text in texts]).to(device)

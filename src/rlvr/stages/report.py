@@ -15,7 +15,7 @@ FOLDER = Path("reports")
 
 def main() -> None:
     with stage("report", SECTIONS) as cfg:
-        verdict, files = build_report(
+        conclusion, files = build_report(
             load_inputs(Path()),
             examples=cfg.report.examples,
             resamples=cfg.evaluate.bootstrap_resamples,
@@ -26,4 +26,4 @@ def main() -> None:
             path = FOLDER / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        print("\n".join([*verdict.sentences, f"wrote {FOLDER / 'report.html'}"]))
+        print("\n".join([*conclusion.sentences, f"wrote {FOLDER / 'report.html'}"]))

@@ -5,18 +5,20 @@ import time
 from pathlib import Path
 
 from rlvr import sft
-from rlvr.model.policy import device_name
+from rlvr.model.device import device_name
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.runtime.interrupt import stop_requested
 from rlvr.runtime.progress import progress
 from rlvr.stages.begin import stage
+from rlvr.stages.code import code_hash
 from rlvr.stages.opening import check_sampler, open_trainee
 from rlvr.stages.planning import plan_training
 from rlvr.stages.provenance import hash_files, provenance, write_json
 from rlvr.stages.quantization import decide, precision
+from rlvr.stages.resolve import resolve_training
 from rlvr.training.run import open_run
-from rlvr.verifiers.judging import check_golds, open_judge
+from rlvr.verifiers.verify import check_golds, open_verifier
 
 SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")
 FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/sft.jsonl")
@@ -24,32 +26,33 @@ FOLDER, METRICS, LOG = Path("models/sft"), Path("metrics/sft.json"), Path("logs/
 
 def main() -> None:
     with stage("sft", SECTIONS) as cfg:
+        resolved = resolve_training(cfg)
         LOG.parent.mkdir(exist_ok=True)
         if not cfg.sft.enabled:
-            check_sampler(cfg, Source.read(tables.BASE))
-            decide(cfg)
+            check_sampler(cfg, resolved, Source.read(tables.BASE))
+            decide(cfg, resolved)
             write_json(FOLDER / "card.json", {"enabled": False})
             write_json(METRICS, {"enabled": False})
             LOG.write_text("")
             return
         started = time.perf_counter()
-        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER)
+        fingerprint = cfg.digest(*SECTIONS) + hash_files(tables.FOLDER) + code_hash("sft")
         examples, dev = tables.read_examples("sft"), tables.read_prompts("dev")
         check_golds(cfg.verifiers, [prompt.problem for prompt in dev])
-        made = plan_training(
-            cfg, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False
+        plan = plan_training(
+            cfg, resolved, dev, completions=1, at_once=len(dev), minibatch=cfg.sft.batch_size, has_reference=False
         )
         with (
-            open_trainee(cfg, made, start=None) as (policy, tokenizer, sampler),
+            open_trainee(cfg, resolved, plan, start=None) as (policy, tokenizer, sampler),
             open_run("sft", fingerprint) as run,
-            open_judge(cfg.verifiers) as judge,
+            open_verifier(cfg.verifiers) as verify,
             stop_requested() as stop,
             progress("sft", cfg.sft.max_steps) as show,
         ):
-            measured = sft.train(cfg, policy, sampler, examples, dev, judge, run=run, show=show, stop=stop)
+            measured = sft.train(cfg, resolved, policy, sampler, examples, dev, verify, run=run, show=show, stop=stop)
             policy.save(FOLDER)
             shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)
-            made_by = provenance(cfg, device=device_name(policy.device))
-            write_json(FOLDER / "card.json", {"enabled": True, "precision": precision(cfg)} | made_by)
+            made_by = provenance(cfg, device=device_name(resolved.device))
+            write_json(FOLDER / "card.json", {"enabled": True, "precision": precision(cfg, resolved)} | made_by)
             write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

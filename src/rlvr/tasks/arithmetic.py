@@ -1,6 +1,6 @@
-"""Addition with worked steps, generated. Level n adds two numbers of n digits.
+"""Generated additions with worked steps. Level n adds two numbers of n digits.
 
-The working goes from the ones column upwards with the carry as third addend:
+The working starts at the ones column, with the carry as third addend:
 47+38 is worked as 7+8+0=15;4+3+1=8.
 """
 
@@ -32,24 +32,24 @@ def problem(a: int, b: int, level: int) -> Problem:
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """As many different sums as are asked for, levels mixed evenly. Raises UserError when there are too few."""
+    """The number of different sums that the splits need, levels mixed evenly. Raises UserError if there are too few."""
     assert prepare.train_problems is not None  # the configuration refuses null here
     count = sum((prepare.train_problems, prepare.sft_problems, prepare.dev_problems, prepare.evaluation_problems))
     count += prepare.few_shot
     levels = range(prepare.arithmetic.min_level, prepare.arithmetic.max_level + 1)
     rng = random.Random(f"arithmetic {seed}")
     needed = -(-count // len(levels))
-    drawn: list[Problem] = []
+    problems: list[Problem] = []
     for level in levels:
         low, high = 10 ** (level - 1), 10**level
         available = (high - low) ** 2
         if available < needed:
             raise UserError(
-                f"prepare: level {level} has {available} sums, {needed} are needed for {count} problems "
-                f"over {len(levels)} level(s): ask for fewer problems or raise prepare.arithmetic.min_level"
+                f"prepare: level {level} has {available} sums, but {count} problems over {len(levels)} level(s) need "
+                f"{needed}: ask for fewer problems or raise prepare.arithmetic.min_level"
             )
         picks = rng.sample(range(available), needed)
-        drawn += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
-    rng.shuffle(drawn)
-    check_distinct(drawn)
-    return Pools(drawn, None, {"warnings": []})
+        problems += [problem(low + pick // (high - low), low + pick % (high - low), level) for pick in picks]
+    rng.shuffle(problems)
+    check_distinct(problems)
+    return Pools(problems, None, {"warnings": []})

@@ -1,4 +1,4 @@
-"""Conditions on the columns of a row: min, max, in, not_empty."""
+"""Filters of rows: the conditions min, max, in and not_empty on their columns."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from rlvr.tasks.table import Row
+from rlvr.tasks.table import TableRow
 from rlvr.tasks.text import plain_number
 from rlvr.types import UserError
 
 Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
 
 
-def check_filters(filters: Mapping[str, Conditions]) -> None:
-    """Raise ValueError for a value that its condition cannot use."""
-    for column, conditions in filters.items():
-        for name, value in conditions.items():
-            fits = {"in": type(value) is list, "not_empty": value is True}.get(name, type(value) in (int, float))
-            if not fits:
-                raise ValueError(
-                    f"filters.{column}.{name}: {value!r} does not fit; min and max take a number, in takes a list, "
-                    "not_empty takes true"
-                )
-
-
-def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
-    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on a text."""
+def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bool:
+    """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on text."""
     text = text_of(row, column, where)
     if "in" in conditions and _comparable(text) not in {
         _comparable(text_of({column: value}, column, where)) for value in conditions["in"]
@@ -45,8 +33,8 @@ def passes(row: Row, column: str, conditions: Conditions, where: str) -> bool:
     return bool(least <= float(number) <= most)
 
 
-def text_of(row: Row, column: str, where: str) -> str:
-    """A value as text without white space around it; empty for null and NaN, 4.0 as 4.
+def text_of(row: TableRow, column: str, where: str) -> str:
+    """A value as stripped text: empty for null and NaN, 4.0 as 4.
 
     Raises UserError, naming `where`, for a value that is neither text nor number.
     """

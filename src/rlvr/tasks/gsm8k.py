@@ -1,6 +1,6 @@
 """GSM8K: grade-school word problems with worked solutions (Cobbe et al. 2021, arXiv:2110.14168).
 
-A row's answer holds the steps, with calculator annotations such as <<48/2=24>>, then `#### GOLD` on a line of its own.
+The answer of a row holds the steps, with calculator annotations such as <<48/2=24>>, then a last line `#### GOLD`.
 Level is the number of annotations, at least 1.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.pools import Pools
 from rlvr.tasks.source import describe, pinned, read_hub
-from rlvr.tasks.table import Row, read_local
+from rlvr.tasks.table import TableRow, read_local
 from rlvr.tasks.text import number_with_unit
 from rlvr.types import Problem, UserError
 
@@ -25,9 +25,9 @@ ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """Training problems from the train file, evaluation from the test file, both in seeded order.
+    """Training problems from the train file, evaluation problems from the test file, both in seeded order.
 
-    Raises UserError for files that are missing or ambiguous and rows without a gold answer.
+    Raises UserError for files that are missing or ambiguous and for rows without a gold.
     """
     settings, rng = prepare.gsm8k, random.Random(f"gsm8k {seed}")
     tables, origin = _tables(settings)
@@ -40,8 +40,8 @@ def load(prepare: Prepare, seed: int) -> Pools:
     return Pools(pools["train"], pools["test"], origin | {"above_max_steps": too_long})
 
 
-def problem(row: Row, identity: str, place: str) -> Problem:
-    """A row as a problem. Raises UserError, naming `place`, for one without question, `####` or one number after it."""
+def problem(row: TableRow, identity: str, place: str) -> Problem:
+    """A row as a problem. Raises UserError with `place` if it has no question or no number after `####`."""
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not question.strip() or not isinstance(answer, str):
         raise UserError(f"{place}: needs the texts question and answer, found {', '.join(row) or 'nothing'}")
@@ -53,22 +53,22 @@ def problem(row: Row, identity: str, place: str) -> Problem:
     return Problem(identity, question.strip(), gold, ANNOTATION.sub("", working).strip(), max(1, steps))
 
 
-def _tables(settings: Gsm8k) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    """The rows of both files, and what the card says of their origin."""
+def _tables(settings: Gsm8k) -> tuple[dict[str, list[TableRow]], dict[str, Any]]:
+    """The rows of both files, and their origin for the card."""
     folder = Path(settings.source)
     if folder.is_dir():
         files = {split: _files(folder, split) for split in SPLITS}
         tables = {split: [row for file in files[split] for row in read_local(file)] for split in SPLITS}
         return tables, describe(settings.source, [*files["train"], *files["test"]])
-    commit, found = pinned(settings.source, settings.revision, "prepare.gsm8k.revision")
+    commit, origin = pinned(settings.source, settings.revision, "prepare.gsm8k.revision")
     tables = {split: read_hub(settings.source, "main", split, commit) for split in SPLITS}
-    return tables, found
+    return tables, origin
 
 
 def _files(folder: Path, split: str) -> list[Path]:
     pattern = re.compile(rf"{split}(-\d+-of-\d+)?\.(jsonl|parquet)")
     files = sorted(file for file in folder.iterdir() if pattern.fullmatch(file.name))
     if len({file.suffix for file in files}) != 1:
-        found = ", ".join(file.name for file in files) or "neither"
-        raise UserError(f"prepare.gsm8k.source {folder}: needs {split}.jsonl or {split}.parquet, found {found}")
+        names = ", ".join(file.name for file in files) or "neither"
+        raise UserError(f"prepare.gsm8k.source {folder}: needs {split}.jsonl or {split}.parquet, found {names}")
     return files

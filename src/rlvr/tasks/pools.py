@@ -1,4 +1,4 @@
-"""What a task hands over: problems to draw the splits from."""
+"""The problems of a task, from which the splits are drawn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rlvr.types import Problem, UserError
 
 @dataclass(frozen=True)
 class Pools:
-    """Problems in seeded order: the splits are drawn from the front.
+    """Problems in seeded order; the splits are drawn from the front.
 
-    `evaluation` is None where the data has no held-out part of its own: evaluation is then drawn from `training`,
-    before the others. `origin` says where the problems come from and what was filtered out, for the card.
+    `evaluation` is None if the data has no held-out part. Evaluation is then drawn from `training`, before the other
+    splits. `origin` goes into the card: where the problems come from and what was filtered out.
     """
 
     training: list[Problem]
@@ -31,6 +31,6 @@ def check_distinct(problems: list[Problem]) -> None:
     repeated = [p for p in problems if first.setdefault(normalized(p.question), p) is not p]
     if repeated:
         raise UserError(
-            f"{len(repeated)} question(s) occur more than once, for example {repeated[0].question!r}: remove the "
-            "duplicates, or what is measured on them is memory"
+            f"{len(repeated)} question(s) occur more than once, for example {repeated[0].question!r}. Remove the "
+            "duplicates: scores on them would measure memory"
         )

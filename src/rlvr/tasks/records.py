@@ -1,4 +1,4 @@
-"""Your own questions: rows of a file, a folder or a hub data set, with a mapping of columns and simple filters."""
+"""The user's own questions: rows of a file, a folder or a hub data set, with mapped columns and simple filters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.filters import passes, text_of
 from rlvr.tasks.pools import Pools
-from rlvr.tasks.source import Place, read
-from rlvr.tasks.table import Row
+from rlvr.tasks.source import DataSource, read
+from rlvr.tasks.table import TableRow
 from rlvr.tasks.text import plain_number
 from rlvr.types import Problem, UserError
 
@@ -22,33 +22,35 @@ KEY = "prepare.records."
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
-    """Problems in seeded order; with no evaluation data of their own, evaluation is held out from the same rows.
+    """Problems in seeded order. Without separate evaluation data, evaluation is held out from the same rows.
 
-    Raises UserError for data that cannot be read, for columns that do not exist and for values that do not fit.
+    Raises UserError for data that cannot be read, for missing columns and for values of the wrong type.
     """
     records, rng = prepare.records, random.Random(f"records {seed}")
     training, origin = _pool(
-        records, Place(KEY, records.source, records.subset, records.split, records.revision), "row"
+        records, DataSource(KEY, records.source, records.subset, records.split, records.revision), "row"
     )
     rng.shuffle(training)
     if records.evaluation_source is None and records.evaluation_split is None:
         return Pools(training, None, origin)
     source = records.evaluation_source or records.source
     revision = records.evaluation_revision if records.evaluation_source else origin.get("revision")
-    place = Place(f"{KEY}evaluation_", source, records.subset, records.evaluation_split or records.split, revision)
-    evaluation, found = _pool(records, place, "evaluation")
+    evaluation_data = DataSource(
+        f"{KEY}evaluation_", source, records.subset, records.evaluation_split or records.split, revision
+    )
+    evaluation, evaluation_origin = _pool(records, evaluation_data, "evaluation")
     rng.shuffle(evaluation)
-    warnings = [*origin["warnings"], *found.pop("warnings")]
-    return Pools(training, evaluation, origin | {"evaluation": found, "warnings": warnings})
+    warnings = [*origin["warnings"], *evaluation_origin.pop("warnings")]
+    return Pools(training, evaluation, origin | {"evaluation": evaluation_origin, "warnings": warnings})
 
 
-def _pool(records: Records, place: Place, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of the rows that pass the filters, and for the card how many did not."""
-    rows, origin = read(place)
-    _check_columns(records, rows, place.source)
+def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of the rows that pass the filters, and the number of the others, for the card."""
+    rows, origin = read(data)
+    _check_columns(records, rows, data.source)
     problems, left_out = [], Counter[str]()
     for i, row in enumerate(rows, start=1):
-        where = f"{place.source} row {i}"
+        where = f"{data.source} row {i}"
         failed = [name for name, conditions in records.filters.items() if not passes(row, name, conditions, where)]
         problem = None if failed else _problem(records, row, f"{prefix}-{i}", where)
         if problem is None:
@@ -56,21 +58,21 @@ def _pool(records: Records, place: Place, prefix: str) -> tuple[list[Problem], d
         else:
             problems.append(problem)
     if not problems:
-        raise UserError(f"{place.source}: of {len(rows)} rows none is left (left out: {dict(left_out)})")
+        raise UserError(f"{data.source}: none of the {len(rows)} rows is left (left out: {dict(left_out)})")
     return problems, origin | {"rows": len(rows), "left_out": dict(left_out)}
 
 
-def _check_columns(records: Records, rows: list[Row], source: str) -> None:
-    there = list(dict.fromkeys(name for row in rows for name in row))
-    asked = {f"columns.{key}": name for key, name in records.columns.model_dump().items() if name is not None}
-    for key, name in (asked | {f"filters.{name}": name for name in records.filters}).items():
-        if name not in there:
-            close = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+def _check_columns(records: Records, rows: list[TableRow], source: str) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    names = {f"columns.{key}": name for key, name in records.columns.model_dump().items() if name is not None}
+    for key, name in (names | {f"filters.{name}": name for name in records.filters}).items():
+        if name not in columns:
+            close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{KEY}{key}: {source} has no column {name!r}; it has {', '.join(there)}{hint}")
+            raise UserError(f"{KEY}{key}: {source} has no column {name!r}; it has {', '.join(columns)}{hint}")
 
 
-def _problem(records: Records, row: Row, identity: str, where: str) -> Problem | None:
+def _problem(records: Records, row: TableRow, identity: str, where: str) -> Problem | None:
     """The row as a problem; None if question or answer is empty."""
     columns = records.columns
     question, answer = (text_of(row, name, where) for name in (columns.question, columns.answer))
@@ -88,5 +90,5 @@ def _problem(records: Records, row: Row, identity: str, where: str) -> Problem |
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON can hold it: dates and the like become text."""
+    """A cell as a JSON value; dates and the like become text."""
     return json.loads(json.dumps(value, default=str))

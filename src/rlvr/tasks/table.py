@@ -1,4 +1,4 @@
-"""Rows of a table in a local file: JSONL, JSON, CSV or Parquet."""
+"""Read the rows of a table from a local file: JSONL, JSON, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 from rlvr.types import UserError
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def read_local(path: Path) -> list[Row]:
-    """The rows of a file, or of all files of a folder by name.
+def read_local(path: Path) -> list[TableRow]:
+    """The rows of a file, or of all files of a folder in the order of their names.
 
-    Raises UserError for what is missing, empty, of another kind, not UTF-8 or malformed, naming file and line.
+    Raises UserError, naming file and line, for a file that is missing, empty, of another kind, not UTF-8 or malformed.
     """
     rows = [row for file in files_of(path) for row in READERS[file.suffix](file)]
     if not rows:
-        raise UserError(f"{path} holds no rows: put one question with its answer in each")
+        raise UserError(f"{path} holds no rows: write one question with its answer per row")
     return rows
 
 
 def files_of(path: Path) -> list[Path]:
-    """The tables that `path` is or holds. Raises UserError when there is none."""
+    """The table at `path`, or the tables in that folder. Raises UserError if there is none."""
     kinds = ", ".join(READERS)
     if not path.exists():
         raise UserError(
@@ -34,9 +34,9 @@ def files_of(path: Path) -> list[Path]:
         )
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"the folder {path} holds no file of a kind that can be read: {kinds}")
+        raise UserError(f"the folder {path} holds no table ({kinds})")
     if files[0].suffix not in READERS:
-        raise UserError(f"{path}: files of kind {path.suffix!r} cannot be read; give one of {kinds}")
+        raise UserError(f"{path}: cannot read files of kind {path.suffix!r}; use one of {kinds}")
     return files
 
 
@@ -44,35 +44,37 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it with that encoding") from None
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
 
 
-def _jsonl(path: Path) -> list[Row]:
+def _jsonl(path: Path) -> list[TableRow]:
     lines = _text(path).split("\n")
     return [_object(line, f"{path} line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _json(path: Path) -> list[Row]:
+def _json(path: Path) -> list[TableRow]:
     try:
         rows = json.loads(_text(path) or "[]")
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not valid JSON ({error.msg})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} must be a list of objects, one for each question; one object a line is .jsonl")
+        raise UserError(
+            f"{path} must be a list of objects, one per question; for one object per line, name the file .jsonl"
+        )
     return rows
 
 
-def _object(line: str, place: str) -> Row:
+def _object(line: str, place: str) -> TableRow:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not valid JSON ({error.msg}): one object on each line") from None
+        raise UserError(f"{place}: not valid JSON ({error.msg}); write one object per line") from None
     if not isinstance(row, dict):
         raise UserError(f'{place}: must be an object such as {{"question": ..., "answer": ...}}, found {line[:60]}')
     return row
 
 
-def _csv(path: Path) -> list[Row]:
+def _csv(path: Path) -> list[TableRow]:
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         head = next(reader, [])
@@ -91,15 +93,20 @@ def _csv(path: Path) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet(path: Path) -> list[TableRow]:
     import pyarrow  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
+        rows: list[TableRow] = parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
     return rows
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+READERS: dict[str, Callable[[Path], list[TableRow]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,4 +1,4 @@
-"""When two questions are the same, and how a number is written as an answer."""
+"""Normal forms: of questions, to find duplicates, and of numbers in answers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 
 
 def normalized(text: str) -> str:
-    """Lower case, NFKC, without punctuation, runs of white space as one space; numbers and operators stay."""
+    """`text` in lower case and NFKC, without punctuation, white space as single spaces; numbers and operators stay."""
     folded = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
     folded = FULL_STOP.sub(" ", BETWEEN_LETTERS.sub(" ", folded))
-    kept = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
-    return " ".join(kept.split()) or text
+    letters = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
+    return " ".join(letters.split()) or text
 
 
 def plain_number(text: str) -> str | None:
-    """A number as it is written in answers: 1,234.50 → 1234.5, -3.0 → -3; None if `text` is not one number."""
+    """A number in its plain form: 1,234.50 → 1234.5, -3.0 → -3; None if `text` is not one number."""
     stripped = text.strip().replace("\N{MINUS SIGN}", "-")
     if not NUMBER.fullmatch(stripped):
         return None
@@ -32,7 +32,7 @@ def plain_number(text: str) -> str | None:
 
 
 def number_with_unit(text: str) -> str | None:
-    """The one number in `text`, currency and other units around it left out; None for none or several."""
+    """The one number in `text`, without currency and other units; None for none or several."""
     bare = "".join(c for c in text if unicodedata.category(c) != "Sc").replace("\N{MINUS SIGN}", "-")
-    found = re.findall(r"[-+]?\s*[\d.,]*\d", bare)
-    return plain_number("".join(found[0].split())) if len(found) == 1 else None
+    numbers = re.findall(r"[-+]?\s*[\d.,]*\d", bare)
+    return plain_number("".join(numbers[0].split())) if len(numbers) == 1 else None

@@ -41,7 +41,7 @@ def check(statistics: Sequence[LossStats], *, limit: float) -> None:
     largest = max(stats.logp_gap_max.item() for stats in statistics)
     raise Mismatch(
         "the rollout engine and the trainer disagree: their log-probabilities of the sampled tokens are "
-        f"{gap:.2g} nats apart in the mean ({largest:.2g} at most), more than rollout.max_logp_gap allows "
+        f"{gap:.2g} nats apart on average ({largest:.2g} at most), more than rollout.max_logp_gap allows "
         f"({limit:g}). Look at, in this order: whether the engine got this step's weights and forgot what it had "
         "cached of older ones; the temperature on both sides; the type of weights and head (compute.dtype; in 16 bits, "
         "rollout.vllm.head_dtype float32 makes the gap smaller). rollout.sampler native samples with the trainer's own "

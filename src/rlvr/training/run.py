@@ -1,7 +1,7 @@
-"""Checkpoints: a run that is killed goes on where its last checkpoint ends, and gives the same bits.
+"""Checkpoints: a killed run resumes from its last checkpoint, and gives the same bits.
 
 A run lives in `.checkpoints/<stage>/`, outside of every DVC output, until it is done: the newest checkpoint and the
-logs so far. Its fingerprint covers parameters and inputs; another fingerprint begins anew. One process at a time.
+logs so far. Its fingerprint covers parameters and inputs; another fingerprint starts a new run. One process at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Run:
         return self.folder / "completions"
 
     def restore(self, policy: Policy, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
-        """Load the newest checkpoint; the step to go on with and what was noted then (0 and {} without one)."""
+        """Load the newest checkpoint; the step to resume with and what was noted then (0 and {} without one)."""
         newest = self._newest()
         step, notes = 0, {}
         if newest is not None:

@@ -1,4 +1,4 @@
-"""Verifiers: is this answer right? Each is `judge(answer, gold, **options) -> Verdict` in a module of its own."""
+"""Verifiers: is this answer right? Each has its own module with `verify(answer, gold, **options) -> Verdict`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["VERIFIERS", "Verdict", "Verifier"]
 
 @dataclass(frozen=True)
 class Verifier:
-    """`target` is where the function lies, `module:function`.
+    """A verifier's function, named by `target` as `module:function`.
 
-    An isolated one may hang or blow up: it runs in a worker process with a deadline, and is never imported here.
+    An isolated one may hang or exhaust memory: it runs in a worker process with a deadline and is never imported here.
     """
 
     target: str
@@ -23,11 +23,11 @@ class Verifier:
 VERIFIERS = {
     "exact": Verifier("rlvr.verifiers.text:exact"),
     "text": Verifier("rlvr.verifiers.text:normalised"),
-    "number": Verifier("rlvr.verifiers.number:judge"),
-    "choice": Verifier("rlvr.verifiers.choice:judge"),
-    "math": Verifier("rlvr.verifiers.mathematics:judge", isolated=True),
-    "json_schema": Verifier("rlvr.verifiers.json_schema:judge", isolated=True),
-    "pattern": Verifier("rlvr.verifiers.pattern:judge", isolated=True),
-    "python": Verifier("rlvr.verifiers.python:judge", isolated=True),
-    "sql": Verifier("rlvr.verifiers.sql:judge", isolated=True),
+    "number": Verifier("rlvr.verifiers.number:verify"),
+    "choice": Verifier("rlvr.verifiers.choice:verify"),
+    "math": Verifier("rlvr.verifiers.mathematics:verify", isolated=True),
+    "json_schema": Verifier("rlvr.verifiers.json_schema:verify", isolated=True),
+    "pattern": Verifier("rlvr.verifiers.pattern:verify", isolated=True),
+    "python": Verifier("rlvr.verifiers.python:verify", isolated=True),
+    "sql": Verifier("rlvr.verifiers.sql:verify", isolated=True),
 }

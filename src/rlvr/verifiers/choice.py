@@ -1,11 +1,11 @@
-"""Multiple choice: the letter that an answer names."""
+"""Multiple choice: compare the letter that an answer names."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
 LONGEST = 1000  # characters
 
@@ -14,7 +14,7 @@ _DECORATION = str.maketrans(dict.fromkeys("*_`\"'“”‘’{}$", " "))
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:]|\s[-–—]\s)(.*)", re.DOTALL)
 _LAST = re.compile(r"(.*?)[(\[]?\b([A-Za-z])\b\s*[)\]]?[\s.!]*", re.DOTALL)
 _ANOTHER = re.compile(r"\b(?:or|and)\b\s*[(\[]?\s*[A-Z]\b(?!\s+[a-z])|\b[A-Z][)\]]")
-# What may stand before the letter, as in "I think that the correct answer is option B".
+# Words allowed before the letter, as in "I think that the correct answer is option B".
 _PHRASE = (
     "the my final correct right best answer option choice letter is it it s i choose pick select would think say be to "
     "that so therefore thus hence go with"
@@ -22,23 +22,23 @@ _PHRASE = (
 _PHRASE_WORDS = frozenset(_PHRASE.split())
 
 
-def judge(answer: str, gold: str) -> Verdict:
-    """Right when the answer names the gold's letter, A to Z in either case, and no other.
+def verify(answer: str, gold: str) -> Verdict:
+    """Right if the answer names the letter of the gold, A to Z in either case, and no other.
 
-    Read are `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer is B` and `B) Paris`; the gold in the same
-    way. A gold that names no letter is our fault.
+    It reads `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer is B` and `B) Paris`, and the gold in the
+    same way. A gold that names no letter is a fault.
     """
-    wanted = letter(gold)
-    if wanted is None:
-        return fault(GOLD, f"the gold {gold[:80]!r} names no letter A to Z, such as B or B) Paris")
-    found = letter(answer)
-    if found is None:
+    gold_choice = letter(gold)
+    if gold_choice is None:
+        return fault(GOLD, f"the gold {gold[:80]!r} names no letter A to Z; write for example B or B) Paris")
+    choice = letter(answer)
+    if choice is None:
         return wrong(UNPARSABLE, "the answer names no letter, or more than one")
-    return judged(found == wanted)
+    return right_if(choice == gold_choice)
 
 
 def letter(text: str) -> str | None:
-    """The one letter that `text` names, as a capital; None if there is none, or over 1000 characters."""
+    """The one letter that `text` names, as a capital; None without one, or for over 1000 characters."""
     text = text.strip()
     if len(text) > LONGEST:
         return None

@@ -1,4 +1,4 @@
-"""Answers in a code fence."""
+"""Remove the code fence around an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FENCED = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 
 
 def unfence(answer: str) -> str:
-    """What stands inside the code fence when that is the whole answer; else the answer without spaces around it."""
+    """The content of the code fence if that is the whole answer, else the stripped answer."""
     text = answer.strip()
-    found = FENCED.fullmatch(text)
-    return found[1] if found and "```" not in found[1] else text
+    fence = FENCED.fullmatch(text)
+    return fence[1] if fence and "```" not in fence[1] else text

@@ -1,4 +1,4 @@
-"""JSON that a schema describes. Only ever called in a worker: a schema's patterns may backtrack for ever."""
+"""Check JSON with a JSON Schema. Only called in a worker, since a schema's patterns may backtrack forever."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from referencing.exceptions import Unresolvable
 from rlvr.verifiers.fences import unfence
 from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, wrong
 
-DEPTH = 32  # of the answer's nesting; a recursive schema takes many Python frames for each level
+DEPTH = 32  # nesting of the answer; a recursive schema takes many Python frames per level
 MESSAGE_LENGTH = 300
 
 
-def judge(answer: str, gold: str) -> Verdict:
-    """Right when `answer` is JSON, in a code fence or bare, that the JSON Schema `gold` allows.
+def verify(answer: str, gold: str) -> Verdict:
+    """Right if `answer` is JSON, bare or in a code fence, that the JSON Schema `gold` allows.
 
-    The JSON is strict: no NaN, no number beyond a double's range, no key twice. Drafts 3 to 2020-12, by the schema's
-    $schema, else 2020-12. A $ref to another document is never fetched. Source: https://json-schema.org
+    The JSON is strict: no NaN, no number beyond the range of a double, no key twice. Supports drafts 3 to 2020-12, as
+    named by $schema, else 2020-12. A $ref to another document is never fetched. Source: https://json-schema.org
     """
     try:
         schema = validator(gold)
     except (ValueError, SchemaError, RecursionError) as error:
-        return fault(GOLD, f"the gold is no JSON Schema: {shorten(error)}")
+        return fault(GOLD, f"the gold is not a JSON Schema: {shorten(error)}")
     try:
         value = strict(unfence(answer))
     except (ValueError, RecursionError) as error:
-        return wrong(UNPARSABLE, f"no JSON: {shorten(error)}")
+        return wrong(UNPARSABLE, f"not JSON: {shorten(error)}")
     if depth(value) > DEPTH:
-        return wrong(UNPARSABLE, f"nested more than {DEPTH} deep")
+        return wrong(UNPARSABLE, f"nested more than {DEPTH} levels deep")
     try:
         complaint = next(schema.iter_errors(value), None)
     except (Unresolvable, re.error, RecursionError) as failure:
@@ -54,23 +54,23 @@ def validator(gold: str) -> Validator:
         raise ValueError(f"a schema is an object or a boolean, not a {type(schema).__name__}")
     kind = validator_for(schema, default=Draft202012Validator)
     kind.check_schema(schema)
-    return kind(schema, registry=REGISTRY)  # the known drafts and no more: the default one asks the network
+    return kind(schema, registry=REGISTRY)  # only the known drafts: the default registry asks the network
 
 
 def strict(text: str) -> Any:
-    """`text` as JSON. Raises ValueError (and RecursionError for deep nesting)."""
+    """Parse `text` as strict JSON. Raises ValueError (and RecursionError for deep nesting)."""
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite, parse_int=bounded)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a key occurs twice in an object")
-    return found
+    return values
 
 
 def refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def finite(text: str) -> float:
@@ -86,7 +86,7 @@ def bounded(text: str) -> int:
 
 
 def depth(value: Any) -> int:
-    """Levels of arrays and objects, counted no further than DEPTH + 1."""
+    """The levels of arrays and objects, counted up to DEPTH + 1."""
     level, todo = 0, [value]
     while level <= DEPTH:
         todo = [item for item in todo if isinstance(item, dict | list)]

@@ -1,8 +1,8 @@
-"""Mathematics: LaTeX and plain notation, compared as mathematics by math-verify. Only ever called in a worker.
+"""Mathematics in LaTeX or plain notation, compared by math-verify. Only called in a worker.
 
-The whole answer must be one expression (or relation, set, interval, list): nothing is searched for inside prose, since
-an answer that names several candidates would then be judged by the luckiest. math-verify's own time limits rest on
-signals and are switched off: the deadline is the pool's.
+The whole answer must be one expression (or relation, set, interval, list). Prose is not searched for expressions, since
+an answer with several candidates would then be graded by its luckiest one. math-verify's time limits use signals and
+are switched off: the pool sets the deadline.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import re
 from functools import lru_cache
 
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, convert_to_pct, latex2sympy, normalize_latex
-from math_verify import verify
+from math_verify import verify as equals
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, MatrixBase
 from sympy.core.random import seed
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
-LENGTH = 2000  # characters of an answer that may still be mathematics
-DEPTH = 15  # of brackets inside brackets; the parser's time grows exponentially with them
-DIGITS = 300  # of one number
+LENGTH = 2000  # maximum characters of an answer
+DEPTH = 15  # maximum nesting of brackets; the parser's time grows exponentially with it
+DIGITS = 300  # maximum digits of one number
 SMALL = 0.001
-POWER_DIGITS = 10_000  # of an exponent that is a power itself
+POWER_DIGITS = 10_000  # maximum digits of an exponent that is itself a power
 
 # units are dropped by UNIT below: the package's own list holds single letters, which would turn 2t into 2
 NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
@@ -75,46 +75,46 @@ UNIT = re.compile(
 WORDS = re.compile(r"(?!(?:sqrt|infinity|alpha|beta|theta)\b)[A-Za-z][a-z]{2,}(?: [a-z]+)*")
 PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}\s+[A-Za-z]{2,}")  # the parser would read a product of letters
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of every missing time limit
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns about every missing time limit
 
 
 class Unreadable(Exception):
-    """No mathematics, or none that should be tried."""
+    """The text is not mathematics, or not safe to evaluate."""
 
 
-def judge(answer: str, gold: str) -> Verdict:
-    """Right when math-verify finds `answer` equal to `gold`: 50 % is 0.5 and 50, x = 3 is 3, and so on.
+def verify(answer: str, gold: str) -> Verdict:
+    """Right if math-verify finds `answer` equal to `gold`: 50 % equals 0.5 and 50, x = 3 equals 3, and so on.
 
-    Decimals are compared to 6 places, and below 0.001 to a relative difference of 0.001 beside.
+    Decimals are compared to 6 places; numbers below 0.001 must also agree to a relative difference of 0.001.
     Units of measure after a number are dropped. Source: https://github.com/huggingface/Math-Verify
     """
     try:
         expected = read(gold)
     except Unreadable as error:
-        return fault(GOLD, f"the gold {gold[:100]!a} is no mathematics: {error}")
+        return fault(GOLD, f"the gold {gold[:100]!a} is not mathematics: {error}")
     try:
-        found = read(answer)
+        expression = read(answer)
     except Unreadable as error:
         return wrong(UNPARSABLE, str(error))
-    seed(0)  # sympy tries random numbers: the verdict shall not depend on what was judged before
-    is_equal = verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None)
-    return judged(is_equal and not differs_in_size(found, expected))
+    seed(0)  # sympy tries random numbers: the verdict must not depend on earlier calls
+    is_equal = equals(expected, expression, allow_set_relation_comp=True, timeout_seconds=None)
+    return right_if(is_equal and not differs_in_size(expression, expected))
 
 
-def differs_in_size(found: Basic | MatrixBase, expected: Basic | MatrixBase) -> bool:
-    """Whether both are numbers below 0.001 that six decimal places cannot tell apart, but three digits can."""
-    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (found, expected)):
+def differs_in_size(answer: Basic | MatrixBase, gold: Basic | MatrixBase) -> bool:
+    """Whether both are numbers below 0.001 that differ in three digits, though not in six decimal places."""
+    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (answer, gold)):
         return False
-    ours, theirs = float(found), float(expected)
-    size = max(abs(ours), abs(theirs))
-    return size < SMALL and abs(ours - theirs) > SMALL * size
+    answer_value, gold_value = float(answer), float(gold)
+    size = max(abs(answer_value), abs(gold_value))
+    return size < SMALL and abs(answer_value - gold_value) > SMALL * size
 
 
 @lru_cache(maxsize=256)  # the completions of a group share a gold
 def read(text: str) -> Basic | MatrixBase:
-    """The expression that is all of `text`. Raises Unreadable."""
+    """Parse all of `text` as one expression. Raises Unreadable."""
     if len(text) > LENGTH:
-        raise Unreadable(f"{len(text):,} characters are too many, allowed are {LENGTH:,}")
+        raise Unreadable(f"{len(text):,} characters; at most {LENGTH:,} are allowed")
     bare = unwrap(text.translate(SIGNS))
     refuse_bombs(bare)
     number = PERCENT.sub("", bare)
@@ -123,15 +123,15 @@ def read(text: str) -> Basic | MatrixBase:
         expression = latex2sympy(source, is_real=not should_treat_as_complex(source), normalization_config=None)
     except MemoryError:
         raise
-    except Exception as error:  # the parser has no error of its own
-        raise Unreadable(f"the parser says: {ascii(str(error).partition(chr(10))[0])[:200]}") from None
+    except Exception as error:  # the parser raises many kinds of errors
+        raise Unreadable(f"the parser reports: {ascii(str(error).partition(chr(10))[0])[:200]}") from None
     if not isinstance(expression, Basic | MatrixBase):
         raise Unreadable(f"it reads as a {type(expression).__name__}")
     return convert_to_pct(expression) if number != bare else expression
 
 
 def unwrap(text: str) -> str:
-    r"""`text` without what is written around mathematics: $…$, \(…\), \[…\], \boxed{…}, quotes, a final full stop."""
+    r"""`text` without the marks around mathematics: $…$, \(…\), \[…\], \boxed{…}, quotes, a final full stop."""
     before = None
     text = JOINED.sub(",", text.strip())
     while text != before:
@@ -147,7 +147,7 @@ def unwrap(text: str) -> str:
 
 
 def is_closed(text: str) -> bool:
-    """Whether every brace opened in `text` is closed in it, and none other."""
+    """Whether the braces of `text` are balanced."""
     depth = 0
     for sign in text:
         depth += (sign == "{") - (sign == "}")
@@ -157,7 +157,7 @@ def is_closed(text: str) -> bool:
 
 
 def plain_to_latex(text: str) -> str:
-    """Plain notations in the way that the parser reads them: 1 234, 2 1/2, 1.5e-3, x**2, 12 cm, pi, no solution."""
+    """Rewrite plain notations for the parser: 1 234, 2 1/2, 1.5e-3, x**2, 12 cm, pi, no solution."""
     if "$" in text.replace(r"\$", ""):
         raise Unreadable("words around a formula: the whole answer must be one expression")
     text = TEXT_UNIT.sub("", text)
@@ -188,13 +188,13 @@ HUGE_FACTORIAL = re.compile(r"\d{5,}[\s)}]*!|!(?:[\s)}]*!){2,}|[)}]\s*!\s*[)}]\s
 
 
 def refuse_bombs(text: str) -> None:
-    """Raise Unreadable for what would only keep the processor busy until the deadline."""
+    """Raise Unreadable for an expression that would only keep the processor busy until the deadline."""
     depth = deepest = 0
     for sign in text:
         depth += (sign in "([{") - (sign in ")]}")
         deepest = max(deepest, depth)
     if deepest > DEPTH:
-        raise Unreadable(f"brackets inside brackets, {deepest} deep; allowed are {DEPTH}")
+        raise Unreadable(f"brackets nested {deepest} deep; at most {DEPTH} are allowed")
     if re.search(rf"\d{{{DIGITS + 1},}}", text):
         raise Unreadable(f"a number of more than {DIGITS} digits")
     plain = text.replace("**", "^")
@@ -205,4 +205,4 @@ def refuse_bombs(text: str) -> None:
             raise Unreadable("a tower of powers")
 
 
-judge("$1$", "1")  # builds the parser's tables while the module is loaded, before any deadline
+verify("$1$", "1")  # builds the parser's tables while the module is loaded, before any deadline

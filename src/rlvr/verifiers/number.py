@@ -1,14 +1,14 @@
-"""Numbers, read exactly from the notations that models and people write.
+"""Read numbers exactly, from the notations that models and people write.
 
-A text is a number when it names exactly one. Read are
+A text is a number if it names exactly one. It may be written as
 
     1234 · 1234.0 · 1,234 · 1 234 · 1'234 · 1_234 · 12,34,567 · .5 · +5 · −5 · minus 5 · １２３４
     3/4 · 1 1/2 · ½ · \\frac{3}{4} · 1.2e3 · 1.2 × 10^3 · 1.2\\cdot10^{3} · 1.2 million
     $1,234 · 1234 € · 50% · 1234 apples · x = 1234 · The answer is **1234**. · $1234$ · \\boxed{1234} · 12\\text{ cm}^2
 
-The point is always decimal. A comma separates groups and is no decimal comma: `1,5` is no number. Two numbers
-(`3 or 4`), a range, a bound (`more than 3`), a negation (`not 3`), a factor (`3x`, `3π`, `half of 3`) and an unfinished
-decimal (`3.33...`) are none. Units are not compared: `1234 cents` is 1234.
+The point is always decimal. A comma separates groups and is never decimal: `1,5` is not a number. Neither are two
+numbers (`3 or 4`), a range, a bound (`more than 3`), a negation (`not 3`), a factor (`3x`, `3π`, `half of 3`) or an
+unfinished decimal (`3.33...`). Units are not compared: `1234 cents` is 1234.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
-from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, judged, wrong
+from rlvr.verifiers.verdict import GOLD, UNPARSABLE, Verdict, fault, right_if, wrong
 
 LONGEST = 200  # characters
 LARGEST_EXPONENT = 1000
@@ -38,18 +38,18 @@ _SIGN = re.compile(rf"(?P<outer>[+-]?)(?: ?[{_CURRENCY}] ?(?P<inner>[+-]?) ?|(?P
 _FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|([0-9])\s*([0-9]))")
 _POWER = re.compile(r"\^\s*\{\s*([+-]?[0-9]+)\s*\}")
 _AREA = re.compile(r"(?<![a-z])((?:k|c|d|m)?m|in|ft|yd|mi|s|inch|feet)( *)\^[23](?![0-9])")
-# What may stand around the number: words and light punctuation; hyphens and slashes only inside words (12-inch, km/h).
+# Allowed around the number: words and light punctuation; hyphens and slashes only inside words (12-inch, km/h).
 _BEFORE = re.compile(rf"(?:[^\W\d_]|[ ,;:.=≈~#\"'(\[{_CURRENCY}-])*")
 _AFTER = re.compile(rf"(?:[^\W\d_]|[ ,;:.=\"'%°)\]{_CURRENCY}/-])*")
 _LOOSE = re.compile(r"(?<![^\W\d_])[-/]|[-/](?![^\W\d_])|\w[(\[]")
 _FIRST = re.compile(r"([-+−]?)(\d[\d,]*|(?=\.\d))(?:\.(\d+))?")
 _WORD = re.compile(r"[^\W\d_]+")
 
-_OPENS_SIGNED = (" ", "=", ":", "≈", "(", "~", "[", ",")  # what may stand before a sign: `is -5`
-_OPENS_SIGNED_APART = ("=", ":", "≈", "= ", ": ", "≈ ")  # and before one apart from its number: `x = - 5`
+_OPENS_SIGNED = (" ", "=", ":", "≈", "(", "~", "[", ",")  # allowed before a sign: `is -5`
+_OPENS_SIGNED_APART = ("=", ":", "≈", "= ", ": ", "≈ ")  # and before a sign with a space after it: `x = - 5`
 
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# Words beside a number that make it another number, a bound, one of several, or none.
+# Words next to a number that make it another number, a bound, one of several, or none.
 _REFUSED_WORDS = (
     "not no nor neither never or and than between least most over under above below except without isn wasn aren t "
     "plus minus negative times half third thirds quarter quarters twice double triple squared cubed root sqrt sin cos "
@@ -77,34 +77,38 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 
-def judge(answer: str, gold: str, *, tolerance: float) -> Verdict:
-    """Right when |answer − gold| ≤ tolerance · |gold|, in exact arithmetic; a tolerance of 0 asks for equality.
+def verify(answer: str, gold: str, *, tolerance: float) -> Verdict:
+    """Right if |answer − gold| ≤ tolerance · |gold|, in exact arithmetic; a tolerance of 0 requires equality.
 
-    A percent sign is a unit and a hundredth: 50% is right for the golds 50 and 0.5, and the other way round. A gold
-    that is no number is our fault.
+    A percent sign counts as a unit or as a hundredth: 50% is right for the golds 50 and 0.5, and vice versa. A gold
+    that is not a number is a fault.
     """
-    target = _read(gold)
-    if target is None:
-        return fault(GOLD, f"the gold {gold[:80]!r} is no number; for words take the verifier text, for formulas math")
-    found = _read(answer)
-    if found is None:
-        return wrong(UNPARSABLE, "the answer is no number, or more than one")
-    (value, is_percent), (wanted, is_gold_percent) = found, target
-    if _near(value, wanted, tolerance):
-        return judged(True)
+    gold_number = _read(gold)
+    if gold_number is None:
+        return fault(
+            GOLD, f"the gold {gold[:80]!r} is not a number; for words use the verifier text, for formulas math"
+        )
+    number = _read(answer)
+    if number is None:
+        return wrong(UNPARSABLE, "the answer is not a number, or more than one")
+    (value, is_percent), (gold_value, is_gold_percent) = number, gold_number
+    if _near(value, gold_value, tolerance):
+        return right_if(True)
     if is_percent == is_gold_percent:
-        return judged(False)
-    return judged(_near(value / 100, wanted, tolerance) if is_percent else _near(value, wanted / 100, tolerance))
+        return right_if(False)
+    return right_if(
+        _near(value / 100, gold_value, tolerance) if is_percent else _near(value, gold_value / 100, tolerance)
+    )
 
 
 def parse(text: str) -> Fraction | None:
-    """The one number that `text` names (50% is 50); None if it names none or several, or is over 200 characters."""
-    found = _read(text)
-    return found[0] if found else None
+    """The one number that `text` names (50% is 50); None for none or several, or for over 200 characters."""
+    number = _read(text)
+    return number[0] if number else None
 
 
 def first(text: str) -> Fraction | None:
-    """The first number in running text, as digits with an optional sign, commas and point; None without one."""
+    """The first number in running text: digits with an optional sign, commas and point; None without one."""
     match = _FIRST.search(text)
     if match is None or len(match[0]) > LONGEST:
         return None
@@ -124,7 +128,7 @@ def _read(text: str) -> tuple[Fraction, bool] | None:
     return _read_short(text) if text and len(text) <= LONGEST else None
 
 
-@lru_cache(maxsize=8192)  # each gold is read once for every completion and function
+@lru_cache(maxsize=8192)  # each gold is read again for every completion and function
 def _read_short(text: str) -> tuple[Fraction, bool] | None:
     plain = _PLAIN.fullmatch(text)
     if plain:
@@ -179,7 +183,7 @@ def _ascii(character: str) -> str:
 
 
 def _value(core: str) -> Fraction | None:
-    """What stands from the first digit to the last, without sign."""
+    """The value of the text from the first digit to the last, without sign."""
     match = _CORE.fullmatch(core)
     if match is None:
         return None
@@ -204,7 +208,7 @@ def _numeral(text: str) -> Fraction:
 
 
 def _sign(before: str) -> bool | None:
-    """Whether what stands before the digits makes them negative; None if it forbids to read them as the number."""
+    """Whether the text before the digits makes them negative; None if they cannot be read as the number."""
     match = _SIGN.search(before)
     assert match is not None
     rest, sign = before[: match.start()], match["outer"] + (match["inner"] or "")
@@ -220,7 +224,7 @@ def _sign(before: str) -> bool | None:
 
 
 def _scale(after: str) -> int | None:
-    """The factor that follows the digits (`1.2 million`); None if something forbids to read them as the number."""
+    """The factor after the digits (`1.2 million`); None if they cannot be read as the number."""
     words = _WORD.findall(after)
     scale = 1
     if words and words[0].lower() in _SCALES and after.lstrip(" ").startswith(words[0]):

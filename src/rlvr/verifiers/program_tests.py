@@ -1,4 +1,4 @@
-"""The tests of a programming problem: JSON text in, runs of the program out, and the comparison of what came back."""
+"""The tests of a programming problem: read them from JSON, turn them into runs, and compare the results."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Script:
-    """Run as a script: `stdout` is expected on reading `stdin`."""
+    """A test that runs the program as a script: it must print `stdout` when it reads `stdin`."""
 
     stdin: str
     stdout: str
 
     def passes(self, printed: str) -> bool:
-        """Equal but for white space at the ends of lines and of the text."""
+        """Whether `printed` equals `stdout` up to white space at the ends of lines and of the text."""
         return _lines(printed) == _lines(self.stdout)
 
 
 @dataclass(frozen=True)
 class Call:
-    """`request` is what harness.py is told, without what `passes` expects of the value."""
+    """A test that calls the program: harness.py gets `request`, and `passes` checks the value outside the sandbox."""
 
     request: dict[str, Any]
     passes: Callable[[Any], bool]
 
 
 def read_tests(gold: str) -> list[Script | Call]:
-    """Raise ValueError unless `gold` is what FORMS says."""
+    """The tests in `gold`. Raises ValueError unless it has one of the FORMS."""
     try:
         tests = json.loads(gold)
     except (ValueError, RecursionError) as error:
@@ -102,7 +102,7 @@ def _turned(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _truth(node: ast.expr) -> ast.expr:
-    """`not not node`: its truth, whatever the program makes of the name bool."""
+    """`not not node`: its truth value, even if the program redefines bool."""
     return ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node))
 
 
@@ -114,31 +114,31 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def same(found: Any, wanted: Any) -> bool:
-    """Equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
+def same(value: Any, expected: Any) -> bool:
+    """Whether both are equal as JSON values: a tuple is a list, true is not 1, floats may differ by 1e-9 of the larger.
 
     A key that is a whole number equals its text, as in JSON's objects.
     """
-    if isinstance(wanted, list):
-        is_list = isinstance(found, list | tuple) and len(found) == len(wanted)
-        return is_list and all(map(same, found, wanted))
-    if isinstance(wanted, dict):
-        if not isinstance(found, dict):
+    if isinstance(expected, list):
+        is_list = isinstance(value, list | tuple) and len(value) == len(expected)
+        return is_list and all(map(same, value, expected))
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
             return False
-        named = {str(key) if type(key) is int else key: value for key, value in found.items()}
-        is_whole = len(named) == len(found) and set(named) == set(wanted)
-        return is_whole and all(same(named[key], value) for key, value in wanted.items())
-    if isinstance(wanted, bool) or isinstance(found, bool) or wanted is None or found is None:
-        return found is wanted
-    if isinstance(wanted, float) and isinstance(found, int | float):
-        return math.isclose(found, wanted) if abs(found) < 1e300 else found == wanted
-    if isinstance(wanted, int | float):
-        return isinstance(found, int | float) and bool(found == wanted)
-    return isinstance(found, str) and found == wanted
+        named = {str(key) if type(key) is int else key: item for key, item in value.items()}
+        is_whole = len(named) == len(value) and set(named) == set(expected)
+        return is_whole and all(same(named[key], item) for key, item in expected.items())
+    if isinstance(expected, bool) or isinstance(value, bool) or expected is None or value is None:
+        return value is expected
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected) if abs(value) < 1e300 else value == expected
+    if isinstance(expected, int | float):
+        return isinstance(value, int | float) and bool(value == expected)
+    return isinstance(value, str) and value == expected
 
 
 def decode(value: Any) -> Any:
-    """What harness.py encoded. Raises ValueError for anything else."""
+    """Decode a value that harness.py encoded. Raises ValueError for anything else."""
     if value is None or isinstance(value, bool):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Is this Python program right? It runs in a sandbox, and what it printed or returned is compared outside."""
+"""Verify a Python program: it runs in a sandbox, and its output and results are compared outside."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 
 from rlvr.verifiers.program_tests import Call, Script, decode, read_tests
-from rlvr.verifiers.sandbox.run import Ending, Kind, Limits, Run, SandboxError, execute
+from rlvr.verifiers.sandbox.run import Ending, Kind, ProgramLimits, ProgramRun, SandboxError, execute
 from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, WORKER, Verdict, fault
 
 MIB, KIB = 2**20, 2**10
 FENCE = "```"
 
 
-def judge(
+def verify(
     answer: str,
     gold: str,
     *,
@@ -25,16 +25,16 @@ def judge(
     processes: int,
     output_kib: int,
 ) -> Verdict:
-    """Right when the program in `answer` passes all tests of `gold`, which is JSON as gold.FORMS says.
+    """Right if the program in `answer` passes all tests of `gold`, which is JSON in one of program_tests.FORMS.
 
-    A script is run once per test and has to end with status 0; calls and asserts are made in one more run, where the
-    program is a module (so `if __name__ == "__main__"` is false). `details`: compiles and runs (0 or 1; it runs when
+    A script runs once per test and has to end with status 0. Calls and asserts run together in one more run, where the
+    program is a module (so `if __name__ == "__main__"` is false). `details` are compiles and runs (0 or 1; it runs if
     no test ended in an exception, a crash or a limit), tests_passed and tests_total.
 
-    What a program can forge: no expected output, result or literal enters the sandbox, so it passes a script, a call or
+    No expected output, result or literal enters the sandbox. So a program passes a script, a call or
     `assert E op LITERAL` only with the right output or value, whatever it does to its process. In `assert E op LITERAL`
-    the program can redefine names that E uses (a `len` of its own). Any other assert, such as
-    `assert f(1) == g(1)`, is decided in the program's own process, which can make it true; so prefer the first three.
+    it can still redefine names that E uses, such as `len`. Any other assert, such as `assert f(1) == g(1)`, is decided
+    in the program's own process, which can make it true: prefer the first three forms.
     """
     try:
         tests = read_tests(gold)
@@ -42,10 +42,10 @@ def judge(
         return fault(GOLD, str(error))
     scripts = [test for test in tests if isinstance(test, Script)]
     calls = [test for test in tests if isinstance(test, Call)]
-    runs = [Run(test.stdin) for test in scripts]
+    runs = [ProgramRun(test.stdin) for test in scripts]
     if calls:
-        runs.append(Run(calls=tuple(call.request for call in calls)))
-    limits = Limits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
+        runs.append(ProgramRun(calls=tuple(call.request for call in calls)))
+    limits = ProgramLimits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
     try:
         report = execute(program_in(answer), runs, limits=limits, kind=kind)
     except SandboxError as error:
@@ -57,12 +57,12 @@ def judge(
 
 
 def program_in(answer: str) -> str:
-    """The last fenced block of `answer`, or all of it when there is no fence."""
+    """The last fenced block of `answer`, or all of it without a fence."""
     blocks = answer.split(FENCE)[1::2]
     return blocks[-1].partition("\n")[2] if blocks else answer
 
 
-Result = tuple[bool, str | None, str]  # passed, the cause when it could not end, a message
+Result = tuple[bool, str | None, str]  # whether it passed, the cause if it did not finish, a message
 
 
 def _script_result(test: Script, ending: Ending) -> Result:
@@ -81,16 +81,16 @@ def _call_results(calls: Sequence[Call], ending: Ending) -> list[Result]:
 
 def _call_result(call: Call, line: bytes) -> Result:
     try:
-        word, value = json.loads(line)
-        found = decode(value)
+        word, encoded = json.loads(line)
+        value = decode(encoded)
     except (ValueError, TypeError, RecursionError):
         return False, CRASH, "the program wrote over the reply"
     if word == "raised":
-        return False, MEMORY if str(found).startswith("MemoryError") else CRASH, str(found)[:200]
+        return False, MEMORY if str(value).startswith("MemoryError") else CRASH, str(value)[:200]
     if word != "value":
-        return False, None, str(found)[:200]
+        return False, None, str(value)[:200]
     try:
-        return call.passes(found), None, f"found {ascii(value)[:80]}"
+        return call.passes(value), None, f"found {ascii(encoded)[:80]}"
     except (TypeError, OverflowError) as error:
         return False, None, f"cannot be compared: {error}"
 

@@ -1,10 +1,10 @@
-"""Text, letter by letter or with the differences that do not matter taken out."""
+"""Compare text exactly, or after removing differences that do not matter."""
 
 from __future__ import annotations
 
 import unicodedata
 
-from rlvr.verifiers.verdict import UNPARSABLE, Verdict, judged, wrong
+from rlvr.verifiers.verdict import UNPARSABLE, Verdict, right_if, wrong
 
 _QUOTES = "\"'`“”„‘’‚«»‹›"
 _FINAL = ".,;:!?…。！？"
@@ -12,26 +12,26 @@ _MOST_MARKS = 30  # combining marks in a row; Unicode's stream-safe text (UAX 15
 
 
 def exact(answer: str, gold: str) -> Verdict:
-    """Right when equal to the gold, white space around both left out."""
-    return judged(answer.strip() == gold.strip())
+    """Right if equal to the gold after stripping both."""
+    return right_if(answer.strip() == gold.strip())
 
 
 def normalised(answer: str, gold: str) -> Verdict:
-    """Right when `normalise` makes answer and gold the same.
+    """Right if answer and gold are equal after `normalise`.
 
-    More than 30 combining marks in a row are wrong as unparsable: normal forms of such text take quadratic time.
+    An answer with more than 30 combining marks in a row is unparsable: its normal form would take quadratic time.
     """
     if answer == gold:
-        return judged(True)
+        return right_if(True)
     if has_many_marks(answer):
         return wrong(UNPARSABLE, f"more than {_MOST_MARKS} combining marks in a row")
-    return judged(normalise(answer) == normalise(gold))
+    return right_if(normalise(answer) == normalise(gold))
 
 
 def normalise(text: str) -> str:
-    """`text` in Unicode's compatibility form (NFKC) and without case; runs of white space are one space.
+    """`text` in Unicode's compatibility form (NFKC), case-folded, with white space as single spaces.
 
-    Quotes around the whole and punctuation at its end are left out. Articles stay: A is an answer, too.
+    Quotes around the whole and punctuation at its end are removed. Articles stay: A is an answer, too.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -39,7 +39,7 @@ def normalise(text: str) -> str:
 
 
 def has_many_marks(text: str) -> bool:
-    """Whether more than 30 combining marks follow each other."""
+    """Whether more than 30 combining marks follow one another."""
     if text.isascii():
         return False
     in_a_row = 0

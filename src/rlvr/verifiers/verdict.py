@@ -1,4 +1,4 @@
-"""What a verifier says of an answer: right, wrong, that it does not apply, or that we failed. Never points."""
+"""The verdict of a verifier on an answer: right, wrong, not applicable, or a fault. Never points."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Literal, Self
 
 Outcome = Literal["right", "wrong", "not_applicable", "fault"]
 
-# Why an answer is wrong before its content was judged (the completion's fault) …
+# Causes of a wrong answer whose content was never compared …
 MISSING, UNPARSABLE, TIMEOUT, MEMORY, OUTPUT, CRASH = "missing", "unparsable", "timeout", "memory", "output", "crash"
-# … and why nothing can be said (ours).
+# … and causes of a fault: the verification itself failed.
 WORKER, GOLD, ENDPOINT = "worker", "gold", "endpoint"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`cause` is one of the words above, or None for a plain right or wrong; `message` is for people.
+    """An outcome with its reasons. `cause` is one of the words above, or None for a plain right or wrong.
 
-    `details` are numbers that reward functions may read, such as tests_passed and tests_total.
+    `message` is for people. `details` are numbers for reward functions, such as tests_passed and tests_total.
     """
 
     outcome: Outcome
@@ -32,7 +32,7 @@ class Verdict:
 
     @property
     def is_fault(self) -> bool:
-        """Whether the failure is ours: the completion is then unscorable, not wrong."""
+        """Whether the verification failed: the completion is then unscorable, not wrong."""
         return self.outcome == "fault"
 
     def __str__(self) -> str:
@@ -49,15 +49,15 @@ class Verdict:
 RIGHT, WRONG, NOT_APPLICABLE = Verdict("right"), Verdict("wrong"), Verdict("not_applicable")
 
 
-def judged(is_right: bool) -> Verdict:
+def right_if(is_right: bool) -> Verdict:
     return RIGHT if is_right else WRONG
 
 
 def wrong(cause: str, message: str = "") -> Verdict:
-    """Wrong by the completion's own fault, counted by `cause`."""
+    """Wrong because of the completion, counted by `cause`."""
     return Verdict("wrong", cause, message)
 
 
 def fault(cause: str, message: str) -> Verdict:
-    """Not judged, by our fault."""
+    """Not verified, because the verification failed."""
     return Verdict("fault", cause, message)

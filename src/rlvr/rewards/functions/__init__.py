@@ -1,7 +1,7 @@
-"""The reward functions by name: a sample in, points out.
+"""The built-in reward functions by name: a sample in, points out.
 
-A function is `f(sample, *, options) -> points`. None says that it does not apply to this sample, NaN that it could not
-judge by a fault that is not the completion's. A new one is a function in a file of this folder and a line here.
+A function is `f(sample, *, options) -> points`. It returns None if it does not apply to the sample, and NaN if scoring
+failed through no fault of the completion. To add one, write a function in a file of this folder and a line here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FUNCTIONS: dict[str, RewardFunction] = {
 
 
 def check_values(where: str, name: str, options: Mapping[str, Any], *, max_completion_tokens: int) -> None:
-    """Raise ValueError, naming `where`, for options of function `name` that are of the right type and make no sense."""
+    """Raise ValueError, naming `where`, for options of function `name` with the right type but an impossible value."""
     if name == "soft_overlong":
         _check_overlong(where, options["max_tokens"], options["cache_tokens"], max_completion_tokens)
     if name == "proximity_smooth" and options["halfway"] <= 0:
@@ -55,12 +55,12 @@ def check_values(where: str, name: str, options: Mapping[str, Any], *, max_compl
         raise ValueError(f"{where}: words {options['words']} must be 1 or more: the length of a run, such as 3")
     if name == "language_consistency" and options["language"] not in prose.SCRIPTS:
         raise ValueError(
-            f"{where}: language {options['language']!r} has no profile; there are {', '.join(sorted(prose.SCRIPTS))}"
+            f"{where}: language {options['language']!r} is unknown; choose one of {', '.join(sorted(prose.SCRIPTS))}"
         )
     if name == "readability" and not options["hardest"] <= options["easiest"]:
         raise ValueError(
             f"{where}: hardest {options['hardest']:g} must not be above easiest {options['easiest']:g}: "
-            "a low reading ease is hard to read"
+            "a low reading ease means hard to read"
         )
     if name in {"min_length", "max_length"} and not 0 <= options["tokens"] <= max_completion_tokens:
         raise ValueError(
@@ -80,5 +80,5 @@ def _check_overlong(where: str, longest: float, cache: float, max_completion_tok
     if longest > max_completion_tokens:
         raise ValueError(
             f"{where}: max_tokens {longest:g} is above rollout.max_completion_tokens "
-            f"{max_completion_tokens}, where completions end: the whole penalty could never be reached; lower it"
+            f"{max_completion_tokens}, where completions end, so the full penalty could never be reached; lower it"
         )

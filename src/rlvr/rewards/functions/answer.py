@@ -1,4 +1,4 @@
-"""Rewards for the answer: right or wrong, and how near a number is to the gold."""
+"""Rewards for the answer: right or wrong, and the distance of a number from the gold."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def answer(
     not_a_number: float,
     missing: float,
 ) -> float:
-    """Points for the answer of a well-formed completion, fewer the further it is from the gold.
+    """Points for the answer of a well-formed completion; the further from the gold, the fewer.
 
-    `exact`: the same text; `stripped`: the same but for white space, or the same number, or right for the verifier;
-    then by |x − g| / |g|, which is infinite for a gold of 0. NaN when the verifier failed by our fault.
+    `exact` is for the same text; `stripped` for the same text up to white space, the same number, or an answer that the
+    verifier calls right. The other numbers are graded by |x − g| / |g|, which is infinite for a gold of 0. NaN if the
+    verifier failed.
     Source: Unsloth's advanced GRPO notebook, check_answer, in the form of docs/decisions/0003.
     """
     guess, gold = sample.reading.answer, sample.problem.answer
@@ -49,17 +50,17 @@ def answer(
 
 
 def number(sample: Sample, *, right: float, wrong: float, missing: float) -> float | None:
-    """Points for the first number after the answer tag, whatever the rest of the format; None for a gold in words.
+    """Points for the first number after the answer tag, in any format; None if the gold is not a number.
 
     Source: Unsloth's advanced GRPO notebook, check_numbers.
     """
     gold = parse(sample.problem.answer)
     if gold is None:
         return None
-    found = first(sample.reading.tagged or "")
-    if found is None:
+    guess = first(sample.reading.tagged or "")
+    if guess is None:
         return missing
-    return right if found == gold else wrong
+    return right if guess == gold else wrong
 
 
 def number_detected(sample: Sample, *, present: float, absent: float) -> float:
@@ -71,7 +72,7 @@ def number_detected(sample: Sample, *, present: float, absent: float) -> float:
 
 
 def number_matches(sample: Sample, *, right: float, wrong: float) -> float | None:
-    """`right` or `wrong` as the verifier says; a missing answer is wrong.
+    """`right` or `wrong`, as the verifier decides; a missing answer is wrong.
 
     Source: Unsloth's GRPO guide, its arithmetic example: +3 and -3.
     """
@@ -87,7 +88,7 @@ def correctness(sample: Sample, *, right: float) -> float | None:
 
 
 def is_integer(sample: Sample, *, points: float) -> float:
-    """`points` if nothing but a whole number in digits, with or without a minus, stands between the answer tags.
+    """`points` if the text between the answer tags is a whole number in digits, with or without a minus; else 0.
 
     Source: Will Brown's GRPO demo for GSM8K, int_reward_func: 0.5.
     """
@@ -98,8 +99,9 @@ def is_integer(sample: Sample, *, points: float) -> float:
 def proximity_smooth(sample: Sample, *, top: float, bottom: float, halfway: float, missing: float) -> float | None:
     """bottom + (top − bottom) / (1 + (e / halfway)²) for the relative error e = |x − g| / |g|; e = |x| for a gold of 0.
 
-    `top` at the gold, the mean of both at e = `halfway`, towards `bottom`, the penalty for outliers, far away;
-    `missing` without a number. None for a gold that is no number. For this project: the bands of `answer`, smooth.
+    This gives `top` at the gold, the mean of both at e = `halfway`, and approaches `bottom`, the penalty for outliers,
+    far away. `missing` without a number. None if the gold is not a number. Written for this project: a smooth version
+    of the bands of `answer`.
     """
     gold = parse(sample.problem.answer)
     if gold is None:
@@ -112,8 +114,8 @@ def proximity_smooth(sample: Sample, *, top: float, bottom: float, halfway: floa
 
 
 def exact_match(sample: Sample, *, points: float) -> float:
-    """`points` if the answer is the ideal one (the row's solution, or else its gold) but for case, white space, quotes
-    around it and punctuation at its end; else 0.
+    """`points` if the answer equals the ideal one (the row's solution, or else its gold) up to case, white space,
+    quotes around it and punctuation at its end; else 0.
 
     Source: the e-mail rubric of Unsloth's GRPO guide: +1.
     """

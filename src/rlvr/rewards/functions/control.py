@@ -1,4 +1,4 @@
-"""A control: a reward under which nothing may improve."""
+"""A control: a reward that must not lead to any improvement."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rlvr.rewards.sample import Sample
 
 
 def random(sample: Sample, *, low: float, high: float) -> float:
-    """A number from `low` up to `high` that depends on problem and text, not on right or wrong.
+    """A number from `low` to `high` that depends on problem and text, but not on right or wrong.
 
     Source: docs/decisions/0003.
     """
-    digest = hashlib.sha256(f"{sample.problem.id}\n{sample.text}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{sample.problem.id}\n{sample.completion.text}".encode("utf-8", "surrogatepass")).digest()
     return low + (high - low) * int.from_bytes(digest[:8], "big") / 2**64

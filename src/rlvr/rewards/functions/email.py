@@ -1,6 +1,6 @@
-"""Rewards for e-mails: what a reader would look for, read from the answer and the row's columns.
+"""Rewards for e-mails: keywords, recipient and signature, checked with the answer and the row's columns.
 
-An answer is what follows the answer tag.
+An answer is the text after the answer tag.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rlvr.rewards.functions.prose import LONGEST
 from rlvr.rewards.sample import Sample
 from rlvr.types import UserError
 
-SIGNATURE_CHARACTERS = 400  # where a signature block is looked for, from the end
+SIGNATURE_CHARACTERS = 400  # at the end of the answer, searched for a signature block
 
 _TITLES = frozenset({"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "professor", "sir", "madam"})
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+")
@@ -24,24 +24,25 @@ _STREET = re.compile(
 
 
 def email_keywords(sample: Sample, *, column: str, each: float, complete: float) -> float | None:
-    """`each` for every keyword of the row that the answer contains, plus `complete` when it contains all of them.
+    """`each` for every keyword of the row that the answer contains, plus `complete` if it contains all of them.
 
-    `column` holds a list, or text with commas or semicolons between the keywords; None without it. Whole words, in any
-    case. Raises UserError for another kind of column. Source: the e-mail rubric of Unsloth's GRPO guide, +1.
+    `column` holds a list, or text with commas or semicolons between the keywords; None for a row without it. Keywords
+    match whole words in any case. Raises UserError for another kind of column. Source: the e-mail rubric of Unsloth's
+    GRPO guide, +1.
     """
     keywords = _listed(sample.problem.columns.get(column), column)
     if not keywords:
         return None
     text = _plain((sample.reading.tagged or "")[:LONGEST])
-    found = sum(_contains(text, _plain(keyword)) for keyword in keywords)
-    return found * each + (complete if found == len(keywords) else 0.0)
+    num_found = sum(_contains(text, _plain(keyword)) for keyword in keywords)
+    return num_found * each + (complete if num_found == len(keywords) else 0.0)
 
 
 def recipient_name(sample: Sample, *, column: str, points: float) -> float | None:
-    """`points` if the answer names the row's recipient (in full, or by first or last name), else 0.
+    """`points` if the answer contains the name of the row's recipient (in full, first or last name), else 0.
 
-    `column` holds the name, titles such as Dr. allowed; None without it. Source: the e-mail rubric of Unsloth's
-    GRPO guide, +1.
+    `column` holds the name; titles such as Dr. are allowed; None for a row without it. Source: the e-mail rubric of
+    Unsloth's GRPO guide, +1.
     """
     full = _plain(str(sample.problem.columns.get(column) or ""))
     if not full:
@@ -52,7 +53,7 @@ def recipient_name(sample: Sample, *, column: str, points: float) -> float | Non
 
 
 def signature_block(sample: Sample, *, points: float) -> float:
-    """`points` if the last 400 characters of the answer hold a phone number, an e-mail address or a street address.
+    """`points` if the last 400 characters of the answer contain a phone number, e-mail address or street address.
 
     Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
@@ -76,7 +77,7 @@ def _plain(text: str) -> str:
 
 
 def _contains(text: str, wanted: str) -> bool:
-    """Whether `wanted` stands in `text` with no letter or digit right before or after."""
+    """Whether `text` contains `wanted` with no letter or digit right before or after."""
     at = text.find(wanted)
     while at >= 0:
         end = at + len(wanted)

@@ -1,7 +1,4 @@
-"""Rewards for the format: which tags are there, and in which order.
-
-`tagged`, where it appears, is what follows the first answer tag, whatever the rest of the format.
-"""
+"""Rewards for the format: the presence and order of the tags."""
 
 from __future__ import annotations
 
@@ -26,24 +23,24 @@ def format_approximate(sample: Sample, *, present: float, absent: float) -> floa
 
 
 def soft_format(sample: Sample, *, points: float) -> float:
-    """`points` where reasoning and answer stand in their tags, in this order and side by side, whatever is around.
+    """`points` if reasoning and answer are in their tags, in this order and adjacent, with any text around; else 0.
 
-    White space between the two is free. Source: Will Brown's GRPO demo for GSM8K, soft_format_reward_func.
+    White space between the two is allowed. Source: Will Brown's GRPO demo for GSM8K, soft_format_reward_func.
     """
     start, end, answer_start, answer_end = sample.tags.marks()
-    before, found, after = sample.text.partition(answer_start)
+    before, tag, after = sample.completion.text.partition(answer_start)
     before = before.rstrip()
-    is_there = found and answer_end in after and before.endswith(end) and start in before[: -len(end)]
+    is_there = tag and answer_end in after and before.endswith(end) and start in before[: -len(end)]
     return points if is_there else 0.0
 
 
 def strict_format(sample: Sample, *, points: float) -> float:
-    """`points` for a well-formed completion with the tags' own line breaks, as the pre-finetune teaches it.
+    """`points` for a well-formed completion with the line breaks of the tags, as the pre-finetune teaches; else 0.
 
     One line break at the end may be missing or added. Source: Will Brown's GRPO demo for GSM8K,
     strict_format_reward_func.
     """
-    tags, text = sample.tags, sample.text.removesuffix("\n")
+    tags, text = sample.tags, sample.completion.text.removesuffix("\n")
     is_strict = (
         sample.reading.answer is not None
         and text.startswith(tags.reasoning_start)
@@ -55,9 +52,9 @@ def strict_format(sample: Sample, *, points: float) -> float:
 
 def tag_count(sample: Sample, *, each: float, trailing_character: float) -> float:
     """`each` for every tag that occurs exactly once, plus `trailing_character` (negative) for each character after the
-    first end of the answer, white space around it left out.
+    first end of the answer, without surrounding white space.
 
     Source: Will Brown's GRPO demo for GSM8K, count_xml: 0.125 and -0.001.
     """
-    _, _, trailing = sample.text.partition(sample.tags.marks()[3])
+    _, _, trailing = sample.completion.text.partition(sample.tags.marks()[3])
     return sample.reading.counts.count(1) * each + len(trailing.strip()) * trailing_character

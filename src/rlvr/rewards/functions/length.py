@@ -11,20 +11,26 @@ def soft_overlong(sample: Sample, *, max_tokens: int, cache_tokens: int) -> floa
     n tokens, the end of sequence included; L = max_tokens. Source: soft overlong punishment, DAPO (arXiv 2503.14476,
     eq. 13).
     """
-    beyond = sample.num_tokens - (max_tokens - cache_tokens)
+    beyond = sample.completion.num_tokens - (max_tokens - cache_tokens)
     if beyond <= 0:
         return 0.0
     return -1.0 if beyond >= cache_tokens else -beyond / cache_tokens
 
 
 def min_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0. For this project."""
-    return points if sample.num_tokens < tokens else 0.0
+    """`points` (a penalty is negative) for a completion of fewer than `tokens` tokens, else 0.
+
+    Written for this project.
+    """
+    return points if sample.completion.num_tokens < tokens else 0.0
 
 
 def max_length(sample: Sample, *, tokens: int, points: float) -> float:
-    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0. For this project."""
-    return points if sample.num_tokens > tokens else 0.0
+    """`points` (a penalty is negative) for a completion of more than `tokens` tokens, else 0.
+
+    Written for this project.
+    """
+    return points if sample.completion.num_tokens > tokens else 0.0
 
 
 def too_long(sample: Sample, *, words: int, points: float) -> float:

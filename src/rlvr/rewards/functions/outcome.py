@@ -8,7 +8,7 @@ from rlvr.verifiers.verdict import Verdict
 
 
 def by_verdict(verdict: Verdict, *, right: float, wrong: float) -> float | None:
-    """`right` or `wrong`; NaN when the verifier failed by our fault, None when it does not apply."""
+    """`right` or `wrong`; NaN if the verifier failed, None if it does not apply."""
     if verdict.outcome == "not_applicable":
         return None
     if verdict.is_fault:

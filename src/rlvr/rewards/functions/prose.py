@@ -1,4 +1,4 @@
-"""Rewards for how a completion is written: repetition, language, readability."""
+"""Rewards for the style of a completion: repetition, language, readability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from rlvr.rewards.sample import Sample
 
-LONGEST = 100_000  # characters that are read of a text, from its beginning
+LONGEST = 100_000  # characters of a text that are read
 
 # Unicode's names of scripts, and frequent words that few of the other languages in the same script share.
 SCRIPTS = {
@@ -38,23 +38,24 @@ _VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿ
 
 
 def repetition(sample: Sample, *, words: int, points: float) -> float:
-    """`points` (a penalty is negative) times 1 − distinct / all, over the runs of `words` words of the completion.
+    """`points` (a penalty is negative) times 1 − distinct / all, over the runs of `words` words in the completion.
 
-    0 for fewer words than that; case is ignored. Source: the repetition penalty of Yeo et al., Demystifying Long
+    0 for fewer words than that. Case is ignored. Source: the repetition penalty of Yeo et al., Demystifying Long
     Chain-of-Thought Reasoning in LLMs (arXiv 2502.03373).
     """
-    found = sample.text[:LONGEST].casefold().split()
-    runs = list(zip(*(found[i:] for i in range(words)), strict=False))
+    tokens = sample.completion.text[:LONGEST].casefold().split()
+    runs = list(zip(*(tokens[i:] for i in range(words)), strict=False))
     return points * (1 - len(set(runs)) / len(runs)) if runs else 0.0
 
 
 def language_consistency(sample: Sample, *, language: str, points: float) -> float | None:
-    """`points` times the share of the completion's words that are in `language`, tags left out; None without words.
+    """`points` times the share of the completion's words in `language`, without the tags; None without words.
 
-    share = in script / words × own / (own + other), where own and other count frequent words of the language, and of
-    the others in its script unless they are its own, too (the factor is 1 where there are none). A profile of scripts
-    and frequent words, no language model: `language` is one of ar, de, el, en, es, fr, he, hi, it, ja, ko, nl, pl, pt,
-    ru, sv, th, uk, zh. Source: the language consistency reward of DeepSeek-R1 (arXiv 2501.12948).
+    share = in script / words × own / (own + other). `own` counts frequent words of the language, `other` frequent words
+    of other languages in the same script, without words of both; the factor is 1 if both are 0. It uses profiles of
+    scripts and frequent words, and no language model. `language` is one of ar, de, el, en, es, fr, he,
+    hi, it, ja, ko, nl, pl, pt, ru, sv, th, uk, zh. Source: the language consistency reward of DeepSeek-R1
+    (arXiv 2501.12948).
     """
     words = Counter(_words(sample))
     total = sum(words.values())
@@ -67,10 +68,10 @@ def language_consistency(sample: Sample, *, language: str, points: float) -> flo
 
 
 def readability(sample: Sample, *, easiest: float, hardest: float, points: float) -> float | None:
-    """`points` where the answer's reading ease lies between `hardest` and `easiest`, falling to 0 in 50 beyond either.
+    """`points` if the answer's reading ease is between `hardest` and `easiest`, falling to 0 at 50 beyond either.
 
     ease = 206.835 − 1.015 · words / sentences − 84.6 · syllables / words: 60 to 70 is plain English, 30 is hard, 90
-    very easy. A syllable is a group of vowels, a silent final e left out, so a word may be off by one. English only.
+    very easy. A syllable is a group of vowels without a silent final e, so a word may be off by one. English only.
     None for an answer without words. Source: Flesch, A new readability yardstick (1948).
     """
     text = (sample.reading.tagged or "")[:LONGEST].lower()
@@ -84,15 +85,15 @@ def readability(sample: Sample, *, easiest: float, hardest: float, points: float
 
 
 def syllables(word: str) -> int:
-    """Groups of vowels, at least one; the last e is silent after a consonant unless it ends in `le`."""
+    """The number of vowel groups, at least one. A final e is silent after a consonant, except in `le`."""
     groups = len(_VOWELS.findall(word))
     is_silent = word.endswith("e") and not word.endswith("le") and word[-2:-1] not in "aeiouy"
     return max(1, groups - is_silent)
 
 
 def _words(sample: Sample) -> list[str]:
-    """The words of two letters or more, in lower case, tags left out; a run of Chinese or Japanese is one."""
-    text = sample.text[:LONGEST]
+    """Words of two letters or more in lower case, without the tags; a run of Chinese or Japanese is one word."""
+    text = sample.completion.text[:LONGEST]
     for mark in sample.tags.marks():
         text = text.replace(mark, " ")
     return _WORD.findall(text.casefold())

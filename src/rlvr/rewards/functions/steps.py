@@ -1,4 +1,4 @@
-"""A reward for true steps: the equations that the reasoning states, checked in exact arithmetic."""
+"""A reward for true steps: the equations in the reasoning, checked in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from itertools import pairwise
 
 from rlvr.rewards.sample import Sample
 
-LONGEST = 20_000  # characters that are read of the reasoning
-SIDE_CHARACTERS = 100  # of each side of an equals sign
+LONGEST = 20_000  # characters of the reasoning that are read
+SIDE_CHARACTERS = 100  # read on each side of an equals sign
 DEEPEST = 20
 LARGEST_BITS = 4096
 
 _TOKEN = re.compile(r" *(?:(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(%?)|(.))")
 _TRAILING = re.compile(r"(?:[\d%+\-*/^() ]|[.,](?=\d))*$")
-_OPERATOR = re.compile(r" *(?:[*/^]|[+-] )|[+-]")  # and not the sign of a number, as in `so -3 + 4`
+_OPERATOR = re.compile(r" *(?:[*/^]|[+-] )|[+-]")  # not the sign of a number, as in `so -3 + 4`
 _PLAIN = re.compile(r" *-? *(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d+))?")
 _NOTATION = str.maketrans("×·∙⋅÷−–", "****/--", "$€£")
 _TIMES = re.compile(r"(?<=[\d)]) ?x ?(?=[\d(])")
 
 
 def step_check(sample: Sample, *, points: float) -> float | None:
-    """`points` times the share of true equations among those that the reasoning states; None when it states none.
+    """`points` times the share of true equations among those in the reasoning; None if there are none.
 
     An equation has numbers and + - * / × · ÷ ^ on both sides of `=`, at least one operator, and no letters:
-    `12*3 = 36`, `<<12*3=36>>`, `12 × 3 = 36`. Exact, but a plain right side with decimals may be
-    rounded to them: 10 / 3 = 3.33. Read are the first 20,000 characters and 100 beside each sign. Source: the
+    `12*3 = 36`, `<<12*3=36>>`, `12 × 3 = 36`. The check is exact, except that a plain right side with decimals may be
+    rounded: 10 / 3 = 3.33. It reads the first 20,000 characters, and 100 on each side of `=`. Source: the
     calculator annotations of GSM8K (Cobbe et al., arXiv 2110.14168).
     """
-    steps = list(stated_steps((sample.reading.reasoning or sample.text)[:LONGEST]))
+    steps = list(stated_steps((sample.reading.reasoning or sample.completion.text)[:LONGEST]))
     return points * sum(steps) / len(steps) if steps else None
 
 
@@ -46,7 +46,7 @@ def stated_steps(text: str) -> Iterator[bool]:
 
 
 def _is_true(before: str, after: str) -> bool | None:
-    """None if this is no equation between numbers."""
+    """Whether the equation is true; None if it is not an equation between numbers."""
     left, right = _last_expression(before), _first_expression(after)
     if left is None or right is None or not (left[1] or right[1]):
         return None
@@ -72,8 +72,8 @@ def _last_expression(text: str) -> Found | None:
     if lead[-1:].isalpha() and _OPERATOR.match(run):
         return None
     run = run.strip()
-    found = _first_expression(run)
-    return found if found and found[2] == len(run) else None
+    expression = _first_expression(run)
+    return expression if expression and expression[2] == len(run) else None
 
 
 def _first_expression(text: str) -> Found | None:
@@ -85,7 +85,7 @@ def _first_expression(text: str) -> Found | None:
 
 
 class _Refused(Exception):
-    """No expression here, or one too large to compute."""
+    """No expression at this place, or one too large to compute."""
 
 
 def _sum(text: str, at: int, depth: int) -> Found:

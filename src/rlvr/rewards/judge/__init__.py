@@ -1,1 +1,1 @@
-"""A language model as the judge: its options, the endpoint, the ledger of what it cost, its verdicts."""
+"""A language model as a judge: its options, its endpoint, the ledger of its cost, its verdicts."""

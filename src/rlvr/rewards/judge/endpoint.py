@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible /chat/completions: time limit, retries, cost, and no key in any message."""
+"""Ask an OpenAI-compatible /chat/completions, with a time limit, retries and a cost cap. No message shows the key."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rlvr.rewards.judge import ledger
 from rlvr.rewards.judge.options import LONGEST_WAIT_SECONDS, Options, find_key
 
 FIRST_WAIT_SECONDS = 0.5
-MORE_TOKENS = 100  # what a chat template adds to the text of a request, at most
+MORE_TOKENS = 100  # at most that many are added to a request by a chat template
 
 Ask = Callable[[dict[str, Any]], Awaitable[str]]
 
 
 class EndpointError(Exception):
-    """No reply, and no use in trying again; the message has no key in it."""
+    """No reply, and trying again is useless. The message does not contain the key."""
 
 
 @dataclass(eq=False)
 class _Failure(Exception):
-    """One request failed. `wait_seconds` is what the server asks for, None without a word; `is_billed`: perhaps."""
+    """One request failed. `wait_seconds` is the wait that the server asks for; `is_billed` if it may be billed."""
 
     message: str
     is_final: bool
@@ -37,26 +37,26 @@ class _Failure(Exception):
 
 @asynccontextmanager
 async def connect(options: Options, key: str, account: ledger.Account) -> AsyncIterator[Ask]:
-    """Give a function from the body of a request to the text of the reply. It raises EndpointError.
+    """Yield a function from the body of a request to the text of the reply. It raises EndpointError.
 
-    Too many requests, a server's error, a timeout and a lost connection are tried `retries` times more, after the time
-    that Retry-After names or 0.5 s, 1 s, 2 s and so on.
+    Too many requests, a server error, a timeout and a lost connection are retried `retries` times, after the time given
+    by Retry-After or after 0.5 s, 1 s, 2 s and so on.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     json_mode: dict[str, Any] = {"response_format": {"type": "json_object"}}
-    turns = asyncio.Semaphore(options.concurrency)  # of this process: more would only wait for each other's slots
+    turns = asyncio.Semaphore(options.concurrency)  # of this process: more would only wait for slots
     async with httpx2.AsyncClient(headers=headers, timeout=None) as client:
 
         async def ask(body: dict[str, Any]) -> str:
             wait, failures = FIRST_WAIT_SECONDS, 0
             while True:
-                sent = body | json_mode
+                request = body | json_mode
                 try:
                     async with turns:
-                        return await _request(client, options, account, sent)
+                        return await _request(client, options, account, request)
                 except _Failure as failure:
-                    if "response_format" in sent and "response_format" in failure.message:
-                        json_mode.clear()  # the server does not know it
+                    if "response_format" in request and "response_format" in failure.message:
+                        json_mode.clear()  # the server does not support it
                         continue
                     failures += 1
                     await asyncio.sleep(_pause(failure, failures, wait, options))
@@ -66,17 +66,17 @@ async def connect(options: Options, key: str, account: ledger.Account) -> AsyncI
 
 
 def _pause(failure: _Failure, failures: int, wait: float, options: Options) -> float:
-    """Seconds until the next try. Raises EndpointError when there is none."""
+    """Seconds until the next try. Raises EndpointError if there is none."""
     pause = wait if failure.wait_seconds is None else failure.wait_seconds
     if failure.is_final or failures > options.retries or pause > LONGEST_WAIT_SECONDS:
-        asked = f" (it asks to wait {pause:g} s)" if pause > LONGEST_WAIT_SECONDS else ""
-        raise EndpointError(f"{failure.message}{asked}, try {failures} of {options.retries + 1}") from None
+        wait_note = f" (it asks to wait {pause:g} s)" if pause > LONGEST_WAIT_SECONDS else ""
+        raise EndpointError(f"{failure.message}{wait_note}, try {failures} of {options.retries + 1}") from None
     return pause
 
 
 async def _request(client: httpx2.AsyncClient, options: Options, account: ledger.Account, body: dict[str, Any]) -> str:
-    """One request under the cost cap. What may have been billed stays booked at its upper bound until it is known."""
-    letters = sum(len(message["content"].encode()) for message in body["messages"])  # a token is a byte or more
+    """Send one request under the cost cap. A cost that may be billed stays booked at its upper bound until known."""
+    letters = sum(len(message["content"].encode()) for message in body["messages"])  # a token has at least one byte
     bound = _cost(options, letters + MORE_TOKENS, options.max_output_tokens)
     async with ledger.slot(account):
         if not ledger.reserve(account, bound):
@@ -103,10 +103,10 @@ def _cost(options: Options, input_tokens: int, output_tokens: int) -> float:
 async def _post(
     client: httpx2.AsyncClient, options: Options, body: dict[str, Any]
 ) -> tuple[str, tuple[int, int] | None]:
-    """The reply's text and its tokens in and out, None where the server does not count. Raises _Failure."""
+    """The text of the reply and its tokens in and out, None if the server does not count. Raises _Failure."""
     url = f"{options.base_url.rstrip('/')}/chat/completions"
     try:
-        async with asyncio.timeout(options.seconds):  # of the whole request, also if the reply trickles
+        async with asyncio.timeout(options.seconds):  # for the whole request, even if the reply trickles
             response = await client.post(url, json=body)
     except TimeoutError:
         raise _Failure(f"{url} gave no reply within {options.seconds:g} s", False, is_billed=True) from None
@@ -116,7 +116,7 @@ async def _post(
         raise _Failure(f"{url} broke off ({type(error).__name__}: {error})", False, is_billed=True) from None
     if response.status_code != 200:
         again = response.status_code in (408, 429) or response.status_code >= 500
-        hint = f"; look at the key in {options.api_key_env}" if response.status_code in (401, 403) else ""
+        hint = f"; check the key in {options.api_key_env}" if response.status_code in (401, 403) else ""
         message = f"{url} answered {response.status_code}{hint}: {_shown(response.text, options)}"
         raise _Failure(message, not again, is_billed=False, wait_seconds=_wait(response.headers.get("Retry-After")))
     try:
@@ -125,7 +125,7 @@ async def _post(
         usage = reply.get("usage")
         counts = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        message = f"{url} answered what is no chat completion: {_shown(response.text, options)!r}"
+        message = f"{url} did not answer with a chat completion: {_shown(response.text, options)!r}"
         raise _Failure(message, False, is_billed=True) from None
     return str(text), counts
 
@@ -136,7 +136,7 @@ def _shown(text: str, options: Options) -> str:
 
 
 def _wait(header: str | None) -> float | None:
-    """Seconds that a Retry-After asks for, given as such or as a date (RFC 9110, 10.2.3)."""
+    """The seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
     if header is None:
         return None
     try:

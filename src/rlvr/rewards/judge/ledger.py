@@ -1,6 +1,6 @@
-"""What a judge keeps on disk, shared by all processes: its verdicts, the money spent, and who may ask right now.
+"""The state of a judge on disk, shared by all processes: verdicts, money spent, and slots for requests.
 
-Files are replaced whole, and locks are the kernel's, so a process killed at any point leaves nothing half-done.
+Files are replaced as a whole and locks are the kernel's, so a process killed at any point leaves nothing half-done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Account:
-    """The money of one judge, kept in `folder`, with its cap, and how many requests may be under way at once."""
+    """The account of one judge in `folder`: its cost cap, and the number of requests allowed at once."""
 
     folder: Path
     max_cost: float
@@ -30,12 +30,12 @@ class Account:
 
 
 def file_name(name: str) -> str:
-    """The name of a reward as that of a folder."""
+    """The folder name for a reward."""
     return "judge-" + re.sub(r"[^\w.-]", "_", name)
 
 
 def read(folder: Path, key: str) -> dict[str, Any] | None:
-    """The verdict that was written under `key`, or None."""
+    """The verdict stored under `key`, or None."""
     try:
         verdict: dict[str, Any] = json.loads(_verdict_file(folder, key).read_text())
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def spent(account: Account) -> float:
 
 
 def reserve(account: Account, cost: float) -> bool:
-    """Book `cost` before it arises; False, and nothing booked, if the sum would then be above the cap."""
+    """Book `cost` in advance. Returns False and books nothing if the sum would exceed the cap."""
     with _locked(account):
         total = spent(account) + cost
         if total > account.max_cost:
@@ -65,14 +65,14 @@ def reserve(account: Account, cost: float) -> bool:
 
 
 def correct(account: Account, difference: float) -> None:
-    """Replace what was reserved by what it came to: `difference` is the latter minus the former."""
+    """Correct a reserved cost to the real one; `difference` is the real cost minus the reserved one."""
     with _locked(account):
         _replace(account.folder / "spent.json", {"cost": max(0.0, spent(account) + difference)})
 
 
 @asynccontextmanager
 async def slot(account: Account) -> AsyncIterator[None]:
-    """Wait until fewer than `concurrency` requests are under way in all processes; this is then one of them."""
+    """Wait until fewer than `concurrency` requests run in all processes, and hold one slot during the block."""
     account.folder.mkdir(parents=True, exist_ok=True)
     while (held := _free_slot(account)) is None:
         await asyncio.sleep(POLL_SECONDS)

@@ -1,6 +1,6 @@
-"""A language model as a judge, as params.yaml names it: its options, and what its worker process is asked.
+"""The options of a judge in params.yaml, and the arguments of its worker process.
 
-judgement.py runs in that process, over an OpenAI-compatible endpoint.
+verdicts.py runs in that process and asks an OpenAI-compatible endpoint.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from rlvr.types import Answered, Problem
 
 NAME = "judge"
 TARGET = "rlvr.rewards.judge.verdicts:call"
-FOLDER = ".judge"  # verdicts and money spent, outlasting a run: a verdict that is there costs nothing
-LONGEST_WAIT_SECONDS = 60.0  # between two tries; a server that asks for more is taken to be down
+FOLDER = ".judge"  # verdicts and money spent; it outlives a run, so that a stored verdict costs nothing
+LONGEST_WAIT_SECONDS = 60.0  # between two tries; a server that asks for more counts as down
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What params.yaml says of a judge. Raises ValueError for values that cannot work.
+    """The options of a judge in params.yaml. Raises ValueError for values that cannot work.
 
-    `seconds` is the limit of one request, `concurrency` that of all processes together. `max_cost` is in the currency
-    of the prices, over all runs in this folder; `api_key_env` is empty for a server without a key.
+    `seconds` limits one request, `concurrency` the requests of all processes together. `max_cost` is in the currency of
+    the prices, over all runs in this folder. `api_key_env` is empty for a server without a key.
     """
 
     base_url: str
@@ -58,12 +58,12 @@ class Options:
         for name in ("max_cost", "price_per_million_input", "price_per_million_output"):
             if asdict(self)[name] < 0:
                 raise ValueError(
-                    f"{name} {asdict(self)[name]:g} must not be negative; 0 for a server that costs nothing"
+                    f"{name} {asdict(self)[name]:g} must not be negative; use 0 for a server that costs nothing"
                 )
 
 
 def find_key(options: Options) -> str:
-    """The key from the environment, empty when none is asked for. Raises ValueError when it is not there."""
+    """The key from the environment; empty if none is needed. Raises ValueError if it is missing."""
     if not options.api_key_env:
         return ""
     key = os.environ.get(options.api_key_env, "").strip()
@@ -73,20 +73,25 @@ def find_key(options: Options) -> str:
             f"export {options.api_key_env}=... first, or set api_key_env to '' for a server without a key"
         )
     if not key.isascii() or not key.isprintable():
-        raise ValueError(f"the environment variable {options.api_key_env} holds characters that no key has")
+        raise ValueError(f"the environment variable {options.api_key_env} contains characters that no key has")
     return key
 
 
 def longest_seconds(num_completions: int, options: Options) -> float:
-    """After how long `num_completions`, in all calls that run at once, have scores or messages, even if all fails.
+    """The longest time until `num_completions`, in all concurrent calls, have scores or messages, even if all fail.
 
-    Each of the two questions to the judge is one request and `retries` more, with waits between them.
+    Each of the two questions to the judge is one request and up to `retries` more, with waits between them.
     """
     rounds = math.ceil(num_completions / options.concurrency)
     return rounds * 2 * (options.seconds * (options.retries + 1) + LONGEST_WAIT_SECONDS * options.retries)
 
 
-def arguments(name: str, options: Mapping[str, Any], problem: Problem, answered: Sequence[Answered]) -> dict[str, Any]:
-    """What TARGET is called with for the completions of one question; `name` is the reward's."""
-    items = [{"question": problem.question, "completion": one.text, "answer": problem.answer} for one in answered]
+def arguments(
+    name: str, options: Mapping[str, Any], problem: Problem, completions: Sequence[Answered]
+) -> dict[str, Any]:
+    """The arguments of TARGET for the completions of one question; `name` is the name of the reward."""
+    items = [
+        {"question": problem.question, "completion": completion.text, "answer": problem.answer}
+        for completion in completions
+    ]
     return {"items": items, "name": name, "folder": FOLDER, **options}

@@ -1,7 +1,7 @@
-"""What a judge says of completions; runs in a worker process.
+"""Ask a judge about completions; runs in a worker process.
 
-The completion is data to the judge: it lies between lines with a code word that no text can foresee, since it is a
-hash of that text. A judge can be fooled all the same; keep its weight below that of a verifier's rewards.
+The completion is data to the judge. It lies between lines with a code word that no text can predict, since it is a hash
+of that text. A judge can still be fooled: keep its weight below that of a verifier's rewards.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ REPAIR = 'That was no verdict: {problem}. Reply with only {{"score": NUMBER, "re
 
 
 def call(*, items: list[dict[str, Any]], name: str, folder: str, **options: Any) -> dict[str, list[Any]]:
-    """points and messages of `items`, each with question, completion and answer (the gold, may be empty).
+    """The points and messages of `items`, each with question, completion and answer (the gold, may be empty).
 
-    Points are NaN where the endpoint failed, the cost cap is reached or the reply is no verdict even when asked again:
-    our fault, and the message says which; else the message is the judge's reason. Verdicts and the money spent by the
-    reward `name` are kept in `folder`, which all processes share. `options` are those of Options.
+    Points are NaN if the endpoint failed, the cost cap is reached, or the reply is no verdict even when asked again.
+    The message then says which. Otherwise the message is the judge's reason. The verdicts and the money spent by the
+    reward `name` are stored in `folder`, which all processes share. `options` are those of Options.
     """
     return asyncio.run(_judge_all(items, name, Path(folder), Options(**options)))
 
 
 async def _judge_all(items: list[dict[str, Any]], name: str, folder: Path, options: Options) -> dict[str, list[Any]]:
-    asked = [messages(item, options) for item in items]
-    once = {json.dumps(text): text for text in asked}  # equal completions are judged once
+    conversations = [messages(item, options) for item in items]
+    by_key = {json.dumps(text): text for text in conversations}  # equal completions are judged once
     account = ledger.Account(folder / ledger.file_name(name), options.max_cost, options.concurrency)
     async with connect(options, find_key(options), account) as ask:
-        found = await asyncio.gather(*(_judge(text, folder, options, ask) for text in once.values()))
-    judged = dict(zip(once, found, strict=True))
-    told = [judged[json.dumps(text)] for text in asked]
-    return {"points": [score for score, _ in told], "messages": [message for _, message in told]}
+        replies = await asyncio.gather(*(_judge(text, folder, options, ask) for text in by_key.values()))
+    reply_by_key = dict(zip(by_key, replies, strict=True))
+    ordered = [reply_by_key[json.dumps(text)] for text in conversations]
+    return {"points": [score for score, _ in ordered], "messages": [message for _, message in ordered]}
 
 
-async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str]:
-    """A score and its reason, or NaN and what went wrong."""
-    body = {"model": options.model, "messages": asked, "temperature": 0, "seed": SEED}
+async def _judge(conversation: list[dict[str, str]], folder: Path, options: Options, ask: Ask) -> tuple[float, str]:
+    """A score and its reason, or NaN and the failure."""
+    body = {"model": options.model, "messages": conversation, "temperature": 0, "seed": SEED}
     body |= {"max_tokens": options.max_output_tokens}
     key = hashlib.sha256(json.dumps([options.base_url, body], sort_keys=True).encode()).hexdigest()
-    if kept := ledger.read(folder, key):
-        return kept["score"], kept["reason"]
+    if verdict := ledger.read(folder, key):
+        return verdict["score"], verdict["reason"]
     try:
         reply = await ask(body)
         try:
             score, reason = parse(reply, options)
         except ValueError as error:
             again = {"role": "user", "content": REPAIR.format(problem=error)}
-            turns = [*asked, {"role": "assistant", "content": clean(reply)}, again]
+            turns = [*conversation, {"role": "assistant", "content": clean(reply)}, again]
             score, reason = parse(await ask(body | {"messages": turns}), options)
     except EndpointError as error:
         return math.nan, str(error)
@@ -78,7 +78,7 @@ async def _judge(asked: list[dict[str, str]], folder: Path, options: Options, as
 
 
 def messages(item: dict[str, Any], options: Options) -> list[dict[str, str]]:
-    """What the judge is asked: the instructions as the system's word, the material as data between code words."""
+    """The messages to the judge: the instructions as the system prompt, the material as data between code words."""
     completion = clean(item["completion"])
     if len(completion) > options.max_characters:
         cut = len(completion) - options.max_characters
@@ -92,12 +92,12 @@ def messages(item: dict[str, Any], options: Options) -> list[dict[str, str]]:
 
 
 def clean(text: str) -> str:
-    """The text as valid UTF-8: what is no character, a lone surrogate, written as an escape."""
+    """The text as valid UTF-8, with lone surrogates as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def parse(reply: str, options: Options) -> tuple[float, str]:
-    """Score and reason of a verdict. Raises ValueError for anything but the object that was asked for."""
+    """The score and reason of a verdict. Raises ValueError for anything but the requested object."""
     try:
         pairs = json.loads(reply, object_pairs_hook=list)
     except (ValueError, RecursionError):

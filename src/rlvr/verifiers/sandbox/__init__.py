@@ -1,1 +1,1 @@
-"""Where programs that a model wrote run."""
+"""The sandbox for programs that a model wrote."""

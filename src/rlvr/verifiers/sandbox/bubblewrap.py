@@ -1,4 +1,4 @@
-"""The command line of bubblewrap (0.8 or newer) for one sandbox: what a program sees, and as whom it runs."""
+"""The command line of bubblewrap (0.8 or newer): the files that a program sees, and the user it runs as."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from functools import cache
 from pathlib import Path
 
 NOBODY = 65534
-FOLDER = "/work"  # the program's own, in memory
+FOLDER = "/work"  # writable for the program, in memory
 
-# PYTHONHASHSEED makes the order of sets, and so the verdict, the same every time: hence no -I or -E, whose rest is here
+# PYTHONHASHSEED fixes the order of sets, and so the verdict. -I and -E would ignore it; PYTHON has the rest of them.
 PYTHON = ("-P", "-s", "-S", "-B", "-X", "utf8")
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 
 
 @cache
 def interpreter() -> str:
-    """The file of this interpreter, outside any virtual environment."""
+    """The executable of this interpreter, outside any virtual environment."""
     named = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     return os.path.realpath(named if named.exists() else sys.executable)
 
 
 def command(*, file_bytes: int, filter_descriptor: int) -> list[str]:
-    """All that goes before the arguments of the interpreter; seccomp.program() is read from `filter_descriptor`."""
+    """The command before the interpreter's arguments; seccomp.program() is read from `filter_descriptor`."""
     seccomp = ["--seccomp", str(filter_descriptor)]
     bwrap = ["bwrap", *_confinement(), *_view(), *_folder(file_bytes), *seccomp, "--"]
     return [*as_nobody(), *bwrap, interpreter(), *PYTHON]
@@ -43,7 +43,7 @@ def _folder(file_bytes: int) -> list[str]:
 
 @cache
 def _view() -> tuple[str, ...]:
-    """Read-only: the interpreter, its library without installed packages, the system's libraries; /proc; /dev/null."""
+    """Read-only mounts: the interpreter, its library without installed packages, system libraries, /proc, /dev/null."""
     words: list[str] = []
     for folder in ("/lib", "/lib64"):
         if Path(folder).is_symlink():
@@ -62,7 +62,7 @@ def _view() -> tuple[str, ...]:
 
 @cache
 def visible() -> tuple[str, ...]:
-    """Paths that a program can read, /lib and /lib64 aside."""
+    """Paths that a program can read, apart from /lib and /lib64."""
     prefix = Path(sys.base_prefix)
     own = [Path(interpreter()), prefix / "lib", prefix / "lib64"]
     system = [Path(path) for path in ("/usr/lib", "/usr/lib64", "/etc/ld.so.cache")]
@@ -70,22 +70,22 @@ def visible() -> tuple[str, ...]:
 
 
 def _packages() -> list[str]:
-    """Folders of installed packages inside what is visible."""
+    """Folders of installed packages inside the visible paths."""
     places = {Path(sys.base_prefix), Path("/usr")}
-    found = {path for place in places for path in place.glob("lib*/python3*/*-packages")}
-    return sorted(str(path) for path in found if path.is_dir() and str(path.resolve()) == str(path))
+    folders = {path for place in places for path in place.glob("lib*/python3*/*-packages")}
+    return sorted(str(path) for path in folders if path.is_dir() and str(path.resolve()) == str(path))
 
 
 @cache
 def as_nobody() -> tuple[str, ...]:
-    """For root: run the rest as nobody, since Linux limits the number of processes of every user but root.
+    """For root: run the rest as the user nobody, since Linux does not limit the number of root's processes.
 
-    An interpreter in a folder that nobody may enter, such as /root, is shown to it without the rest of that folder.
+    If the interpreter is in a folder closed to nobody, such as /root, it is mounted without the rest of that folder.
     """
     if os.geteuid() != 0 or not _is_mapped(NOBODY):
         return ()
     words: list[str] = []
-    made: list[str] = []
+    parents: list[str] = []
     outer: tuple[str, ...] = ()
     for path in visible():
         ancestors = [str(parent) for parent in reversed(Path(path).parents)]
@@ -93,19 +93,20 @@ def as_nobody() -> tuple[str, ...]:
         if closed is None:
             continue
         for number, parent in enumerate(ancestors[closed:]):
-            if parent not in made:
+            if parent not in parents:
                 words += ["--perms", "0755", "--dir" if number else "--tmpfs", parent]
-                made.append(parent)
+                parents.append(parent)
         words += ["--ro-bind", path, path]
     if words:
-        # Its own processes, since it has no right to end those of nobody but by the end of their namespace. Linux lets
-        # the inner one mount its /proc only while another is wholly visible, which bubblewrap's own is not.
+        # It needs its own process namespace: it has no right to kill nobody's processes, except by ending their
+        # namespace. Linux lets the inner bubblewrap mount its /proc only while another one is fully visible, which
+        # bubblewrap's own is not.
         start = ("bwrap", "--unshare-pid", "--die-with-parent", "--dev-bind", "/", "/")
-        outer = (*start, *words, "--proc", "/proc", "--dev-bind", "/proc", f"{made[0]}/.proc", "--")
+        outer = (*start, *words, "--proc", "/proc", "--dev-bind", "/proc", f"{parents[0]}/.proc", "--")
     return *outer, "setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"
 
 
 def _is_mapped(user: int) -> bool:
-    """Whether this user exists where we run (in a container of an ordinary user it may not)."""
+    """Whether this user exists here. In a container of an ordinary user it may not."""
     rows = [[int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
     return any(first <= user < first + count for first, _, count in rows)

@@ -1,14 +1,14 @@
-"""What runs inside the sandbox: it runs an untrusted program several times and reports what each run left.
+"""The program inside the sandbox: it runs an untrusted program several times and reports the output of each run.
 
-It is never imported: the sandbox compiles this file and hands it to a fresh interpreter, where `main` is called.
-Nothing here has to be trusted once the program runs, for no expected result is ever in the sandbox: the program can
-forge only what it says itself. It imports little: with signal and typing a run would cost half as much again. The
-report on file descriptor 1 is
+It is never imported: the sandbox compiles this file and passes it to a fresh interpreter, which calls `main`. Nothing
+here has to be trusted once the program runs, since no expected result is ever in the sandbox: the program can forge
+only its own output. It imports little: signal and typing would make a run 1.5 times as expensive. The report on
+file descriptor 1 is
 
     ready                                    before anything of the program is touched
     compiled | unparsable HEX                HEX is the message in UTF-8
     run STATUS SIZE PRINTED ERRORS REPLIES   for each run; then that many bytes of standard output, of the end of
-                                             standard error, and of the replies to calls. SIZE is all that was printed.
+                                             standard error, and of the replies to calls. SIZE is the whole output.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIGKILL, SIGXCPU = 9, 24
-ERROR_BYTES = 2000  # of standard error's end
+ERROR_BYTES = 2000  # read from the end of standard error
 REPLIES = 3  # the file descriptor for replies to calls
 
 
 def main(job: dict[str, Any]) -> None:
-    """Run `job`; returns in each child process, with the program about to end."""
+    """Run `job`. It returns in each child process, when the program is about to end."""
     _limit(job)
     report = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -56,7 +56,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _limit(job: dict[str, Any]) -> None:
-    """Limits that the program inherits and cannot raise; a lower one that is already set stays."""
+    """Set limits that the program inherits and cannot raise. A lower limit that is already set stays."""
     bounds = {
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_CPU: (job["cpu_seconds"], job["cpu_seconds"] + 1),
@@ -64,7 +64,7 @@ def _limit(job: dict[str, Any]) -> None:
         resource.RLIMIT_FSIZE: (job["file_bytes"],) * 2,
         resource.RLIMIT_NOFILE: (job["open_files"],) * 2,
     }
-    if os.getpid() == 1:  # elsewhere the limit would count all processes of the user
+    if os.getpid() == 1:  # otherwise the limit would count all processes of the user
         bounds[resource.RLIMIT_NPROC] = (job["processes"] + 1,) * 2
     for kind, wanted in bounds.items():
         allowed = resource.getrlimit(kind)[1]
@@ -75,7 +75,7 @@ def _limit(job: dict[str, Any]) -> None:
 def _file(name: str) -> int:
     """A file without a name in the program's folder."""
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.unlink(name)  # noqa: PTH108  (pathlib would cost more than the interpreter's start)
+    os.unlink(name)  # noqa: PTH108  (pathlib costs more than starting the interpreter)
     return descriptor
 
 
@@ -91,7 +91,7 @@ def _become(files: list[int]) -> None:
 
 
 def _wait(child: int, cpu_seconds: int) -> int:
-    """The child's exit status, or minus the signal that ended it; nothing that it started is left where we are init."""
+    """The child's exit status, or minus the signal that ended it. As init, also kill everything that it started."""
     ended, status, used = os.wait3(0)
     while ended != child:
         ended, status, used = os.wait3(0)
@@ -119,7 +119,7 @@ def _tell(report: int, status: int, files: list[int], output_bytes: int) -> None
 
 
 def _play(program: Any, calls: list[dict[str, Any]] | None) -> None:
-    """Run the program as a script, or load it as a module and reply to `calls`, a line each."""
+    """Run the program as a script, or load it as a module and reply to `calls`, one line each."""
     module = type(sys)("program" if calls is not None else "__main__")
     sys.modules[module.__name__] = module
     space = module.__dict__

@@ -1,7 +1,7 @@
 """Run an untrusted Python program, with limits and, through bubblewrap, without files, network or other processes.
 
-`kind` is `bubblewrap` or `rlimits-only`. The second is for programs that you trust: it limits time, memory and output,
-and protects neither files nor network nor other processes. What each protects from: docs/sandbox.md.
+`kind` is `bubblewrap` or `rlimits-only`. The second is for trusted programs: it limits time, memory and output, but
+does not protect files, network or other processes. docs/sandbox.md lists what each protects from.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rlvr.verifiers.verdict import CRASH, MEMORY, OUTPUT, TIMEOUT, UNPARSABLE
 
 Kind = Literal["bubblewrap", "rlimits-only"]
 
-START_SECONDS = 10.0  # to the first word of the sandbox; our fault if it takes longer
+START_SECONDS = 10.0  # until the sandbox reports READY; longer is a fault of the sandbox
 OPEN_FILES = 64
 READY = b"ready\n"
-# the job is code, which only the same interpreter can read: it is made here, for that very interpreter
+# the job holds compiled code, which only the interpreter that compiled it can read
 BOOTSTRAP = "import marshal;code,job=marshal.load(open(0,'rb',closefd=False));s={};exec(code,s);s['main'](job)"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """`wall_seconds` for all runs together, `cpu_seconds` (rounded up) for each process.
+class ProgramLimits:
+    """Limits of one program: `wall_seconds` for all runs together, `cpu_seconds` (rounded up) for each process.
 
-    `memory_bytes` is the address space of each process, so all have (processes + 1) times that at most; `file_bytes`
-    bounds each file and the folder, `output_bytes` what a run prints, and `processes` counts threads, too.
+    `memory_bytes` is the address space of each process, so together they have at most (processes + 1) times that.
+    `file_bytes` limits each file and the folder, `output_bytes` the output of a run. `processes` also counts threads.
     """
 
     wall_seconds: float
@@ -54,7 +54,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Run:
+class ProgramRun:
     """One run of the program: as a script that reads `stdin`, or loaded as a module for `calls` (harness.py)."""
 
     stdin: str = ""
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: `cause` is None when by itself with status 0. `replies` are lines, one per call answered."""
+    """The end of a run. `cause` is None if it ended by itself with status 0. `replies` has a line per answered call."""
 
     cause: str | None
     message: str = ""
@@ -73,7 +73,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Report:
-    """Whether the source `compiles`, and one of `endings` for each run."""
+    """Whether the source `compiles`, and the `endings` of all runs."""
 
     compiles: bool
     endings: tuple[Ending, ...]
@@ -83,29 +83,29 @@ class SandboxError(Exception):
     """The sandbox itself did not start."""
 
 
-def execute(source: str, runs: Sequence[Run], *, limits: Limits, kind: Kind) -> Report:
-    """Run the program `source` in one new sandbox, each of `runs` in a new process. Raises SandboxError.
+def execute(source: str, runs: Sequence[ProgramRun], *, limits: ProgramLimits, kind: Kind) -> Report:
+    """Run the program `source` in a new sandbox, each of `runs` in a new process. Raises SandboxError.
 
-    A run that the wall limit cut off, or that was never reached, ends with the cause that ended the sandbox.
+    A run that was cut off by the wall limit or never reached gets the cause that ended the sandbox.
     """
     with tempfile.TemporaryFile() as job, tempfile.TemporaryDirectory(prefix="rlvr-") as folder:
         job.write(dumps((_harness(), _job(source, runs, limits))))
         job.seek(0)
         process = _launch(kind, limits, job, folder)
         try:
-            said, cause = _listen(process, limits, num_runs=len(runs))
+            output, cause = _listen(process, limits, num_runs=len(runs))
         finally:
             _end(process)
-    if not said.startswith(READY):
-        raise SandboxError(said.decode(errors="replace").strip() or f"no word from it in {START_SECONDS:g} seconds")
-    return _read(said.removeprefix(READY), cause or CRASH, limits, num_runs=len(runs))
+    if not output.startswith(READY):
+        raise SandboxError(output.decode(errors="replace").strip() or f"it did not report in {START_SECONDS:g} seconds")
+    return _read(output.removeprefix(READY), cause or CRASH, limits, num_runs=len(runs))
 
 
 def check(kind: Kind) -> None:
     """Raise UserError unless a program can run in a sandbox of this kind here."""
     remedy = (
         "Install bubblewrap 0.8 or newer (apt-get install bubblewrap; Linux only) and allow user namespaces, or, if "
-        "you trust whatever the model writes, set verifiers.sandbox: rlimits-only, which protects no files or network"
+        "you trust everything the model writes, set verifiers.sandbox: rlimits-only, which protects no files or network"
     )
     if kind == "bubblewrap":
         if not sys.platform.startswith("linux"):
@@ -114,9 +114,9 @@ def check(kind: Kind) -> None:
         for name in needed:
             if shutil.which(name, path=os.defpath) is None:
                 raise UserError(f"verifiers.sandbox: bubblewrap needs {name}, which is not installed. {remedy}")
-    limits = Limits(START_SECONDS, START_SECONDS, 2**29, 2**20, 1, 2**10)
+    limits = ProgramLimits(START_SECONDS, START_SECONDS, 2**29, 2**20, 1, 2**10)
     try:
-        report = execute("print('ok')", [Run()], limits=limits, kind=kind)
+        report = execute("print('ok')", [ProgramRun()], limits=limits, kind=kind)
     except SandboxError as error:
         raise UserError(f"verifiers.sandbox: {kind} does not start here: {error}. {remedy}") from None
     ending = report.endings[0]
@@ -130,7 +130,7 @@ def _harness() -> CodeType:
     return compile(path.read_bytes(), "<harness>", "exec", dont_inherit=True)
 
 
-def _job(source: str, runs: Sequence[Run], limits: Limits) -> dict[str, Any]:
+def _job(source: str, runs: Sequence[ProgramRun], limits: ProgramLimits) -> dict[str, Any]:
     return {
         **asdict(limits),
         "cpu_seconds": math.ceil(limits.cpu_seconds),
@@ -140,7 +140,7 @@ def _job(source: str, runs: Sequence[Run], limits: Limits) -> dict[str, Any]:
     }
 
 
-def _launch(kind: Kind, limits: Limits, job: IO[bytes], folder: str) -> subprocess.Popen[bytes]:
+def _launch(kind: Kind, limits: ProgramLimits, job: IO[bytes], folder: str) -> subprocess.Popen[bytes]:
     with tempfile.TemporaryFile() as filter_file:
         filter_file.write(seccomp.program())
         filter_file.seek(0)
@@ -161,57 +161,57 @@ def _launch(kind: Kind, limits: Limits, job: IO[bytes], folder: str) -> subproce
         )
 
 
-def _listen(process: subprocess.Popen[bytes], limits: Limits, *, num_runs: int) -> tuple[bytes, str | None]:
-    """What the sandbox says, and why we stopped listening: None when it was done."""
+def _listen(process: subprocess.Popen[bytes], limits: ProgramLimits, *, num_runs: int) -> tuple[bytes, str | None]:
+    """The output of the sandbox, and the cause for cutting it off; None if it finished."""
     assert process.stdout is not None
     most_bytes = num_runs * (2 * limits.output_bytes + 4096) + 8192
     pipe = process.stdout.fileno()
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
-    said, deadline, has_begun = bytearray(), time.monotonic() + START_SECONDS, False
+    output, deadline, has_begun = bytearray(), time.monotonic() + START_SECONDS, False
     while True:
         if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return bytes(said), TIMEOUT
+            return bytes(output), TIMEOUT
         data = os.read(pipe, 65536)
-        said += data
+        output += data
         if not data:
-            return bytes(said), None
-        if len(said) > most_bytes:
-            return bytes(said), OUTPUT
-        if not has_begun and said.startswith(READY):
+            return bytes(output), None
+        if len(output) > most_bytes:
+            return bytes(output), OUTPUT
+        if not has_begun and output.startswith(READY):
             deadline, has_begun = time.monotonic() + limits.wall_seconds, True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the sandbox and all in it: bubblewrap's end is the end of its first process, and so of its namespace."""
+    """Kill the sandbox and everything in it: the end of bubblewrap ends its first process, and so its namespace."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def _read(said: bytes, cause: str, limits: Limits, *, num_runs: int) -> Report:
-    """The report of harness.py. It may be forged, but only into what the program could have printed anyway."""
-    first, _, said = said.partition(b"\n")
+def _read(output: bytes, cause: str, limits: ProgramLimits, *, num_runs: int) -> Report:
+    """Read the report of harness.py. It may be forged, but only into something that the program could have printed."""
+    first, _, output = output.partition(b"\n")
     word, _, text = first.partition(b" ")
     endings: list[Ending] = []
     if word == b"unparsable":
         return Report(False, (Ending(UNPARSABLE, _from_hex(text)),) * num_runs)
     while word == b"compiled" and len(endings) < num_runs:
-        head, found, said = said.partition(b"\n")
+        head, newline, output = output.partition(b"\n")
         try:
             status, size, *lengths = (int(number) for number in head.removeprefix(b"run ").split())
         except ValueError:
             break
-        if not found or len(lengths) != 3 or min(lengths) < 0 or sum(lengths) > len(said):
+        if not newline or len(lengths) != 3 or min(lengths) < 0 or sum(lengths) > len(output):
             break
-        printed, errors, replies = (said[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(3))
-        said = said[sum(lengths) :]
+        printed, errors, replies = (output[sum(lengths[:i]) : sum(lengths[: i + 1])] for i in range(3))
+        output = output[sum(lengths) :]
         endings.append(_ending(status, size, printed, errors, replies, limits))
     missing = Ending(cause, {TIMEOUT: f"no end in {limits.wall_seconds:g} seconds"}.get(cause, "the sandbox ended"))
     return Report(word == b"compiled", (*endings, *[missing] * (num_runs - len(endings))))
 
 
-def _ending(status: int, size: int, printed: bytes, errors: bytes, replies: bytes, limits: Limits) -> Ending:
+def _ending(status: int, size: int, printed: bytes, errors: bytes, replies: bytes, limits: ProgramLimits) -> Ending:
     last = (errors.decode("utf-8", "replace").strip().splitlines() or [""])[-1][:200]
     if size > limits.output_bytes:
         return Ending(OUTPUT, f"more than {limits.output_bytes} bytes of output", printed)

@@ -1,6 +1,6 @@
-"""A seccomp filter for sandboxed programs: kernel interfaces that a program of a few lines does not need, refused.
+"""A seccomp filter for sandboxed programs. It refuses kernel interfaces that a short program does not need.
 
-Namespaces and the lack of capabilities make most of these fail anyway; the filter keeps programs away from kernel code.
+Namespaces and missing capabilities make most of these fail anyway; the filter keeps programs away from kernel code.
 The numbers are Linux's (asm/unistd_64.h, asm-generic/unistd.h), the program is classic BPF (linux/filter.h, seccomp.h).
 """
 
@@ -43,12 +43,12 @@ REFUSED = {  # name: number on x86_64, on aarch64
 
 LOAD, JUMP_IF_EQUAL, JUMP_IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
 NUMBER_AT, ARCHITECTURE_AT = 0, 4  # in struct seccomp_data
-X32 = 0x40000000  # numbers of x86_64's other interface begin here
+X32 = 0x40000000  # call numbers of the x32 interface of x86_64 start here
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 
 
 def program() -> bytes:
-    """The filter for this machine; it allows all on processors whose numbers are not here.
+    """The filter for this machine. It allows everything on processors whose call numbers are unknown here.
 
     A refused call fails with EPERM; a call through another architecture's interface kills the process.
     """
@@ -56,14 +56,14 @@ def program() -> bytes:
     if machine not in ARCHITECTURES:
         return struct.pack("=HBBI", RETURN, 0, 0, ALLOW)
     numbers = [pair[list(ARCHITECTURES).index(machine)] for pair in REFUSED.values()]
-    left = len(numbers)  # comparisons between the current line and the line that allows
+    remaining = len(numbers)  # comparisons between the current line and the line that allows
     lines = [
         (LOAD, 0, 0, ARCHITECTURE_AT),
         (JUMP_IF_EQUAL, 1, 0, ARCHITECTURES[machine]),
         (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NUMBER_AT),
-        (JUMP_IF_AT_LEAST, left + 1, 0, X32),
-        *((JUMP_IF_EQUAL, left - place, 0, number) for place, number in enumerate(numbers)),
+        (JUMP_IF_AT_LEAST, remaining + 1, 0, X32),
+        *((JUMP_IF_EQUAL, remaining - place, 0, number) for place, number in enumerate(numbers)),
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, REFUSE),
     ]

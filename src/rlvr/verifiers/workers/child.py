@@ -1,7 +1,7 @@
-"""The child of workers.py: calls functions by name, one after the other, as JSON lines over two pipes.
+"""The child process of pool.py: calls functions by name, one at a time, as JSON lines over two pipes.
 
-A request is {"target": "module:function", "arguments": {…}}. Each is answered by {"begun": true}, written when the
-module is loaded and the call begins, then by one reply: {"value": …} or {"failure": …, "message": …}.
+A request is {"target": "module:function", "arguments": {…}}. The answer is {"begun": true}, written when the module is
+loaded and the call begins, followed by one reply: {"value": …} or {"failure": …, "message": …}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
         return
     for fd in (requests_fd, replies_fd):
         os.set_inheritable(fd, False)
-    os.dup2(2, 1)  # what a verifier prints goes to standard error
+    os.dup2(2, 1)  # a verifier's prints go to standard error
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # macOS ignores it
         limit_memory(memory_bytes)
@@ -50,9 +50,10 @@ def limit_memory(memory_bytes: int) -> None:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int) -> None:
-    """Answer until the requests end. A worker whose memory fills up says that it is spent: the next call shall not pay.
+    """Answer requests until they end. A worker whose memory fills up reports that it is spent, to spare the next call.
 
-    Caches grow with every call; spent is who has taken half of what was free when its last module was loaded.
+    Caches grow with every call. A worker is spent if it has used half of the memory that was free when its last module
+    was loaded.
     """
     functions: dict[str, Callable[..., Any]] = {}
     base_bytes = 0
@@ -84,12 +85,12 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> bytes:
     """The reply to a call, as a JSON object."""
     try:
         reply = json.dumps({"value": function(**arguments)}, default=plain).encode()
-    except BaseException as error:  # SystemExit too: no answer may end its judge unseen
+    except BaseException as error:  # SystemExit too: no answer may end its verifier unseen
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return json.dumps({"failure": "memory", "message": "over its memory limit"}).encode()
         return json.dumps({"failure": "error", "message": describe(error)}).encode()
     if len(reply) > REPLY_BYTES:
-        message = f"the result has {len(reply):,} bytes, allowed are {REPLY_BYTES:,}"
+        message = f"the result has {len(reply):,} bytes; at most {REPLY_BYTES:,} are allowed"
         return json.dumps({"failure": "error", "message": message}).encode()
     return reply
 
@@ -102,11 +103,11 @@ def send(replies: BinaryIO, message: dict[str, Any]) -> None:
 def plain(value: object) -> Any:
     if isinstance(value, Verdict):
         return value.to_json()
-    raise TypeError(f"the result holds a {type(value).__name__}; allowed is what JSON knows, or a Verdict")
+    raise TypeError(f"the result holds a {type(value).__name__}; it must be JSON or a Verdict")
 
 
 def describe(error: BaseException) -> str:
-    """Type, text and place of an error, cut where it gets long."""
+    """Type, text and place of an error, cut if it is long."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
     try:
@@ -117,7 +118,7 @@ def describe(error: BaseException) -> str:
 
 
 def address_space_bytes() -> int:
-    """What RLIMIT_AS limits; 0 where it is not known."""
+    """The size that RLIMIT_AS limits; 0 if unknown."""
     try:
         pages = Path("/proc/self/statm").read_bytes().split()[0]
     except FileNotFoundError:

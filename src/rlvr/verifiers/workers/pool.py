@@ -1,8 +1,8 @@
-"""Worker processes for what may hang or blow up: every call has a deadline, every process a memory limit.
+"""Worker processes for calls that may hang or exhaust memory: each call has a deadline, each process a memory limit.
 
-A process is a fresh interpreter (never a fork: this one holds threads) in a session of its own, which is killed as a
-whole when a call is over its deadline, and replaced. One thread per process supervises it from here; all it does is to
-wait for pipes. JSON lines go over two pipes of their own, so that whatever runs over there may print.
+A process is a fresh interpreter (never a fork, since this process has threads) in its own session. If a call exceeds
+its deadline, the whole session is killed and replaced. One thread per process supervises it and only waits for pipes.
+JSON lines use two separate pipes, so that the called code may print.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any, Literal, Self
 
 from rlvr.verifiers.workers.child import MESSAGE_LENGTH, OUT_OF_MEMORY, REPLY_BYTES
 
-LOAD_SECONDS = 120.0  # for the interpreter to start and the target's module to load; no part of a deadline
-KILL_SECONDS = 10.0  # how long a killed process may take to be gone
-ATTEMPTS = 3  # of a call whose process dies before the call begins
+LOAD_SECONDS = 120.0  # to start the interpreter and load the target's module; not part of a deadline
+KILL_SECONDS = 10.0  # for a killed process to disappear
+ATTEMPTS = 3  # for a call whose process dies before the call begins
 CHUNK_BYTES = 2**20
 
 SOURCE = Path(__file__).parents[3]  # the folder that holds the package
@@ -37,10 +37,11 @@ Failure = Literal["timeout", "memory", "crash", "error", "worker"]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a call returned (JSON), or why it did not.
+    """The JSON value that a call returned, or the reason why it returned none.
 
-    `failure` is None, or "timeout" · "memory" · "crash" (its process died) · "error" (it raised, or its result is no
-    JSON or too long) · "worker" (our fault: the process or the module could not be loaded, or the pool was closed).
+    `failure` is None, or "timeout" · "memory" · "crash" (its process died) · "error" (it raised, or its result is not
+    JSON or too long) · "worker" (the process or module could not be loaded, or the pool was closed: not the call's
+    fault).
     """
 
     value: Any
@@ -51,7 +52,7 @@ class Reply:
 class Workers:
     """`count` processes of at most `memory_bytes` of address space each (macOS does not limit it).
 
-    None is started before it is needed. Leaving the context ends all of them, with whatever they are doing.
+    Each starts when it is needed. Leaving the context kills all of them, even during a call.
     """
 
     def __init__(self, count: int, *, memory_bytes: int) -> None:
@@ -75,19 +76,19 @@ class Workers:
     def submit(self, target: str, arguments: dict[str, Any], *, seconds: float) -> Future[Reply]:
         """Call `target` ("module:function") as function(**arguments) in a worker; the future has its Reply.
 
-        The `seconds` count from when the worker begins the call: neither waiting for a worker nor loading the module
-        is part of it. Raises RuntimeError after close, and TypeError or ValueError for arguments that JSON has not.
+        The `seconds` count from the start of the call in the worker: waiting for a worker and loading the module are
+        not included. Raises RuntimeError after close, and TypeError or ValueError for arguments that are not JSON.
         """
         line = json.dumps({"target": target, "arguments": arguments}).encode() + b"\n"
         job = _Job(line, target, seconds)
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("the workers are closed: no call can be submitted any more")
+                raise RuntimeError("the workers are closed: no more calls can be submitted")
             self._jobs.put(job)
         return job.future
 
     def close(self) -> None:
-        """End all processes: waiting calls are cancelled, running ones get the reply "worker"."""
+        """Kill all processes. Waiting calls are cancelled, running ones get the failure "worker"."""
         with self._lock:
             if self._is_closed:
                 return
@@ -118,7 +119,7 @@ class _Process:
     def __init__(self, memory_bytes: int) -> None:
         requests, self.requests = os.pipe()
         self.replies, replies = os.pipe()
-        # one thread each, and sets in one order: a verdict depends on nothing but the answer
+        # one thread each, and a fixed order of sets: a verdict depends only on the answer
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
             "PYTHONHASHSEED": "0",
@@ -144,11 +145,11 @@ class _Process:
         self.is_dead = False
 
     def kill(self) -> int | None:
-        """End the process and all it started; its exit status, negative for a signal, None if it is not gone."""
+        """Kill the process and all that it started; return its exit status: negative for a signal, None if alive."""
         self.is_dead = True
         os.close(self.requests)
         os.close(self.replies)
-        with suppress(ProcessLookupError, PermissionError):  # not reaped yet: the number is still its own
+        with suppress(ProcessLookupError, PermissionError):  # not reaped yet, so the number still belongs to it
             os.killpg(self._popen.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             return self._popen.wait(KILL_SECONDS)
@@ -156,7 +157,7 @@ class _Process:
 
 
 def _supervise(jobs: SimpleQueue[_Job | None], closing: int, memory_bytes: int) -> None:
-    """Give one process after the other the next job, until there is a None."""
+    """Run jobs in a process, replacing it when it dies, until the queue yields None."""
     process: _Process | None = None
     try:
         while job := jobs.get():
@@ -182,9 +183,9 @@ def _supervise(jobs: SimpleQueue[_Job | None], closing: int, memory_bytes: int) 
 
 
 def _exchange(process: _Process, job: _Job, closing: int) -> tuple[Reply, bool]:
-    """Send the job, wait for its reply or its deadline; the process is dead afterwards if it must not be used again.
+    """Send the job and wait for its reply or its deadline. Kills the process if it must not be used again.
 
-    Beside the reply: whether the call had begun.
+    Returns the reply, and whether the call had begun.
     """
     unsent, received, has_begun = memoryview(job.line), bytearray(), False
     deadline = time.monotonic() + LOAD_SECONDS
@@ -220,7 +221,7 @@ BEGUN = b'{"begun": true}\n'
 
 
 def _send(pipe: int, unsent: memoryview) -> memoryview:
-    """What is still to be sent; nothing when the other end is gone, which shows as the end of its replies."""
+    """The rest to send. Nothing if the other end is gone, which then shows as the end of its replies."""
     try:
         return unsent[os.write(pipe, unsent[:CHUNK_BYTES]) :]
     except BlockingIOError:

@@ -9,7 +9,7 @@ import pytest
 
 from rlvr.config import Config
 from rlvr.types import Problem, UserError
-from rlvr.verifiers.judging import GOLDS_READ, check_golds, make_judge, open_judge, open_workers
+from rlvr.verifiers.verify import GOLDS_READ, check_golds, make_verifier, open_verifier, open_workers
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ from rlvr.verifiers.judging import GOLDS_READ, check_golds, make_judge, open_jud
     [("number", "1234", "1,234", "1235"), ("text", "Paris", "paris.", "Rome"), ("math", "1/2", "0.5", "0.6")],
 )
 def test_verdicts(name: str, gold: str, right: str, wrong: str, make_config: Callable[..., Config]) -> None:
-    with open_judge(make_config({"verifiers.answer": name}).verifiers) as judge:
-        verdicts = judge([(right, gold), (wrong, gold), (None, gold), (right, gold)])
+    with open_verifier(make_config({"verifiers.answer": name}).verifiers) as verify:
+        verdicts = verify([(right, gold), (wrong, gold), (None, gold), (right, gold)])
     assert [verdict.is_right for verdict in verdicts] == [True, False, False, True]
     assert [verdict.cause for verdict in verdicts] == [None, None, "missing", None]
 
@@ -26,11 +26,11 @@ def test_verdicts(name: str, gold: str, right: str, wrong: str, make_config: Cal
 def test_an_isolated_verifier_is_asked_once_for_the_same(make_config: Callable[..., Config]) -> None:
     settings = make_config().verifiers
     with open_workers(settings) as workers:
-        judge = make_judge(settings, "pattern", workers)
-        first, again, other = (judge.ask(answer, "a+") for answer in ("aa", "aa", "ab"))
+        verifier = make_verifier(settings, "pattern", workers)
+        first, again, other = (verifier.ask(answer, "a+") for answer in ("aa", "aa", "ab"))
         assert isinstance(first, Future) and first is again is not other
-        judge.forget()
-        assert judge.ask("aa", "a+") is not first
+        verifier.forget()
+        assert verifier.ask("aa", "a+") is not first
 
 
 def problems(*golds: str) -> list[Problem]:

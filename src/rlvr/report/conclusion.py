@@ -1,4 +1,4 @@
-"""What the run achieved, in plain sentences that the intervals support."""
+"""The result of the run, in plain sentences that the intervals support."""
 # N held-out problems
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from rlvr.evaluate import bootstrap, bootstrap_difference
 from rlvr.report.text import percent, percent_interval, percent_points
 
 Kind = Literal["rise", "fall", "unclear", "collapse"]
-FEW_PROBLEMS = 30  # below, a percentile bootstrap is too narrow to lean on
+FEW_PROBLEMS = 30  # below this, a percentile bootstrap is too narrow to rely on
 STARTS = {"base": "the base model", "sft": "after the pre-finetune"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """A mean over problems before and after, and the 95 % interval of the paired difference; all are shares."""
+    """A mean over problems before and after, and the 95 % interval of the paired difference, as shares."""
 
     before: float
     after: float
@@ -43,7 +43,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Conclusion:
     kind: Kind
     sentences: tuple[str, ...]
 
@@ -51,7 +51,7 @@ class Verdict:
 def paired_change(
     before_N: np.ndarray[Any, Any], after_N: np.ndarray[Any, Any], *, resamples: int, seed: int
 ) -> Change:
-    """Mean of both, and the percentile bootstrap interval of mean(after − before), resampling problems."""
+    """Both means, and the percentile bootstrap interval of mean(after − before), resampling problems."""
     low, high = bootstrap(after_N - before_N, resamples=resamples, seed=seed)
     return Change(float(before_N.mean()), float(after_N.mean()), low, high)
 
@@ -66,31 +66,31 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int, seed: 
 
 
 def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Change]:
-    """Mean over the first and over the last quarter of the steps of each column of `names`, by its title.
+    """Means over the first and the last quarter of the steps, for each column of `names` by its title.
 
     The interval of the difference is a percentile bootstrap that resamples the steps of each quarter, which draw
-    different prompts. Steps without a value are left out; a column without two values in each quarter is too.
+    different prompts. Steps without a value are left out, and so is a column without two values in each quarter.
     """
     quarter = len(log) // 4
-    found: dict[str, Change] = {}
+    result: dict[str, Change] = {}
     if quarter < 2:
-        return found
+        return result
     for title, column in names.items():
         values = log[column].astype(float)
         first, last = (part.dropna().to_numpy() for part in (values[:quarter], values[len(log) - quarter :]))
         if min(len(first), len(last)) >= 2:
             low, high = bootstrap_difference(first, last, resamples=resamples, seed=seed)
-            found[title] = Change(float(first.mean()), float(last.mean()), low, high)
-    return found
+            result[title] = Change(float(first.mean()), float(last.mean()), low, high)
+    return result
 
 
-def judge(
+def conclude(
     before: str,
     summaries: Mapping[str, Mapping[str, Any]],
     changed: Mapping[str, Change],
     train: Mapping[str, Any],
-) -> Verdict:
-    """The verdict on the model `before` against `grpo`; `train` is metrics/train.json."""
+) -> Conclusion:
+    """How the model `grpo` compares with the model `before`; `train` is metrics/train.json."""
     start, end = summaries[before], summaries["grpo"]
     sampled = changed["mean_at_k"]
     sentences = [_sampled_sentence(before, start, end, sampled), _greedy_sentence(start, end, changed["accuracy"])]
@@ -106,7 +106,7 @@ def judge(
         )
     if end["count"] < FEW_PROBLEMS:
         sentences.append(f"With only {end['count']} problems these intervals are themselves rough.")
-    return Verdict(kind, tuple(sentences))
+    return Conclusion(kind, tuple(sentences))
 
 
 def _sampled_sentence(before: str, start: Mapping[str, Any], end: Mapping[str, Any], change: Change) -> str:

@@ -1,4 +1,4 @@
-"""What the verdict claims, and when."""
+"""What the conclusion claims, and when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlvr.report.verdict import Change, changes, judge, paired_change, training_changes
+from rlvr.report.conclusion import Change, changes, conclude, paired_change, training_changes
 
 
 def summary(greedy: float, sampled: float, *, count: int = 200) -> dict[str, Any]:
@@ -26,23 +26,23 @@ def train(first: float, last: float) -> dict[str, Any]:
     return {"steps": 10, "first": {"reward/mean": first}, "last": {"reward/mean": last}}
 
 
-def verdict_on(
+def conclusion_on(
     sampled: Change, greedy: Change, *, reward: tuple[float, float] = (1.0, 2.0), before: str = "sft"
 ) -> Any:
     summaries = {
         before: summary(greedy.before, sampled.before),
         "grpo": summary(greedy.after, sampled.after),
     }
-    return judge(before, summaries, {"mean_at_k": sampled, "accuracy": greedy}, train(*reward))
+    return conclude(before, summaries, {"mean_at_k": sampled, "accuracy": greedy}, train(*reward))
 
 
 RISE, FALL, UNCLEAR = Change(0.2, 0.5, 0.25, 0.35), Change(0.5, 0.2, -0.35, -0.25), Change(0.5, 0.52, -0.01, 0.05)
 
 
 def test_rise_names_both_values_intervals_and_difference() -> None:
-    verdict = verdict_on(RISE, RISE)
-    assert verdict.kind == "rise"
-    assert verdict.sentences == (
+    conclusion = conclusion_on(RISE, RISE)
+    assert conclusion.kind == "rise"
+    assert conclusion.sentences == (
         "GRPO raised mean@4 on 200 held-out problems from 20.0% [18.0, 22.0] (after the pre-finetune) to 50.0% "
         "[48.0, 52.0]; the 95% interval of the paired difference, +30.0 points [+25.0, +35.0], excludes no change.",
         "Greedy accuracy rose from 20.0% [15.0, 25.0] to 50.0% [45.0, 55.0], +30.0 points [+25.0, +35.0].",
@@ -50,31 +50,31 @@ def test_rise_names_both_values_intervals_and_difference() -> None:
 
 
 def test_fall_without_more_reward_is_no_collapse() -> None:
-    verdict = verdict_on(FALL, FALL, reward=(2.0, 1.0))
-    assert verdict.kind == "fall"
-    assert verdict.sentences[0].startswith("GRPO lowered mean@4")
-    assert "Greedy accuracy fell from 50.0%" in verdict.sentences[1]
-    assert len(verdict.sentences) == 2
+    conclusion = conclusion_on(FALL, FALL, reward=(2.0, 1.0))
+    assert conclusion.kind == "fall"
+    assert conclusion.sentences[0].startswith("GRPO lowered mean@4")
+    assert "Greedy accuracy fell from 50.0%" in conclusion.sentences[1]
+    assert len(conclusion.sentences) == 2
 
 
 def test_fall_with_more_reward_is_a_collapse() -> None:
-    verdict = verdict_on(FALL, UNCLEAR, reward=(1.0, 2.5))
-    assert verdict.kind == "collapse"
-    assert "the mean training reward rose from 1.00 to 2.50: the policy collapsed" in verdict.sentences[2]
+    conclusion = conclusion_on(FALL, UNCLEAR, reward=(1.0, 2.5))
+    assert conclusion.kind == "collapse"
+    assert "the mean training reward rose from 1.00 to 2.50: the policy collapsed" in conclusion.sentences[2]
 
 
 def test_more_reward_with_more_accuracy_is_no_collapse() -> None:
-    assert verdict_on(RISE, UNCLEAR, reward=(1.0, 2.5)).kind == "rise"
+    assert conclusion_on(RISE, UNCLEAR, reward=(1.0, 2.5)).kind == "rise"
 
 
 def test_an_interval_that_includes_0_is_no_evidence() -> None:
-    verdict = verdict_on(UNCLEAR, UNCLEAR, before="base")
-    assert verdict.kind == "unclear"
-    assert "moved mean@4" in verdict.sentences[0]
-    assert "(the base model)" in verdict.sentences[0]
-    assert "includes 0: no evidence of a change either way" in verdict.sentences[0]
-    assert "did not clearly change: it went from" in verdict.sentences[1]
-    assert verdict.sentences[1].endswith("[-1.0, +5.0], which includes 0.")
+    conclusion = conclusion_on(UNCLEAR, UNCLEAR, before="base")
+    assert conclusion.kind == "unclear"
+    assert "moved mean@4" in conclusion.sentences[0]
+    assert "(the base model)" in conclusion.sentences[0]
+    assert "includes 0: no evidence of a change either way" in conclusion.sentences[0]
+    assert "did not clearly change: it went from" in conclusion.sentences[1]
+    assert conclusion.sentences[1].endswith("[-1.0, +5.0], which includes 0.")
 
 
 def test_an_interval_that_ends_at_0_includes_it() -> None:
@@ -86,10 +86,10 @@ def test_no_step_and_few_problems_are_said() -> None:
     summaries = {"base": summary(0.5, 0.5, count=8), "grpo": summary(0.5, 0.5, count=8)}
     same = Change(0.5, 0.5, 0.0, 0.0)
     nothing = {"steps": 0, "first": None, "last": None}
-    verdict = judge("base", summaries, {"mean_at_k": same, "accuracy": same}, nothing)
-    assert verdict.kind == "unclear"
-    assert "No GRPO step was taken" in verdict.sentences[2]
-    assert "only 8 problems" in verdict.sentences[3]
+    conclusion = conclude("base", summaries, {"mean_at_k": same, "accuracy": same}, nothing)
+    assert conclusion.kind == "unclear"
+    assert "No GRPO step was taken" in conclusion.sentences[2]
+    assert "only 8 problems" in conclusion.sentences[3]
 
 
 def test_pairing_sees_a_change_that_two_separate_intervals_would_hide() -> None:

@@ -1,0 +1,53 @@
+"""The device of a run and the type of its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from rlvr.types import UserError
+
+
+def device_named(setting: str) -> torch.device:
+    """`compute.device`, with auto resolved. Raises UserError when torch cannot use the device here."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind]) if setting == "auto" else setting
+    if not available[name]:
+        raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
+    return torch.device(name)
+
+
+def dtype_named(setting: str, device: torch.device, *, is_frozen: bool) -> torch.dtype:
+    """`compute.dtype`, with auto resolved to fastest_dtype; `is_frozen`: the weights are under an adapter."""
+    if setting == "auto":
+        is_real = device.type == "cuda" and has_bfloat16()
+        return fastest_dtype(device.type, has_bfloat16=is_real, is_frozen=is_frozen)
+    named: torch.dtype = getattr(torch, setting)
+    return named
+
+
+def fastest_dtype(kind: str, *, has_bfloat16: bool, is_frozen: bool) -> torch.dtype:
+    """bfloat16 on a GPU, float16 on one without it, float32 on a device of another `kind`.
+
+    float16 is for frozen weights under an adapter: a GPU without bfloat16 trains all weights in float32.
+    """
+    if kind != "cuda":
+        return torch.float32
+    if has_bfloat16:
+        return torch.bfloat16
+    return torch.float16 if is_frozen else torch.float32
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16, rather than imitating it."""
+    is_real: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return is_real
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name in cards and reports."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of `dtype` in params.yaml, cards and configurations: bfloat16, not torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
