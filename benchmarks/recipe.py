@@ -1,4 +1,4 @@
-"""Running the stages of the pipeline with a changed recipe in a folder of its own, for the benchmarks beside."""
+"""Run stages of the pipeline with a changed recipe in their own folder: the other benchmarks use this."""
 
 from __future__ import annotations
 
