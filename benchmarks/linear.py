@@ -1,4 +1,4 @@
-"""Products of linear.py beside torch's own, in float32 and bfloat16, on shapes of SmolLM2-135M: GFLOP/s on one thread.
+"""Products of linear.py and torch's own, in float32 and bfloat16, on shapes of SmolLM2-135M: GFLOP/s on one thread.
 
 python benchmarks/linear.py
 """

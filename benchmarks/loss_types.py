@@ -4,7 +4,7 @@
     python benchmarks/loss_types.py --types gspo sapo
     python benchmarks/loss_types.py --steps 3                      # a look; its numbers stay in the working folder
 
-The recipe is params.yaml as it is, with `loss_type` and what belongs to it (SETTINGS). A run that was killed goes on:
+The recipe is params.yaml as it is, with `loss_type` and what belongs to it (SETTINGS). A killed run resumes:
 its folder in .checkpoints/loss_types is kept as long as code and params.yaml stay the same.
 """
 

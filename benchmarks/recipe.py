@@ -1,4 +1,4 @@
-"""Running the stages of the pipeline with a changed recipe in a folder of its own, for the benchmarks beside."""
+"""Run stages of the pipeline with a changed recipe in their own folder: the other benchmarks use this."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from rlvr.config.presets import with_preset
 from rlvr.stages.provenance import commit, versions
 
 ROOT = Path(__file__).parent.parent
@@ -21,10 +22,11 @@ RESULTS = ROOT / "benchmarks/results/cpu"
 KEYS = ("accuracy", "mean_at_k", "mean_at_k_ci95", "format_rate", "count")
 
 
-def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """params.yaml of the repository with `changes` by section; `rewards` are replaced as a whole."""
+def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]], *, preset: str | None = None) -> None:
+    """params.yaml of the repository, or of a preset, with `changes` by section; `rewards` are replaced as a whole."""
     yaml = YAML()
-    params = yaml.load((ROOT / "params.yaml").read_text())
+    text = (ROOT / "params.yaml").read_text()
+    params = yaml.load(text if preset is None else with_preset(text, preset, ROOT / "presets"))
     for section, values in changes.items():
         if section == "rewards":
             params[section] = values

@@ -67,7 +67,7 @@ def _completion(gold: int, tags: Tags, rng: random.Random) -> str:
 
 
 def fastest_seconds(work: Callable[[], Any]) -> float:
-    """Seconds of processor time: others may be at work beside."""
+    """Seconds of processor time: other work may run at the same time."""
     seconds = []
     for _ in range(ROUNDS):
         started = time.process_time()

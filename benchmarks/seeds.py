@@ -3,7 +3,7 @@
     python benchmarks/seeds.py                 # six seeds, no steps, random reward: about 12 minutes
     python benchmarks/seeds.py --seeds 7 --no-controls
 
-Each run takes the stages of the pipeline in a folder of its own. Controls: with 0 steps and with a reward that is
+Each run takes the stages of the pipeline in its own folder. Controls: with 0 steps and with a reward that is
 random, mean@8 must stay where the pre-finetune left it.
 """
 

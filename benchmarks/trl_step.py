@@ -1,4 +1,4 @@
-"""One GRPO step of this project beside one of TRL's GRPOTrainer: the same step, in turns, in one process.
+"""One GRPO step of this project compared with one of TRL's GRPOTrainer: the same step, in turns, in one process.
 
     pip install -e '.[bench]'
     python benchmarks/trl_step.py --steps 300
@@ -350,14 +350,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One GRPO step beside TRL's.")
+    parser = argparse.ArgumentParser(description="One GRPO step compared with TRL's.")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--block", type=int, default=10, help="steps of one side before the other has its turn")
     parser.add_argument("--output", type=Path, default=RESULTS / "trl_step.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet_transformers()
-    if sys.platform == "linux":  # one heap for both: a thread other than the main one would get a heap of its own
+    if sys.platform == "linux":  # one heap for both: a thread other than the main one would get its own heap
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     cfg = load_config()
     settings = {"steps": options.steps, "epochs": None, "passes_per_rollout": 1, "schedule": "constant"}

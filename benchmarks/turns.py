@@ -38,7 +38,7 @@ class Side:
 
 
 class Turns:
-    """Two loops by name, each in a thread of its own, of which one runs at a time, for `block` steps."""
+    """Two loops by name, each in its own thread, of which one runs at a time, for `block` steps."""
 
     def __init__(self, first: str, second: str, *, block: int) -> None:
         self.block = block
@@ -55,7 +55,7 @@ class Turns:
         self.since = time.perf_counter()
 
     def step_done(self, name: str, untimed: Callable[[], None]) -> None:
-        """Stop the clock, do what is not timed, and go on or hand over."""
+        """Stop the clock, do what is not timed, and continue or hand over."""
         seconds = self.sides[name].loop_seconds
         seconds.append(time.perf_counter() - self.since)
         untimed()

@@ -140,7 +140,7 @@ def test_the_scale_of_the_rewards_passes_only_undivided(rewards: list[list[float
     larger = [[factor * r for r in group] for group in rewards]
     assert close(advantages(larger, "none"), [[factor * a for a in group] for group in advantages(rewards, "none")])
     for group, scaled in zip(advantages(rewards), advantages(larger), strict=True):
-        if any(group):  # the standard deviation is at least 1/4/sqrt(6) here, and 1e-4 beside it
+        if any(group):  # the standard deviation is at least 1/4/sqrt(6) here, and 1e-4 is added to it
             assert scaled == pytest.approx(group, rel=2e-3)
 
 

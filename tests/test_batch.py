@@ -19,7 +19,7 @@ SHAPES = [(7, [5, 2, 9]), (3, [1, 4, 9]), (1, [6, 1, 8]), (4, [2, 2, 2])]  # 9 t
 
 
 def advantages(groups: Sequence[Group]) -> torch.Tensor:
-    """A number of its own for each completion: 1.00, 1.01, ... in the first group, 2.00, ... in the second."""
+    """Each completion has its own number: 1.00, 1.01, ... in the first group, 2.00, ... in the second."""
     return torch.tensor([[p + 1 + g / 100 for g in range(len(group.completions))] for p, group in enumerate(groups)])
 
 
@@ -80,7 +80,7 @@ def test_masked_truncated_rows_count_as_rows_only(make_groups: Callable[..., lis
 
 
 def test_unscorable_rows_count_as_rows_only(make_groups: Callable[..., list[Group]]) -> None:
-    """... whether their group is kept or not, and beside rows that are masked for truncation."""
+    """... whether their group is kept or not, and next to rows that are masked for truncation."""
     groups = make_groups(SHAPES)
     scorable_PG = everything(groups)
     scorable_PG[0, 0] = scorable_PG[1, 1] = scorable_PG[1, 2] = False  # 5, 4 and 9 tokens, the last truncated

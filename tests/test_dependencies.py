@@ -53,7 +53,7 @@ PINNED = names([line for line in (ROOT / "constraints.txt").read_text().splitlin
 
 
 def distributions(name: str) -> set[str]:
-    """The packages that may bring a module: those that are installed, and one of its own name."""
+    """The packages that may bring a module: those that are installed, and one with the same name."""
     return {normalised(x) for x in (*INSTALLED.get(name, ()), name)}
 
 

@@ -1,4 +1,4 @@
-"""The loop: it improves a toy, gives the same bits twice, and goes on after a stop as if there had been none."""
+"""The loop: it improves a toy, gives the same bits twice, and resumes after a stop as if there had been none."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def train(
     stop_after: int = 1_000,
     show: Callable[..., None] = lambda done, **values: None,
 ) -> Any:
-    """Run or go on with a run in `folder`, up to `stop_after` more steps; the toy with its policy trained."""
+    """Start or resume a run in `folder`, up to `stop_after` more steps; the toy with its policy trained."""
     folder.mkdir(exist_ok=True)
     calls: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The pre-finetune: the loss it lowers, when it stops, and that it goes on after a stop as if there had been none."""
+"""The pre-finetune: the loss it lowers, when it stops, and that it resumes after a stop as if there had been none."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def examples(prompts: list[Prompt], tokenizer: Any) -> list[sft.Example]:
 
 @pytest.fixture
 def run_sft(examples: list[sft.Example], prompts: list[Prompt], verify: Verify) -> Callable[..., dict[str, Any]]:
-    """Run or go on with a run in `folder`; what was measured last."""
+    """Start or resume a run in `folder`; what was measured last."""
 
     def start(
         toy: Any,

@@ -59,7 +59,7 @@ class Bench:
         at_most: float | None = None,
         at_least: float | None = None,
     ) -> None:
-        """Write a figure for the table at the end, beside its target; in miniature there is nothing to meet."""
+        """Write a figure for the table at the end, next to its target; in miniature no target applies."""
         target = f"≥ {at_least:g}" if at_least is not None else "" if at_most is None else f"≤ {at_most:g}"
         is_met = None
         if target and not self.is_tiny:
@@ -120,7 +120,7 @@ def milliseconds(work: Callable[[], Any], device: torch.device, *, rounds: int) 
 def peak(work: Callable[[], Any], device: torch.device, resident: Iterable[Tensor]) -> dict[str, int | None]:
     """Bytes at the highest while `work` runs: above what was there before, in tensors, reserved, on the device.
 
-    `resident` are the tensors that are there before; only a CPU needs to be told.
+    `resident` are the tensors that exist before; only a CPU needs to be told.
     """
     settle(device)
     ledger = Ledger(device, resident := list(resident))
@@ -150,7 +150,7 @@ def gib(size_bytes: int | None) -> float | None:
 
 
 def about() -> dict[str, Any]:
-    """Device, driver, versions and commit: what a figure needs beside it."""
+    """Device, driver, versions and commit: what a figure is reported with."""
     return {
         "commit": commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}",

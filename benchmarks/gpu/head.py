@@ -1,4 +1,4 @@
-"""The head and the policy loss: milliseconds, peak bytes and error against float64, ours beside others'.
+"""The head and the policy loss: milliseconds, peak bytes and error against float64, ours compared with others'.
 
     python benchmarks/gpu/head.py          # on an NVIDIA card, a minute: 20,480 tokens × 4096 × 128,256
 
@@ -121,7 +121,7 @@ def head_ways(bench: Bench, sizes: Sizes, dtype: torch.dtype) -> dict[str, rival
 
 
 def loss_ways(bench: Bench, sizes: Sizes, inputs: Inputs) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The dapo loss from hidden states, ours beside Liger's; and gspo's, which needs two passes over the head."""
+    """The dapo loss from hidden states, ours and Liger's; and gspo's, which needs two passes over the head."""
     micro, totals = inputs.micro, Totals(rows=rivals.ROWS, tokens=sizes.tokens)
     middle = sizes.chunks[len(sizes.chunks) // 2]
 

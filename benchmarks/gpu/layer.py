@@ -59,7 +59,7 @@ def attention_calls(bench: Bench, shape: Shape, tokens: int) -> dict[str, Callab
 
 
 def attention_workspace(bench: Bench, shape: Shape, tokens: int) -> None:
-    """Bytes that the backward of each kernel needs beside inputs, output and gradients, for each token."""
+    """Bytes that the backward of each kernel needs besides inputs, output and gradients, for each token."""
     for name, call in attention_calls(bench, shape, tokens).items():
 
         def figures(call: Any = call) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def layer_ways(tokens: int, tiles: Sequence[int]) -> dict[str, tuple[bool, int |
 
 
 def layer_step(policy: Policy, tokens: int, device: torch.device) -> tuple[Callable[[], None], list[Tensor]]:
-    """Forward and backward of the first layer, and the tensors that are there before."""
+    """Forward and backward of the first layer, and the tensors that exist before."""
     layout, body = layout_of(tokens, device), policy.body
     x = torch.randn(1, tokens, body.config.hidden_size, dtype=DTYPE, device=device, requires_grad=True)
     direction = torch.randn_like(x)

@@ -44,7 +44,7 @@ def copies(bench: Bench) -> None:
 
 
 def _rate(bench: Bench, pairs: list[tuple[Tensor, Tensor]], rounds: int) -> float:
-    """10⁹ bytes a second over all `pairs` (target, source), each on a stream of its own."""
+    """10⁹ bytes a second over all `pairs` (target, source), each on its own stream."""
     streams = [
         torch.cuda.Stream(bench.device) if bench.is_cuda else None  # type: ignore[no-untyped-call]
         for _ in pairs

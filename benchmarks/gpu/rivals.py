@@ -1,4 +1,4 @@
-"""The head and the loss as others compute them, to stand beside ours."""
+"""The head and the loss as others compute them, for comparison."""
 # T trained tokens · D hidden · V vocabulary
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The GPU suite: every part in a process of its own, a table at the end, and all figures in one file.
+"""The GPU suite: every part in its own process, a table at the end, and all figures in one file.
 
     make gpu                                      # on an NVIDIA card, at most ten minutes
     python benchmarks/gpu/suite.py link head      # some parts
@@ -35,7 +35,7 @@ LOG_LETTERS = 3000  # of what a part that failed printed last
 
 @dataclass(frozen=True)
 class Part:
-    """A script beside this one, its arguments, and how long it may take."""
+    """A script in this folder, its arguments, and how long it may take."""
 
     script: str
     arguments: tuple[str, ...]

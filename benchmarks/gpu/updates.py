@@ -1,4 +1,4 @@
-"""Whole updates of models of real shapes: forward, head and loss, backward, optimizer; peaks beside the plan.
+"""Whole updates of models of real shapes: forward, head and loss, backward, optimizer; peaks next to the plan.
 
     python benchmarks/gpu/updates.py                # on an NVIDIA card, five minutes
     python benchmarks/gpu/updates.py stack long     # some of it
@@ -117,7 +117,7 @@ def update(trainer: Trainer, policy: Policy, micros: Sequence[MicroBatch], total
 def measured_update(
     bench: Bench, what: str, trainer: Trainer, settings: PlanSettings, choice: Choice, *, rounds: int = 0
 ) -> dict[str, Any]:
-    """Peaks of each phase beside the plan, seconds of that step, and milliseconds of `rounds` more."""
+    """Peaks of each phase next to the plan, seconds of that step, and milliseconds of `rounds` more."""
 
     def figures() -> dict[str, Any]:
         policy = trained(trainer.policy, tile_rows=choice.tile_rows, offload=choice.offload, head_rows=choice.head_rows)

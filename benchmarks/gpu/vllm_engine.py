@@ -1,4 +1,4 @@
-"""vLLM beside the trainer on one card: one copy of the weights, the adapter of each step, the cache, tokens a second.
+"""vLLM and the trainer on one card: one copy of the weights, the adapter of each step, the cache, tokens a second.
 
     python benchmarks/gpu/vllm_engine.py                  # on an NVIDIA card, two minutes; an engine a process
     python benchmarks/gpu/vllm_engine.py Llama-3.1-8B
@@ -46,7 +46,7 @@ TINY_SHAPE = {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1
 
 
 def open_engine(bench: Bench, config: Any, dtype: torch.dtype, *, context: int, sequences: int) -> Any:
-    """An engine with weights of its own making; on CUDA with graphs, and a cache whose memory can be given back."""
+    """An engine with its own weights; on CUDA with graphs, and a cache whose memory can be given back."""
     if not bench.is_cuda:
         _keep_weights_as_they_are()
     from vllm import LLM  # noqa: PLC0415
@@ -64,7 +64,7 @@ def open_engine(bench: Bench, config: Any, dtype: torch.dtype, *, context: int, 
 
 
 def _keep_weights_as_they_are() -> None:
-    """On a CPU vLLM would move dense weights into layouts of its own, which a trainer cannot read."""
+    """On a CPU vLLM would move dense weights into its own layouts, which a trainer cannot read."""
     import vllm._custom_ops as ops  # noqa: PLC0415
     import vllm.model_executor.layers.utils as layer_utils  # noqa: PLC0415
 
@@ -141,7 +141,7 @@ def sync(engine: Any, trainer: Any) -> float:
     from vllm.lora.lora_model import LoRAModel  # noqa: PLC0415
     from vllm.lora.peft_helper import PEFTHelper  # noqa: PLC0415
 
-    synchronize(next(trainer.parameters()).device)  # the engine runs on a stream of its own
+    synchronize(next(trainer.parameters()).device)  # the engine runs on its own stream
     started = time.perf_counter()
     state = {name: x.detach().clone() for name, x in get_peft_model_state_dict(trainer).items()}  # it scales in place
     about = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": "all-linear", "bias": "none"}

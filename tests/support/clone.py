@@ -1,4 +1,4 @@
-"""A clone of this project in a folder of its own, and the real engines in it."""
+"""A clone of this project in its own folder, run by the real engines."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Clone:
         return self.run(*ENGINES[engine], *targets, fails=fails, seconds=seconds)
 
     def start(self, *command: str) -> Running:
-        """Run in the background, in a process group of its own, as a shell does."""
+        """Run in the background, in its own process group, as a shell does."""
         return Running(self, command)
 
     def git(self, *command: str) -> str:

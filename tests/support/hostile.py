@@ -1,4 +1,4 @@
-"""Hostile programs, and a script that judges them all beside canaries on the host.
+"""Hostile programs, and a script that judges them all while canaries watch the host.
 
 `python hostile.py FOLDER HOME REPOSITORY`, where HOME is a JSON list of paths, prints a line of JSON for each program
 and one for the canaries. It needs nothing but rlvr.verifiers, so that any user with a Python interpreter can run it.

@@ -1,4 +1,4 @@
-"""Weights for tests: of no model, and the same each time."""
+"""Random weights for tests, the same each time."""
 
 from __future__ import annotations
 

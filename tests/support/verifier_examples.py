@@ -1,4 +1,4 @@
-"""Three right and three wrong answers, at least, for every verifier: tested, and the table in docs/rewards.md."""
+"""At least three right and three wrong answers for every verifier; docs/rewards.md shows them."""
 
 from __future__ import annotations
 
