@@ -32,8 +32,8 @@ def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Ta
         )
     )
     rows = []
-    for p, (one, many) in enumerate(zip(greedy, sampled, strict=True)):
-        problem, completion, verdicts = one.prompt.problem, one.completions[0], samples[p]
+    for p, (single, many) in enumerate(zip(greedy, sampled, strict=True)):
+        problem, completion, verdicts = single.prompt.problem, single.completions[0], samples[p]
         rows.append(
             {
                 "id": problem.id,
@@ -58,8 +58,8 @@ def evaluation_table(greedy: Sequence[Group], sampled: Sequence[Group], tags: Ta
 
 def _right(verify: Verify, groups: Sequence[Group], read: Callable[[str], str | None]) -> list[list[bool]]:
     """Whether each completion, read by `read`, is right. [P][G]"""
-    asked = [(read(c.text), group.prompt.problem.answer) for group in groups for c in group.completions]
-    verdicts = verify(asked)
+    pairs = [(read(c.text), group.prompt.problem.answer) for group in groups for c in group.completions]
+    verdicts = verify(pairs)
     if faults := [verdict for verdict in verdicts if verdict.is_fault]:
         raise UserError(
             f"{len(faults)} of {len(verdicts)} answers could not be verified because the verifier failed: "

@@ -103,8 +103,8 @@ def _worth(cfg: Config, groups: list[Group], scores: Scores, *, num_resampled: i
 def _replaced(cfg: Config, old: Rollout, new: Rollout, places: dict[int, int]) -> Rollout:
     """`old` with group number p replaced by number places[p] of `new`."""
 
-    def merge(mine: list[T], others: list[T]) -> list[T]:
-        return [others[places[p]] if p in places else value for p, value in enumerate(mine)]
+    def merge(own: list[T], others: list[T]) -> list[T]:
+        return [others[places[p]] if p in places else value for p, value in enumerate(own)]
 
     scores = Scores(
         old.scores.names,

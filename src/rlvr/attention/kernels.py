@@ -72,12 +72,12 @@ def forward(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float) -> tupl
         return _flash_forward(q, k, v, piece, scale)
     out = torch.empty(q.shape, dtype=working_dtype(q), device=q.device)
     lse_HL = torch.empty(q.shape[1], q.shape[0], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-    for mine, its in piece.sequences():
+    for query_rows, key_rows in piece.sequences():
         if q.device.type == "cpu" and piece.window is None:
-            found = _cpu_forward(q[mine], k[its], v[its], piece.is_causal, scale)
+            result = _cpu_forward(q[query_rows], k[key_rows], v[key_rows], piece.is_causal, scale)
         else:
-            found = _block_forward(q[mine], k[its], v[its], piece, scale)
-        out[mine], lse_HL[:, mine] = found
+            result = _block_forward(q[query_rows], k[key_rows], v[key_rows], piece, scale)
+        out[query_rows], lse_HL[:, query_rows] = result
     return out, lse_HL
 
 
@@ -99,13 +99,13 @@ def backward(
     if has_flash(q):
         _flash_backward(dout, q, k, v, out, lse_HL, piece, scale, sums)
         return
-    for mine, its in piece.sequences():
-        inputs = (dout[mine], q[mine], k[its], v[its], out[mine], lse_HL[:, mine])
-        its_sums = (sums[0][mine], sums[1][its], sums[2][its])
+    for query_rows, key_rows in piece.sequences():
+        inputs = (dout[query_rows], q[query_rows], k[key_rows], v[key_rows], out[query_rows], lse_HL[:, query_rows])
+        part_sums = (sums[0][query_rows], sums[1][key_rows], sums[2][key_rows])
         if q.device.type == "cpu" and piece.window is None:
-            _cpu_backward(*inputs, piece.is_causal, scale, its_sums)
+            _cpu_backward(*inputs, piece.is_causal, scale, part_sums)
         else:
-            _block_backward(*inputs, piece, scale, its_sums)
+            _block_backward(*inputs, piece, scale, part_sums)
 
 
 def has_flash(x: Tensor) -> bool:
@@ -140,12 +140,12 @@ def _flash_backward(
     left, right = _flash_window(piece)
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=q.device), torch.empty(0, device=q.device)
     for heads, shared in _head_groups(q, k):
-        found = _aten._flash_attention_backward(
+        result = _aten._flash_attention_backward(
             dout[:, heads], q[:, heads], k[:, shared], v[:, shared], out[:, heads], lse_HL[heads].contiguous(),
             *piece.cumulative, *piece.longest, 0.0, piece.is_causal and piece.window is None, *no_dropout,
             scale=scale, window_size_left=left, window_size_right=right,
         )  # fmt: skip
-        for total, part, where in zip(sums, found, (heads, shared, shared), strict=True):
+        for total, part, where in zip(sums, result, (heads, shared, shared), strict=True):
             total[:, where] += part
 
 
@@ -159,8 +159,8 @@ def _flash_window(piece: Piece) -> tuple[int, int]:
 def _head_groups(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
     """Query heads and the key/value heads that they share, so few that tokens × heads stays under CALL_TOKENS × H."""
     shared, repeat = k.shape[1], q.shape[1] // k.shape[1]
-    wanted = min(shared, math.ceil(max(len(q), len(k)) / CALL_TOKENS))
-    size = shared // next(count for count in range(wanted, shared + 1) if shared % count == 0)
+    num_parts = min(shared, math.ceil(max(len(q), len(k)) / CALL_TOKENS))
+    size = shared // next(count for count in range(num_parts, shared + 1) if shared % count == 0)
     for first in range(0, shared, size):
         yield slice(first * repeat, (first + size) * repeat), slice(first, first + size)
 
@@ -176,10 +176,10 @@ def _cpu_backward(
     sums: Gradients,
 ) -> None:  # fmt: skip
     dout, q, k, v, out = (_heads_first(x)[None] for x in (dout, q, k, v, out))
-    found = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    result = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
         dout, q, k, v, out, lse_HL[None], 0.0, is_causal, scale=scale
     )
-    for total, part in zip(sums, found, strict=True):
+    for total, part in zip(sums, result, strict=True):
         total.add_(part[0].transpose(0, 1))
 
 

@@ -121,10 +121,11 @@ class _Unpadded(torch.autograd.Function):
         dq, dk, dv = (torch.zeros(x.shape, dtype=kernels.working_dtype(x), device=x.device) for x in (q, k, v))
 
         def add(piece: Piece, keys: Tensor, values: Tensor, dkeys: Tensor, dvalues: Tensor) -> None:
-            mine, its = piece.queries, piece.keys
+            query_rows, key_rows = piece.queries, piece.keys
             kernels.backward(
-                dout[mine], q[mine], keys[its], values[its], out[mine], lse_HS[:, mine], piece, ctx.scale,
-                (dq[mine], dkeys[its], dvalues[its]),
+                dout[query_rows], q[query_rows], keys[key_rows], values[key_rows], out[query_rows],
+                lse_HS[:, query_rows], piece, ctx.scale,
+                (dq[query_rows], dkeys[key_rows], dvalues[key_rows]),
             )  # fmt: skip
 
         for piece in ctx.pieces.own:

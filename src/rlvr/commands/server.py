@@ -73,9 +73,9 @@ def _room(rank: int) -> int:
 
 def environment(served: Served, present: Mapping[str, str]) -> dict[str, str]:
     """`present` with the variables that the server needs. Variables that are already set keep their values."""
-    wanted = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    expected = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     on_cpu = {"VLLM_CPU_KVCACHE_SPACE": str(served.cache_gib)}
-    return {**wanted, **({} if served.is_cuda else on_cpu), **present}
+    return {**expected, **({} if served.is_cuda else on_cpu), **present}
 
 
 def write_files(folder: Path, template: str, eos_ids: Sequence[int], temperature: float) -> None:
@@ -92,10 +92,10 @@ def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str,
     It puts the system prompt and the worked examples before a chat without its own system prompt, and `opening` after
     every prompt. Raises UserError for a tokenizer whose chat template does not allow it.
     """
-    wanted = render_prompt(tokenizer, QUESTION, system_prompt=system_prompt, opening=opening, earlier=earlier)
+    expected = render_prompt(tokenizer, QUESTION, system_prompt=system_prompt, opening=opening, earlier=earlier)
     for front in _fronts(system_prompt, earlier):
         template: str = front + WALL + tokenizer.get_chat_template().removesuffix("\n") + _back(opening)
-        if _rendered(tokenizer, template) == wanted:
+        if _rendered(tokenizer, template) == expected:
             return template
     raise UserError(
         "the tokenizer's chat template cannot be extended with the system prompt and the opening tag of training: "

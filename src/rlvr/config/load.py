@@ -130,13 +130,13 @@ def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
         return f"  {key}: missing; add it (the default params.yaml shows a value)"
     if problem["type"] == "value_error":
         return f"  {key}: {message}"
-    found = problem["input"]
+    value = problem["input"]
     hint = (
-        nearest(found, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-        if (problem["type"] == "literal_error" and isinstance(found, str))
+        nearest(value, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        if (problem["type"] == "literal_error" and isinstance(value, str))
         else ""
     )
-    return f"  {key}: {found!r} ({type(found).__name__}): {message}{hint}"
+    return f"  {key}: {value!r} ({type(value).__name__}): {message}{hint}"
 
 
 def _fields_at(location: tuple[str | int, ...]) -> list[str]:

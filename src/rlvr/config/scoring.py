@@ -120,9 +120,9 @@ def check_options(key: str, function: Callable[..., Any], options: Mapping[str, 
         try:
             TypeAdapter(hints[name], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(options[name])
         except ValidationError as error:
-            found = options[name]
+            value = options[name]
             raise ValueError(
-                f"{key}.options.{name}: {found!r} ({type(found).__name__}): {error.errors()[0]['msg']}"
+                f"{key}.options.{name}: {value!r} ({type(value).__name__}): {error.errors()[0]['msg']}"
             ) from None
 
 

@@ -138,8 +138,8 @@ class FusedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scale = dloss / ctx.boost
-        kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        scaled = [None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in kept]
+        saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        scaled = [None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in saved]
         return *scaled, *(None,) * 5
 
 

@@ -79,7 +79,7 @@ def choose(
             measured.append(Candidate(name, kl_nf4 - kl(), weight_bytes(original[name]) - nf4_bytes, is_kept=False))
     budget_bytes = int(share * sum(quantized.values()))
     candidates = greedy(measured, budget_bytes)
-    kept = {one.name: original[one.name] for one in candidates if one.is_kept}
+    kept = {candidate.name: original[candidate.name] for candidate in candidates if candidate.is_kept}
     with _visiting(model, kept):
         return DynamicChoice(sum(quantized.values()), budget_bytes, kl_nf4, kl(), candidates)
 
@@ -110,10 +110,10 @@ def _visiting(model: Any, layers: Mapping[str, nn.Linear]) -> Iterator[None]:
 def greedy(measured: list[Candidate], budget_bytes: int) -> tuple[Candidate, ...]:
     """The candidates, best first by their drop of the KL per byte; those that lower it are kept while they fit."""
     left_bytes, taken = budget_bytes, []
-    for one in sorted(measured, key=lambda one: one.kl_drop / one.extra_bytes, reverse=True):
-        is_kept = one.kl_drop > 0.0 and one.extra_bytes <= left_bytes
-        left_bytes -= one.extra_bytes if is_kept else 0
-        taken.append(replace(one, is_kept=is_kept))
+    for candidate in sorted(measured, key=lambda candidate: candidate.kl_drop / candidate.extra_bytes, reverse=True):
+        is_kept = candidate.kl_drop > 0.0 and candidate.extra_bytes <= left_bytes
+        left_bytes -= candidate.extra_bytes if is_kept else 0
+        taken.append(replace(candidate, is_kept=is_kept))
     return tuple(taken)
 
 

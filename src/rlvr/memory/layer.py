@@ -137,8 +137,8 @@ class _Layer(torch.autograd.Function):
         grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:])
         if not h.requires_grad:
             return None, None, *[None] * of_attention, *mlp_grads
-        wanted = [*([x] if x.requires_grad else []), *trained[:of_attention]]
-        found = list(torch.autograd.grad(h, wanted, grad_h, allow_unused=True))
+        leaves = [*([x] if x.requires_grad else []), *trained[:of_attention]]
+        found = list(torch.autograd.grad(h, leaves, grad_h, allow_unused=True))
         return found.pop(0) if x.requires_grad else None, None, *found, *mlp_grads
 
 

@@ -30,24 +30,24 @@ class HostStates:
         """
         used: dict[torch.dtype, int] = defaultdict(int)
         for weight in _weights(optimizer):
-            held = optimizer.state.get(weight, {})
-            for name in _names(held):
-                state = held[name]
+            states = optimizer.state.get(weight, {})
+            for name in _names(states):
+                state = states[name]
                 start, used[state.dtype] = used[state.dtype], used[state.dtype] + state.numel()
-                held[name] = self._slab(optimizer, state)[start : used[state.dtype]].view(state.shape).copy_(state)
+                states[name] = self._slab(optimizer, state)[start : used[state.dtype]].view(state.shape).copy_(state)
 
     def fetch(self, optimizer: torch.optim.Optimizer) -> None:
         """Copy every state to the device of its parameter."""
         for weight in _weights(optimizer):
-            held = optimizer.state.get(weight, {})
-            for name in _names(held):
-                held[name] = held[name].to(weight.device, non_blocking=True, copy=True)
+            states = optimizer.state.get(weight, {})
+            for name in _names(states):
+                states[name] = states[name].to(weight.device, non_blocking=True, copy=True)
 
     def _slab(self, optimizer: torch.optim.Optimizer, like: Tensor) -> Tensor:
         """Host memory for all states of the type of `like`."""
         if like.dtype not in self.slabs:
-            held = [optimizer.state.get(weight, {}) for weight in _weights(optimizer)]
-            states = [one[name] for one in held for name in _names(one)]
+            states = [optimizer.state.get(weight, {}) for weight in _weights(optimizer)]
+            states = [of_weight[name] for of_weight in states for name in _names(of_weight)]
             size_bytes = sum(state.nbytes for state in states if state.dtype == like.dtype)
             slab = host_memory(size_bytes, page_locked=like.is_cuda, key="memory.optimizer_on_host")
             self.slabs[like.dtype] = slab.view(like.dtype)
@@ -58,6 +58,6 @@ def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
-def _names(held: dict[str, Any]) -> list[str]:
+def _names(states: dict[str, Any]) -> list[str]:
     """The states of one parameter that move."""
-    return [name for name, value in held.items() if isinstance(value, Tensor) and name not in SHARED]
+    return [name for name, value in states.items() if isinstance(value, Tensor) and name not in SHARED]

@@ -28,15 +28,15 @@ def model_on(views: Views, config: Any, *, dtype: torch.dtype, attention: str) -
 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    found = {
+    actual = {
         name: _view(views, name) for name, _ in model.named_parameters() if name not in model.all_tied_weights_keys
     }
-    for name, view in found.items():
+    for name, view in actual.items():
         if isinstance(view, Tensor):
             _check_dense(name, view, model.get_parameter(name))
             module_name, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(module_name), leaf, nn.Parameter(view, requires_grad=False))
-    for name, view in found.items():
+    for name, view in actual.items():
         if isinstance(view, Nf4):
             module_name = name.removesuffix(".weight")
             layer = model.get_submodule(module_name)
@@ -44,7 +44,7 @@ def model_on(views: Views, config: Any, *, dtype: torch.dtype, attention: str) -
             model.set_submodule(module_name, linear_on(view, layer, dtype))
             model.is_loaded_in_4bit = True  # PEFT asks for it, to take its 4-bit LoRA layer
     model.tie_weights()
-    _check_one_copy(model, found)
+    _check_one_copy(model, actual)
     return model.to(next(iter(model.parameters())).device)  # the buffers, which were computed on the host
 
 
@@ -66,9 +66,9 @@ def _check_dense(name: str, view: Tensor, parameter: Tensor) -> None:
 
 def _check_nf4(name: str, view: Nf4, layer: Any) -> None:
     shape = (layer.out_features, layer.in_features)
-    found = (tuple(view.state.shape), view.state.quant_type, view.state.blocksize, view.packed.numel())
-    if found != (shape, "nf4", BLOCK, layer.weight.numel() // 2) or view.packed.is_inference():
-        raise NotShareable(f"{name} of shape {shape} is not in NF4 in blocks of {BLOCK} in the engine: {found}")
+    actual = (tuple(view.state.shape), view.state.quant_type, view.state.blocksize, view.packed.numel())
+    if actual != (shape, "nf4", BLOCK, layer.weight.numel() // 2) or view.packed.is_inference():
+        raise NotShareable(f"{name} of shape {shape} is not in NF4 in blocks of {BLOCK} in the engine: {actual}")
     if layer.in_features % BLOCK:
         raise NotShareable(f"{name}: its input width {layer.in_features} is not a multiple of {BLOCK}")
 

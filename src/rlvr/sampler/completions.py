@@ -34,7 +34,7 @@ def make_completions(
 
 def places(groups: Sequence[Group], prompts: Sequence[Prompt]) -> list[int]:
     """Where the group of each of `prompts` stands among `groups`, which came as they were finished."""
-    found: dict[int, deque[int]] = defaultdict(deque)
+    places_by_prompt: dict[int, deque[int]] = defaultdict(deque)
     for place, group in enumerate(groups):
-        found[id(group.prompt)].append(place)
-    return [found[id(prompt)].popleft() for prompt in prompts]
+        places_by_prompt[id(group.prompt)].append(place)
+    return [places_by_prompt[id(prompt)].popleft() for prompt in prompts]

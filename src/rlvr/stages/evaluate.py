@@ -43,11 +43,11 @@ def main() -> None:
         prompts, source = tables.read_prompts("evaluation"), Source.read(tables.BASE)
         for completions in (1, cfg.evaluate.samples_per_problem):
             demand(plan_sampling(cfg, resolved, source, prompts, completions=completions))
-        kept = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
-        if missing := [name for name, file in kept.items() if not file.exists()]:
-            _evaluate(cfg, resolved, source, {name: kept[name] for name in missing}, prompts)
+        files = {name: _kept(cfg, start) for name, start in MODELS.items() if start is None or has_weights(start)}
+        if missing := [name for name, file in files.items() if not file.exists()]:
+            _evaluate(cfg, resolved, source, {name: files[name] for name in missing}, prompts)
         metrics: dict[str, Any] = dict.fromkeys(MODELS)
-        for name, file in kept.items():
+        for name, file in files.items():
             table = pd.read_parquet(file)
             table.to_parquet(FOLDER / f"{name}.parquet")
             metrics[name] = summary(table, resamples=cfg.evaluate.bootstrap_resamples, seed=cfg.compute.seed)

@@ -107,8 +107,8 @@ def check_sampler(cfg: Config, resolved: Resolved, source: Source) -> list[str]:
             "engine would sample from another model; take nf4, or rollout.sampler native"
         )
     head_size = read_shape(config_file(source)).head_dim
-    wanted = Wanted(is_cuda=resolved.is_cuda, is_nf4=resolved.is_quantized, head_size=head_size)
-    return check_engine(wanted, installed(), sys.platform)
+    needs = Wanted(is_cuda=resolved.is_cuda, is_nf4=resolved.is_quantized, head_size=head_size)
+    return check_engine(needs, installed(), sys.platform)
 
 
 def engine_settings(cfg: Config, resolved: Resolved, source: Source, plan: Plan) -> EngineSettings:

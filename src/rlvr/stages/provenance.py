@@ -51,10 +51,10 @@ def versions() -> dict[str, str | None]:
 def commit() -> str | None:
     """The commit of the working copy, or None outside of git."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def write_json(path: Path, value: Any) -> None:

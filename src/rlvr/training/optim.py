@@ -79,11 +79,11 @@ class Optimizer:
         done = self.steps_taken
         if done < self.warmup_steps:
             return self.learning_rate * (done + 1) / self.warmup_steps
-        left, falling = max(0, self.total_steps - done), max(1, self.total_steps - self.warmup_steps)
+        remaining, falling = max(0, self.total_steps - done), max(1, self.total_steps - self.warmup_steps)
         if self.schedule == "linear":
-            return self.learning_rate * left / falling
+            return self.learning_rate * remaining / falling
         if self.schedule == "cosine":
-            return self.learning_rate * (1.0 - math.cos(math.pi * left / falling)) / 2
+            return self.learning_rate * (1.0 - math.cos(math.pi * remaining / falling)) / 2
         return self.learning_rate
 
     def backward(self, loss: Tensor) -> None:
@@ -158,5 +158,5 @@ def _adamw(
         raise UserError(
             "memory.optimizer adamw_8bit needs bitsandbytes: pip install 'rlvr[qlora]', or take adamw"
         ) from None
-    made: torch.optim.Optimizer = AdamW8bit(parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
-    return made
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
+    return optimizer

@@ -116,10 +116,10 @@ def first(text: str) -> Fraction | None:
     return _decimal(sign.replace("−", "-") + whole.replace(",", ""), decimals or "")
 
 
-def _near(value: Fraction, wanted: Fraction, tolerance: float) -> bool:
-    if value == wanted or not tolerance:
-        return value == wanted
-    return abs(value - wanted) <= Fraction(repr(tolerance)) * abs(wanted)
+def _near(value: Fraction, expected: Fraction, tolerance: float) -> bool:
+    if value == expected or not tolerance:
+        return value == expected
+    return abs(value - expected) <= Fraction(repr(tolerance)) * abs(expected)
 
 
 def _read(text: str) -> tuple[Fraction, bool] | None:

@@ -69,7 +69,7 @@ def _test(number: int, test: Any) -> Script | Call:
         request = {"name": test["call"], "args": test["args"], "kwargs": test.get("kwargs", {})}
         types = {"name": str, "args": list, "kwargs": dict}
         if all(isinstance(request[key], kind) for key, kind in types.items()) and request["name"].isidentifier():
-            return Call(request, lambda found: same(found, test["result"]))
+            return Call(request, lambda result: same(result, test["result"]))
     raise ValueError(f"test {number} is {json.dumps(test)[:80]}; the tests must be {FORMS}")
 
 
@@ -83,18 +83,18 @@ def _assertion(number: int, source: str) -> Call:
         raise ValueError(f"test {number}, {source[:80]!r}, must end with an assert statement")
     expression: ast.expr = last.test
     compare: Callable[[Any, Any], Any] = operator.is_
-    wanted: Any = True
+    truth: Any = True
     match last.test:
         case ast.Compare(left, [comparison], [right]) if _is_literal(right):
-            expression, compare, wanted = left, OPERATORS[type(comparison)], ast.literal_eval(right)
+            expression, compare, truth = left, OPERATORS[type(comparison)], ast.literal_eval(right)
         case ast.Compare(left, [comparison], [right]) if _is_literal(left):
-            expression, compare, wanted = right, _turned(OPERATORS[type(comparison)]), ast.literal_eval(left)
+            expression, compare, truth = right, _turned(OPERATORS[type(comparison)]), ast.literal_eval(left)
         case ast.UnaryOp(ast.Not(), operand):
-            expression, wanted = _truth(operand), False
+            expression, truth = _truth(operand), False
         case _:
             expression = _truth(last.test)
     request = {"before": "\n".join(ast.unparse(node) for node in before), "expression": ast.unparse(expression)}
-    return Call(request, lambda found: bool(compare(found, wanted)))
+    return Call(request, lambda result: bool(compare(result, truth)))
 
 
 def _turned(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
