@@ -126,8 +126,9 @@ def test_only_plain_layers_are_changed_and_their_parameters_stay() -> None:
 @needs_onednn
 @pytest.mark.parametrize("rows", [(2,), (40,), (3, 7)], ids=str)
 @pytest.mark.parametrize("keeps_packed", [True, False])
+@pytest.mark.parametrize("is_narrowing", [True, False])
 def test_a_processor_without_bfloat16_is_asked_for_none(
-    rows: tuple[int, ...], keeps_packed: bool, monkeypatch: pytest.MonkeyPatch
+    rows: tuple[int, ...], keeps_packed: bool, is_narrowing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With AVX2 alone oneDNN refuses bfloat16: value and gradients come from elsewhere, and are no worse."""
 
@@ -138,9 +139,11 @@ def test_a_processor_without_bfloat16_is_asked_for_none(
         monkeypatch.setattr(torch.ops.mkldnn, operator, refuse)
     monkeypatch.setattr("rlvr.linear.HAS_BFLOAT16", False)
     monkeypatch.setattr("rlvr.linear.BLOCK", 60)
-    plain = nn.Linear(24, 10, dtype=torch.bfloat16)
+    monkeypatch.setattr("rlvr.linear.INNER", 7)
+    inner, outer = (24, 10) if is_narrowing else (10, 24)
+    plain = nn.Linear(inner, outer, dtype=torch.bfloat16)
     layer = through_onednn(copy.deepcopy(plain), keeps_packed=keeps_packed)
-    x, upstream = tensors((*rows, 24), (*rows, 10), dtype=torch.bfloat16)
+    x, upstream = tensors((*rows, inner), (*rows, outer), dtype=torch.bfloat16)
     exact = nn.functional.linear(x.double(), plain.weight.double(), plain.bias.double())
     with torch.no_grad():
         for found in (layer(x), product(x, plain.weight, plain.bias)):

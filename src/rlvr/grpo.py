@@ -128,8 +128,7 @@ def update(
             for i, micro in enumerate(in_turn(policy, micros, with_gradient=True)):
                 loss, stats = policy_loss(
                     policy.hidden(micro), policy.head, micro, totals=minibatch.totals, spec=spec,
-                    soft_cap=policy.logit_map.soft_cap, logit_scale=policy.logit_map.scale,
-                    impl=policy.kernels, chunk_rows=policy.logit_chunk_rows,
+                    logit_map=policy.logit_map, impl=policy.kernels, chunk_rows=policy.logit_chunk_rows,
                 )  # fmt: skip
                 optimizer.backward(loss)
                 micros[i] = micro if micro.old_logp_T is not None else replace(micro, old_logp_T=stats.logp_T)

@@ -9,6 +9,7 @@ layout, which pays when few rows meet it, as in sampling.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ HAS_ONEDNN = (
 )
 HAS_BFLOAT16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not with AVX2 alone
 FEW_ROWS = 8  # of x: for fewer, torch's own bfloat16 product is faster than weights in float32
-BLOCK = 2**22  # weights that are in float32 at once
+BLOCK, INNER = 2**22, 1024  # weights that are in float32 at once; summands, where there are more of them than results
 
 
 def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
@@ -103,12 +104,23 @@ def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _through_float32(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
-    """A bfloat16 product on a processor without it: sums in float32, rounded once, a block of the weight at a time."""
+    """A bfloat16 product on a processor without it: summed in float32 and rounded once.
+
+    The wider of the two sides, D or O, is taken a block at a time, so that no large copy in float32 exists.
+    """
     if x.numel() < FEW_ROWS * x.shape[-1]:
         return F.linear(x, weight_OD, bias)
-    y, first, wide_x = x.new_empty(*x.shape[:-1], len(weight_OD)), 0, x.float()
-    for block in torch.split(weight_OD, max(1, BLOCK // weight_OD.shape[1])):
-        last = first + len(block)
-        y[..., first:last] = F.linear(wide_x, block.float(), None if bias is None else bias[first:last].float())
-        first = last
+    outer, inner = weight_OD.shape
+    if inner > outer:
+        sums = x.new_zeros(*x.shape[:-1], outer, dtype=torch.float32) if bias is None else bias.float()
+        for part in _blocks(inner, INNER):
+            sums = sums + F.linear(x[..., part].float(), weight_OD[:, part].float())
+        return sums.to(x.dtype)
+    y, wide_x = x.new_empty(*x.shape[:-1], outer), x.float()
+    for part in _blocks(outer, max(1, BLOCK // inner)):
+        y[..., part] = F.linear(wide_x, weight_OD[part].float(), None if bias is None else bias[part].float())
     return y
+
+
+def _blocks(size: int, length: int) -> Iterator[slice]:
+    return (slice(first, first + length) for first in range(0, size, length))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr.logprob import resolve, token_logprobs
+from rlvr.logprob import LogitMap, resolve, token_logprobs
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
 from support.head_cases import MAPS, PLAIN, RESULTS, SHAPES, compared, make_inputs, results
@@ -101,7 +101,11 @@ def test_gradcheck(soft_cap: float | None, entropy_gradient: bool) -> None:
     hidden, head, target = make_inputs(5, 3, 7, torch.float64)
 
     def outputs(h: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        options: dict[str, Any] = {"temperature": 0.9, "soft_cap": soft_cap, "logit_scale": 1.2, "chunk_rows": 2}
+        options: dict[str, Any] = {
+            "temperature": 0.9,
+            "logit_map": LogitMap(soft_cap=soft_cap, scale=1.2),
+            "chunk_rows": 2,
+        }
         both = token_logprobs(h, w, target, entropy_gradient=entropy_gradient, **options)
         return both if entropy_gradient else both[:1]
 

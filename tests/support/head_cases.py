@@ -7,16 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlvr.logprob import Impl, token_logprobs
+from rlvr.logprob import Impl, LogitMap, token_logprobs
 from support.precision import head_truth
 
 RESULTS = ("logp", "entropy", "dH", "dW")
-PLAIN: dict[str, Any] = {"temperature": 1.0, "soft_cap": None, "logit_scale": 1.0}
+PLAIN: dict[str, Any] = {"temperature": 1.0, "logit_map": LogitMap()}
 MAPS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "temperature": PLAIN | {"temperature": 0.7},
-    "scale": {"temperature": 1.3, "soft_cap": None, "logit_scale": 0.25},
-    "cap": {"temperature": 0.8, "soft_cap": 4.0, "logit_scale": 1.5},
+    "scale": {"temperature": 1.3, "logit_map": LogitMap(scale=0.25)},
+    "cap": {"temperature": 0.8, "logit_map": LogitMap(soft_cap=4.0, scale=1.5)},
 }
 # tokens, hidden, vocabulary: a power of two; three rows of seven with a ragged vocabulary; fewer tokens than a chunk
 SHAPES = [(64, 32, 256), (21, 16, 4099), (3, 8, 33)]

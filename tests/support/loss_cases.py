@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlvr.batch import MicroBatch, TrainRow, micro_batch
+from rlvr.logprob import LogitMap
 from rlvr.loss import policy_loss
 from rlvr.types import LossSpec, Totals
 from support.oracle import Row, loss_and_gradient
@@ -20,7 +21,8 @@ SEQUENCE_LOG_RATIOS = [log(w) for w in (0.6, 0.7, 0.95, 1.05, 1.4, 1.6, 2.2, 2.6
 TOTALS = Totals(rows=len(LENGTHS) + 3, tokens=sum(LENGTHS) + 17)  # rows and tokens that were skipped count
 WIDTH, VOCABULARY = 12, 67
 RESULTS = ("loss", "dH", "dW")
-HEAD: dict[str, Any] = {"soft_cap": 6.0, "logit_scale": 1.25}
+HEAD_MAP = LogitMap(soft_cap=6.0, scale=1.25)
+HEAD: dict[str, Any] = {"logit_map": HEAD_MAP}
 
 
 def make_spec(loss_type: str, **values: Any) -> LossSpec:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlvr.types import LossSpec
-from support.loss_cases import HEAD, LENGTHS, Case, computed, make_case, truth_on_logprobs
+from support.loss_cases import HEAD, HEAD_MAP, LENGTHS, Case, computed, make_case, truth_on_logprobs
 from support.precision import head_truth
 
 
@@ -33,8 +33,9 @@ def without_softmax(case: Case, spec: LossSpec, impl: str, device: str) -> list[
     loss, _, dhead = computed(case, spec, torch.float32, impl=impl, device=device)
     hidden, target = case.hidden.clone().requires_grad_(), case.micro.target_T
     logp = head_truth(hidden.detach(), case.head, target, temperature=spec.temperature, **HEAD)[0]
-    x = HEAD["logit_scale"] * (hidden * case.head[target]).sum(-1)
-    own = HEAD["soft_cap"] * torch.tanh(x / HEAD["soft_cap"]) / spec.temperature
+    x, cap = HEAD_MAP.scale * (hidden * case.head[target]).sum(-1), HEAD_MAP.soft_cap
+    assert cap is not None
+    own = cap * torch.tanh(x / cap) / spec.temperature
     (dhidden,) = torch.autograd.grad(own, hidden, truth_on_logprobs(logp, case.micro, spec)[1])
     return [loss, dhidden.float(), dhead]
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rlvr.logprob import LogitMap
+
 
 def error(found: Tensor, truth: Tensor) -> float:
     """Largest distance of a component."""
@@ -122,12 +124,12 @@ def assert_agree(
 
 
 def head_truth(
-    hidden: Tensor, head: Tensor, target: Tensor, *, temperature: float, soft_cap: float | None, logit_scale: float
+    hidden: Tensor, head: Tensor, target: Tensor, *, temperature: float, logit_map: LogitMap
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies by the formulas, in the type of the inputs."""
-    y = logit_scale * (hidden @ head.T)
-    if soft_cap is not None:
-        y = soft_cap * torch.tanh(y / soft_cap)
+    y = logit_map.scale * (hidden @ head.T)
+    if logit_map.soft_cap is not None:
+        y = logit_map.soft_cap * torch.tanh(y / logit_map.soft_cap)
     logp = torch.log_softmax(y / temperature, -1)
     return logp[torch.arange(len(target)), target], -(logp.exp() * logp).sum(-1)
 

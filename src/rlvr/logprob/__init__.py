@@ -14,8 +14,9 @@ from rlvr.logprob.fused import Rows, TokenLogprobs, rows_within
 from rlvr.logprob.rows import LogitMap
 from rlvr.types import UserError
 
-__all__ = ["Impl", "LogitMap", "resolve", "token_logprobs"]
+__all__ = ["PLAIN", "Impl", "LogitMap", "resolve", "token_logprobs"]
 
+PLAIN = LogitMap()  # of most models: the logits as they are
 Impl = Literal["auto", "torch", "triton", "reference"]
 
 
@@ -25,16 +26,15 @@ def token_logprobs(
     target_T: Tensor,
     *,
     temperature: float,
-    soft_cap: float | None = None,
-    logit_scale: float = 1.0,
+    logit_map: LogitMap = PLAIN,
     entropy_gradient: bool = False,
     impl: Impl = "auto",
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, at `temperature`.
 
-    With logits x = h·Wᵀ and y = soft_cap·tanh(logit_scale·x/soft_cap)/temperature (logit_scale·x/temperature without a
-    cap): logp = log_softmax(y)[target], H = −Σ p·log p; both [T], at least float32 (float64 in, float64 out).
+    With logits x = h·Wᵀ and y what `logit_map`, the model's soft-cap and scale, makes of them at `temperature`:
+    logp = log_softmax(y)[target], H = −Σ p·log p; both [T], at least float32 (float64 in, float64 out).
     Differentiable in logp with respect to `hidden_TD` and `head_VD`; the entropy carries a gradient,
     dH/dy = −p·(log p + H), only with `entropy_gradient`: without, less is computed and kept.
 
@@ -47,9 +47,7 @@ def token_logprobs(
             hidden_TD,
             head_VD,
             target_T,
-            temperature=temperature,
-            soft_cap=soft_cap,
-            logit_scale=logit_scale,
+            logit_map=logit_map.at(temperature),
             entropy_gradient=entropy_gradient,
         )
     logp_T, entropy_T = TokenLogprobs.apply(  # type: ignore[no-untyped-call]
@@ -57,7 +55,7 @@ def token_logprobs(
         head_VD,
         target_T,
         row_arithmetic(impl),
-        LogitMap(temperature, soft_cap, logit_scale),
+        logit_map.at(temperature),
         chunk_rows or rows_within(len(head_VD), hidden_TD.device),
         entropy_gradient,
         torch.is_grad_enabled(),

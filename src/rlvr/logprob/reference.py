@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from rlvr.linear import linear
+from rlvr.logprob.rows import LogitMap
 
 
 def token_logprobs(
@@ -15,21 +16,19 @@ def token_logprobs(
     head_VD: Tensor,
     target_T: Tensor,
     *,
-    temperature: float,
-    soft_cap: float | None = None,
-    logit_scale: float = 1.0,
+    logit_map: LogitMap,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """rlvr.logprob.token_logprobs by autograd, all logits at once."""
     logits_TV = linear(hidden_TD, head_VD)
     if logits_TV.dtype != torch.float64:
         logits_TV = logits_TV.float()
-    if logit_scale != 1.0:
-        logits_TV = logits_TV * logit_scale
-    if soft_cap is not None:
-        logits_TV = soft_cap * (logits_TV / soft_cap).tanh()
-    if temperature != 1.0:
-        logits_TV = logits_TV / temperature
+    if logit_map.scale != 1.0:
+        logits_TV = logits_TV * logit_map.scale
+    if (cap := logit_map.soft_cap) is not None:
+        logits_TV = cap * (logits_TV / cap).tanh()
+    if logit_map.temperature != 1.0:
+        logits_TV = logits_TV / logit_map.temperature
     logp_TV = F.log_softmax(logits_TV, dim=-1)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy_T = -(logp_TV.exp() * logp_TV).sum(-1)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -14,9 +14,13 @@ from torch import Tensor
 class LogitMap:
     """Between product and softmax: y = cap·tanh(scale·x/cap)/temperature, without a cap scale·x/temperature."""
 
-    temperature: float
-    soft_cap: float | None
-    scale: float
+    temperature: float = 1.0
+    soft_cap: float | None = None
+    scale: float = 1.0
+
+    def at(self, temperature: float) -> LogitMap:
+        """The same model at another temperature."""
+        return replace(self, temperature=temperature)
 
     def apply_(self, x: Tensor) -> Tensor:
         """y in the place of x."""

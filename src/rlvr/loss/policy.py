@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlvr.batch import MicroBatch
-from rlvr.logprob import Impl, LogitMap, resolve, token_logprobs
+from rlvr.logprob import PLAIN, Impl, LogitMap, resolve, token_logprobs
 from rlvr.logprob.fused import rows_within, sum_dtype
 from rlvr.loss.correction import dropped, sampler_correction
 from rlvr.loss.fused import Step, fused_loss, is_local, local_terms, torch_step
@@ -36,8 +36,7 @@ def policy_loss(
     *,
     totals: Totals,
     spec: LossSpec,
-    soft_cap: float | None = None,
-    logit_scale: float = 1.0,
+    logit_map: LogitMap = PLAIN,
     impl: Impl = "auto",
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, LossStats]:
@@ -49,8 +48,8 @@ def policy_loss(
     """
     kind = resolve(impl, hidden_TD)
     if kind != "reference" and is_local(spec, has_old=micro.old_logp_T is not None):
-        logit_map = LogitMap(spec.temperature, soft_cap, logit_scale)
-        terms = local_terms(micro, totals=totals, spec=spec, logit_map=logit_map, dtype=sum_dtype(hidden_TD))
+        at_temperature = logit_map.at(spec.temperature)
+        terms = local_terms(micro, totals=totals, spec=spec, logit_map=at_temperature, dtype=sum_dtype(hidden_TD))
         rows = chunk_rows or rows_within(len(head_VD), hidden_TD.device)
         loss, logp_T, entropy_T = fused_loss(
             hidden_TD, head_VD, terms, step=_step(kind), totals=totals, chunk_rows=rows
@@ -64,8 +63,7 @@ def policy_loss(
         head_VD,
         micro.target_T,
         temperature=spec.temperature,
-        soft_cap=soft_cap,
-        logit_scale=logit_scale,
+        logit_map=logit_map,
         entropy_gradient=has_bonus,
         impl=kind,
         chunk_rows=chunk_rows,

@@ -23,7 +23,7 @@ def logit_map(config: Any) -> LogitMap:
     text = config.get_text_config()
     soft_cap: float | None = getattr(text, "final_logit_softcapping", None)
     multiplier, divisor = (getattr(text, key, None) for key in ("logit_scale", "logits_scaling"))
-    return LogitMap(1.0, soft_cap, (1.0 if multiplier is None else multiplier) / (divisor or 1.0))
+    return LogitMap(soft_cap=soft_cap, scale=(1.0 if multiplier is None else multiplier) / (divisor or 1.0))
 
 
 def check_head(model: Any, *, name: str) -> None:

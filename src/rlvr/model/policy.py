@@ -122,8 +122,7 @@ class Policy:
             self.head,
             micro.target_T,
             temperature=temperature,
-            soft_cap=self.logit_map.soft_cap,
-            logit_scale=self.logit_map.scale,
+            logit_map=self.logit_map,
             impl=self.kernels,
             chunk_rows=self.logit_chunk_rows,
         )
