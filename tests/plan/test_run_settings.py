@@ -130,7 +130,7 @@ def test_sampling_alone_has_no_states_and_no_backward() -> None:
     full = replace(QLORA, method="full", quantization="none", completions=1)
     made = plan_sampling_run(LLAMA_3B, full, 16, card(10.0), ())
     assert made.fits and set(made.prediction.phases) == {"load", "rollout"} and made.prediction.host_bytes == 0
-    with pytest.raises(UserError, match=r"rollout needs .* GiB.*rollout.max_rows 64 → \d+"):
+    with pytest.raises(UserError, match=r"rollout phase needs .* GiB.*rollout.max_rows 64 → \d+"):
         plan_sampling_run(LLAMA_3B, full, 64, card(10.0), ())
     assert not plan_sampling_run(LLAMA_3B, full, 64, card(5.0), ()).fits
 
