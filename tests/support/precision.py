@@ -31,7 +31,7 @@ def difference(actual: Tensor, expected: Tensor, bound: float | Tensor) -> str |
         return None
     a, b = actual.detach().double().cpu(), expected.detach().double().cpu()
     limit = torch.as_tensor(bound, dtype=torch.float64).cpu().expand_as(a)
-    distance = (a - b).abs().nan_to_num(nan=torch.inf)
+    distance = (a - b).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     beyond = ~(distance <= limit)
     if not beyond.any():
         return None

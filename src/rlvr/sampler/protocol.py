@@ -35,7 +35,7 @@ class Sampler(Protocol):
         """Take the memory that sampling needs."""
 
     def sync(self, policy: Policy) -> None:
-        """Sample from the weights of `policy`, as they are now, from now on."""
+        """Sample from the current weights of `policy` from now on."""
 
     def at(self, temperature: float) -> Self:
         """The same engine with the same weights, at another temperature."""
@@ -48,7 +48,7 @@ class Sampler(Protocol):
         ...
 
     def release(self) -> None:
-        """Give back, until the next resume, what the update can use."""
+        """Free memory for the update; `resume` takes it back."""
 
     def close(self) -> None:
         """Free everything; the sampler cannot be used again."""
