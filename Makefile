@@ -33,10 +33,11 @@ check: .venv/dev ## check lint, formatting and types, and measure the coverage o
 deps: .venv/core ## write the code that each stage depends on into dvc.yaml
 	$(BIN)/rlvr deps
 
-docs: .venv/dev ## write the tables of docs/memory.md, docs/models.md and docs/rewards.md
+docs: .venv/dev ## write the generated tables of README.md and docs/
 	PYTHONPATH=tests $(BIN)/python docs/make/memory.py
 	PYTHONPATH=tests $(BIN)/python docs/make/models.py
 	PYTHONPATH=tests $(BIN)/python docs/make/rewards.py
+	PYTHONPATH=tests $(BIN)/python docs/make/results.py
 
 bench: .venv/bench ## compare a step with TRL's, after make run
 	$(BIN)/python benchmarks/trl_step.py

