@@ -60,6 +60,8 @@ def preset(
         width = max(map(len, presets.names()), default=0)
         print("\n".join(f"{known:<{width}}  {what}" for known, what in presets.names().items()))
         return
+    if not PARAMS_FILE.is_file():
+        raise UserError(f"{PARAMS_FILE} does not exist here; run from the top of the project")
     before = PARAMS_FILE.read_text()
     after = presets.with_preset(before, name)
     check_config(after, f"presets/{name}.yaml")

@@ -117,7 +117,7 @@ def _through_float32(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tenso
             sums = sums + F.linear(x[..., part].float(), weight_OD[:, part].float())
         return sums.to(x.dtype)
     y, wide_x = x.new_empty(*x.shape[:-1], outer), x.float()
-    for part in _blocks(outer, max(1, BLOCK // inner)):
+    for part in _blocks(outer, max(1, BLOCK // max(1, inner))):
         y[..., part] = F.linear(wide_x, weight_OD[part].float(), None if bias is None else bias[part].float())
     return y
 

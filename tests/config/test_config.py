@@ -7,6 +7,7 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -488,7 +489,11 @@ def test_sections_hold_values_and_no_behaviour() -> None:
         behaviour = {
             name
             for name, member in vars(section).items()
-            if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+            if not name.startswith("_")
+            and (
+                inspect.isfunction(member)
+                or isinstance(member, property | cached_property | classmethod | staticmethod)
+            )
         }
         assert behaviour <= {"restricted", "digest"}, f"{section.__name__}: move {behaviour} to where it is used"
 

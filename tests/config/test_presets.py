@@ -53,18 +53,59 @@ def test_a_preset_holds_only_what_differs() -> None:
         assert {key for key, value in overlay.items() if default.get(key, ...) == value} == set(), name
 
 
-def test_the_default_holds_exactly_what_other_presets_change_as_params_yaml_has_it() -> None:
+# Settings that mean something together: whoever resets one has to reset the others.
+TOGETHER = (
+    ("grpo.steps", "grpo.epochs"),
+    ("grpo.loss_type", "grpo.epsilon", "grpo.epsilon_high", "grpo.delta"),
+    ("grpo.importance_correction", "grpo.importance_min", "grpo.importance_max"),
+    ("model.source", "model.revision"),
+    ("model.quantization", "model.dynamic_share"),
+    ("model.template.",),
+    ("prepare.gsm8k.",),
+    ("prepare.records.",),
+)
+
+
+def test_the_default_holds_what_other_presets_change_and_what_must_agree_with_it() -> None:
+    """All of it as params.yaml has it, and nothing else."""
     changed = {key for name in set(NAMES) - {"default"} for key in settings((FOLDER / f"{name}.yaml").read_text())}
     default, params = settings((FOLDER / "default.yaml").read_text()), settings(PARAMS)
-    assert set(default) == changed
-    assert default == {key: params[key] for key in changed}
+    groups = [{key for key in params if key.startswith(group)} for group in TOGETHER]
+    expected = changed.union(*(group for group in groups if group & changed))
+    assert set(default) == expected
+    assert default == {key: params[key] for key in expected}
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"loss_type: dr_grpo": "loss_type: cispo", "epsilon_high: 0.28": "epsilon_high: 5.0"},
+        {"  steps: 300 ": "  steps: null ", "epochs: null": "epochs: 2"},
+        {"revision: null ": "revision: abc "},
+        {"open_in_prompt: false": "open_in_prompt: true"},
+        {"filters: {} ": "filters: {level: {min: 1}} "},
+        {
+            "importance_correction: off": "importance_correction: token_mask",
+            "importance_max: 3.0": "importance_max: 2.0",
+        },
+    ],
+    ids=lambda edits: next(iter(edits)).strip(),
+)
+def test_no_half_of_a_pair_stays_behind(edits: dict[str, str]) -> None:
+    edited = PARAMS
+    for old, new in edits.items():
+        assert old in edited, old
+        edited = edited.replace(old, new)
+    assert check_config(presets.with_preset(edited, "default", FOLDER), "default") == check_config(
+        PARAMS, "params.yaml"
+    )
 
 
 def test_what_no_preset_changes_stays_the_users() -> None:
-    edited = PARAMS.replace("epsilon: 0.2 ", "epsilon: 0.1 ")
+    edited = PARAMS.replace("completions_per_prompt: 8 ", "completions_per_prompt: 6 ")
     assert edited != PARAMS
     for name in ("default", "smollm2-135m-gsm8k"):
-        assert check_config(presets.with_preset(edited, name, FOLDER), name).grpo.epsilon == 0.1
+        assert check_config(presets.with_preset(edited, name, FOLDER), name).grpo.completions_per_prompt == 6
 
 
 @pytest.mark.parametrize("name", ["default", "smollm2-135m-gsm8k"])

@@ -14,13 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from rlvr.config import Config, load_config, parse_yaml
 from rlvr.memory.quantized import is_quantized
-from rlvr.model.policy import load_tokenizer
-from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.stages import evaluate, grpo, prepare, quantization, sft
-from rlvr.stages.opening import open_policy
-from rlvr.stages.resolve import resolve
 from rlvr.types import UserError
+from support.loading import prepared_policy
 from support.smoke import smoke_params
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
@@ -59,8 +56,8 @@ def prepare_base() -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def unquantised(cfg: Config) -> set[str]:
-    model = open_policy(cfg, resolve(cfg), Source.read(tables.BASE), load_tokenizer(tables.BASE), None, start=None).base
+def unquantised() -> set[str]:
+    model = prepared_policy(start=None).base
     return {
         name
         for name, module in model.get_decoder().layers.named_modules()
@@ -69,17 +66,17 @@ def unquantised(cfg: Config) -> set[str]:
 
 
 def test_every_stage_keeps_the_layers_of_the_first(configure: Callable[..., Config]) -> None:
-    cfg = configure()
+    configure()
     prepare_base()
     with pytest.raises(UserError, match=r"quantization\.json does not exist: the stage sft"):
-        open_policy(cfg, resolve(cfg), Source.read(tables.BASE), load_tokenizer(tables.BASE), None, start=None)
+        prepared_policy(start=None)
     sft.main()
     chosen = json.loads(quantization.FILE.read_text())
     assert 0 < len(chosen["kept"]) < len(chosen["candidates"]) == 7
     assert chosen["kl_chosen"] < chosen["kl_nf4"]
     assert 64 <= chosen["calibration"]["tokens"] <= quantization.TOKENS
     kept = {name.removeprefix("model.layers.").replace(".base_layer", "") for name in chosen["kept"]}
-    assert {name.replace(".base_layer", "") for name in unquantised(cfg)} == kept
+    assert {name.replace(".base_layer", "") for name in unquantised()} == kept
     grpo.main()
     evaluate.main()
     for card in ("models/sft/card.json", "models/grpo/card.json", "evaluations/card.json"):

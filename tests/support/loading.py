@@ -12,6 +12,7 @@ from rlvr.model.policy import Policy, for_training, load_policy, load_tokenizer
 from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.stages.opening import open_policy
+from rlvr.stages.quantization import kept_layers
 from rlvr.stages.resolve import resolve, resolve_training
 
 
@@ -46,4 +47,4 @@ def save_scratch(cfg: Config, tokenizer: Any, folder: Path) -> None:
 def prepared_policy(*, start: Path | None) -> Policy:
     """The prepared model of the project in this folder, with the weights in `start`."""
     cfg, source = load_config(), Source.read(tables.BASE)
-    return open_policy(cfg, resolve(cfg), source, load_tokenizer(tables.BASE), None, start=start)
+    return open_policy(resolve(cfg), source, load_tokenizer(tables.BASE), None, start=start, kept=kept_layers(cfg))

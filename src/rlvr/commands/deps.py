@@ -8,6 +8,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from rlvr.stages.code import code_dependencies
+from rlvr.types import UserError
 
 SOURCE, PIPELINE = Path("src"), Path("dvc.yaml")
 
@@ -19,7 +20,7 @@ def with_code(text: str, source: Path = SOURCE) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     pipeline = yaml.load(text)
     for name, stage in pipeline["stages"].items():
-        others = [dep for dep in stage["deps"] if not str(dep).startswith("src/")]
+        others = [dep for dep in stage.setdefault("deps", []) if not str(dep).startswith("src/")]
         code = code_dependencies(name, source)
         stage["deps"].clear()
         stage["deps"].extend([*others, *code])
@@ -29,6 +30,8 @@ def with_code(text: str, source: Path = SOURCE) -> str:
 
 
 def main() -> None:
+    if not PIPELINE.is_file():
+        raise UserError(f"{PIPELINE} does not exist here; run from the top of the project")
     before = PIPELINE.read_text()
     after = with_code(before)
     PIPELINE.write_text(after)

@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 
 from rlvr.chat import Message, opening_of, render_prompt, tags_of
 from rlvr.commands.answers import read_questions, records, show, to_problems
-from rlvr.commands.which_model import Checkpoint, find
+from rlvr.commands.which_model import TRAINED, Checkpoint, find
 from rlvr.config import Config
 from rlvr.model.source import config_file
 from rlvr.plan.command import demand
@@ -22,6 +22,7 @@ from rlvr.problems import tables
 from rlvr.stages.begin import stage
 from rlvr.stages.opening import check_sampler, open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
+from rlvr.stages.quantization import kept_layers
 from rlvr.stages.resolve import resolve
 from rlvr.tasks.table import TableRow
 from rlvr.types import Group, Prompt, UserError
@@ -70,8 +71,9 @@ def main(request: Request) -> None:
             )
             files.callback(sampler.close)
             policy = open_policy(
-                cfg, resolved, checkpoint.source, checkpoint.tokenizer, sampler, start=checkpoint.start
-            )
+                resolved, checkpoint.source, checkpoint.tokenizer, sampler, start=checkpoint.start,
+                kept=kept_layers(cfg) if checkpoint.start in TRAINED else (),
+            )  # fmt: skip
             sampler.resume()
             sampler.sync(policy)
             seed = cfg.compute.seed if request.seed is None else request.seed

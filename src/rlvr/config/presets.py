@@ -66,7 +66,7 @@ def with_overlay(text: str, overlay: str) -> str:
     params = _yaml().load(text)
     if not isinstance(params, dict):
         raise UserError("params.yaml must be a mapping of sections; `git checkout params.yaml` brings it back")
-    _write_over(params, _yaml().load(overlay))
+    _write_over(params, _yaml().load(overlay) or {})
     stream = io.StringIO()
     _yaml().dump(params, stream)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""What a stage runs on, with every "auto" of params.yaml settled: the plan and the run read the same value."""
+"""What a stage runs on, with every "auto" that depends on the machine settled: plan and run read the same value."""
 
 from __future__ import annotations
 

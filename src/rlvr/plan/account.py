@@ -22,9 +22,9 @@ MAIN = ("rollout", "update")  # the phases that metrics show
 def memory_account(plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, Any]:
     """logs/memory.json: the plan and the ledger's peaks, in bytes, and the rows of the published table for this run.
 
-    `made` is the plan before the run, for the longest sequences, and `seen` the same for those that came; of the latter
-    is `expected_bytes`, which `error_percent` compares with `measured_bytes`. All are of live tensors; None where a
-    phase was not counted. `device_bytes` is what the card had in use, or, on a CPU, the process's resident memory.
+    `plan` is for the longest sequences, as before the run, and `counted` for those that came. `expected_bytes` is of
+    the latter, and `error_percent` compares it with `measured_bytes`. All are of live tensors; None where a phase was
+    not counted. `device_bytes` is what the card had in use, or, on a CPU, the process's resident memory.
     """
     settings = plan.settings
     longest = longest_context(plan.shape, replace(settings, recompute="tiles"), plan.card)

@@ -14,7 +14,9 @@ from rlvr.plan.settings import Choice, PlanSettings, input_tokens
 from rlvr.plan.shapes import LinearShape, Shape
 
 WORKSPACE = "attention's workspace"
-CALL_TOKENS = 8192  # of attention_kernels, as the next two of attention and padded, which import torch
+CALL_TOKENS = (
+    8192  # of attention/kernels.py, as the next two of its neighbours layout.py and padded.py, which import torch
+)
 SHORT_ROW_BYTES = 2**17
 PART_BYTES = 2**20
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")

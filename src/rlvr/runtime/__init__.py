@@ -1,1 +1,1 @@
-"""Interrupts, progress, meters, versions: nothing in this folder changes a result."""
+"""Interrupts, progress, meters, versions: nothing in this folder changes weights, answers or scores."""

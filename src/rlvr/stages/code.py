@@ -1,6 +1,6 @@
 """Which code a stage depends on, read from what the source imports.
 
-A stage depends on every module of rlvr that it reaches by an import, by a target such as "rlvr.verifiers.number:judge"
+A stage depends on every module of rlvr that it reaches by an import, by a target such as "rlvr.verifiers.number:verify"
 or by a file next to it that it names, such as "harness.py". Imports for type checkers change nothing and do not count.
 `rlvr deps` writes the list into dvc.yaml; a hash of it says whether kept work was made by the code that runs now.
 """
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import rlvr
 
-# Reached by a stage, but unable to change its result: an edit re-runs nothing. `config` only reads and checks values.
+TARGET = re.compile(r"rlvr(\.\w+)+(:\w+)?")  # a module, or a function in it
+# Reached by a stage, but unable to change its weights, answers or scores: an edit re-runs nothing. `config` only reads
+# and checks values; `runtime` watches and measures.
 WITHOUT_EFFECT = ("rlvr.config", "rlvr.runtime")
 
 
@@ -90,7 +93,7 @@ def _is_empty(file: Path) -> bool:
 def _targets(file: Path) -> set[str]:
     """Modules that `file` names in strings, as module or module:function."""
     strings = (node.value for node in ast.walk(_parsed(file)) if isinstance(node, ast.Constant))
-    return {text.partition(":")[0] for text in strings if isinstance(text, str) and text.startswith("rlvr.")}
+    return {text.partition(":")[0] for text in strings if isinstance(text, str) and TARGET.fullmatch(text)}
 
 
 def _named_neighbours(file: Path) -> set[Path]:

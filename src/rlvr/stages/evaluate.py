@@ -86,7 +86,7 @@ def _evaluate(
     ):
         sampler.resume()
         for name, file in files.items():
-            policy = open_policy(cfg, resolved, source, tokenizer, sampler, start=MODELS[name])
+            policy = open_policy(resolved, source, tokenizer, sampler, start=MODELS[name], kept=kept_layers(cfg))
             sampler.sync(policy)
             with progress(f"evaluate {name}", 2 * len(prompts)) as show:
                 greedy = _answers(sampler.at(0.0), prompts, 1, cfg.compute.seed, show)

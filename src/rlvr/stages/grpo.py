@@ -72,7 +72,7 @@ def main() -> None:
             policy.save(FOLDER)
             tokenizer.save_pretrained(FOLDER)
             card = {"commit": commit(), "precision": precision(cfg, resolved)}
-            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(resolved.device)) | card)
+            write_json(FOLDER / "card.json", provenance(cfg, device=device_name(policy.device)) | card)
             LOG.parent.mkdir(exist_ok=True)
             shutil.copy(run.log, LOG)
             shutil.copytree(run.completions, COMPLETIONS, dirs_exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,21 @@ from rlvr.types import UserError
 
 
 def open_policy(
-    cfg: Config, resolved: Resolved, source: Source, tokenizer: Any, sampler: Sampler | None, *, start: Path | None
+    resolved: Resolved,
+    source: Source,
+    tokenizer: Any,
+    sampler: Sampler | None,
+    *,
+    start: Path | None,
+    kept: Collection[str],
 ) -> Policy:
-    """The policy with the weights in `start`, on those of the sampler's engine where it shares them."""
+    """The policy with the weights in `start`, on those of the sampler's engine where it shares them.
+
+    The layers in `kept` stay out of 4 bits.
+    """
     return load_policy(
         source, tokenizer, device=resolved.device, dtype=resolved.dtype, lora=resolved.lora, start=start,
-        nf4_except=kept_layers(cfg) if resolved.is_quantized else None,
+        nf4_except=kept if resolved.is_quantized else None,
         base=None if sampler is None else sampler.base_tensors(),
     )  # fmt: skip
 
@@ -58,7 +67,7 @@ def open_trainee(
         sampler = open_sampler(cfg, resolved, source, tokenizer, plan, temperature=cfg.rollout.temperature)
         stack.callback(sampler.close)
         with meter.phase("load") if meter else nullcontext():
-            policy = open_policy(cfg, resolved, source, tokenizer, sampler, start=start)
+            policy = open_policy(resolved, source, tokenizer, sampler, start=start, kept=kept_layers(cfg))
             if meter:
                 meter.count(policy.model.parameters())
         policy = for_training(

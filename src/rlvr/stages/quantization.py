@@ -24,6 +24,7 @@ from rlvr.model.source import Source
 from rlvr.problems import tables
 from rlvr.problems.draw import draw
 from rlvr.runtime.progress import progress
+from rlvr.stages.code import code_hash
 from rlvr.stages.provenance import hash_files, write_json
 from rlvr.types import UserError
 
@@ -34,11 +35,12 @@ TOKENS = 1024  # of calibration text
 def decide(cfg: Config, resolved: Resolved) -> None:
     """Write FILE when `model.quantization` is nf4-dynamic: layer by layer its KL, its bytes and whether it is kept.
 
-    A choice that was made for the same model, settings and data is taken again. Raises UserError.
+    A choice that the same code made for the same model, settings and data is taken again. Raises UserError.
     """
     if cfg.model.quantization != "nf4-dynamic":
         return
-    key = hashlib.sha256(f"{cfg.digest('compute', 'model')} {hash_files(tables.FOLDER)}".encode()).hexdigest()
+    inputs = f"{cfg.digest('compute', 'model')} {hash_files(tables.FOLDER)} {code_hash('sft')}"
+    key = hashlib.sha256(inputs.encode()).hexdigest()
     choice = MADE / f"{key}.json"
     if not choice.exists():
         writing = choice.with_suffix(".writing")

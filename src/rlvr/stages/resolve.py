@@ -1,4 +1,4 @@
-"""The door: every "auto" of params.yaml becomes a value here, once, and nowhere else."""
+"""The door: every "auto" that depends on the machine becomes a value here, once; plan and run read that value."""
 
 from __future__ import annotations
 

@@ -53,6 +53,6 @@ def main() -> None:
             policy.save(FOLDER)
             shutil.copy(run.log, LOG)
             tokenizer.save_pretrained(FOLDER)
-            made_by = provenance(cfg, device=device_name(resolved.device))
+            made_by = provenance(cfg, device=device_name(policy.device))
             write_json(FOLDER / "card.json", {"enabled": True, "precision": precision(cfg, resolved)} | made_by)
             write_json(METRICS, {"enabled": True, "seconds": time.perf_counter() - started, **measured})

@@ -1,7 +1,7 @@
 """Checkpoints: a killed run resumes from its last checkpoint, and gives the same bits.
 
 A run lives in `.checkpoints/<stage>/`, outside of every DVC output, until it is done: the newest checkpoint and the
-logs so far. Its fingerprint covers parameters and inputs; another fingerprint starts a new run. One process at a time.
+logs so far. Its fingerprint covers parameters, inputs and code; another one starts a new run. One process at a time.
 """
 
 from __future__ import annotations
