@@ -138,8 +138,10 @@ def test_a_processor_without_bfloat16_is_asked_for_none(
     for operator in ("_reorder_linear_weight", "_linear_pointwise"):
         monkeypatch.setattr(torch.ops.mkldnn, operator, refuse)
     monkeypatch.setattr("rlvr.linear.HAS_BFLOAT16", False)
-    monkeypatch.setattr("rlvr.linear.BLOCK", 60)
-    monkeypatch.setattr("rlvr.linear.INNER", 7)
+    monkeypatch.setattr("rlvr.linear.WEIGHTS", 60)
+    monkeypatch.setattr("rlvr.linear.ROWS", 16)
+    monkeypatch.setattr("rlvr.linear.SUMMANDS", 7)
+    monkeypatch.setattr("rlvr.linear.SMALL", 0)
     inner, outer = (24, 10) if is_narrowing else (10, 24)
     plain = nn.Linear(inner, outer, dtype=torch.bfloat16)
     layer = through_onednn(copy.deepcopy(plain), keeps_packed=keeps_packed)

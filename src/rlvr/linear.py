@@ -22,8 +22,8 @@ HAS_ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 HAS_BFLOAT16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not with AVX2 alone
-FEW_ROWS = 8  # of x: for fewer, torch's own bfloat16 product is faster than weights in float32
-BLOCK, INNER = 2**22, 1024  # weights that are in float32 at once; summands, where there are more of them than results
+FEW_ROWS, SMALL = 8, 2**24  # below, of rows or of multiplications, torch's own bfloat16 serves, and takes no copy
+ROWS, SUMMANDS, WEIGHTS = 1024, 1024, 2**22  # in float32 at once: rows of x, parts of a long sum, numbers of the weight
 
 
 def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
@@ -106,20 +106,22 @@ def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor
 def _through_float32(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
     """A bfloat16 product on a processor without it: summed in float32 and rounded once.
 
-    The wider of the two sides, D or O, is taken a block at a time, so that no large copy in float32 exists.
+    Rows of x, and the wider of D and O, are taken a block at a time, so that no large copy in float32 exists.
     """
-    if x.numel() < FEW_ROWS * x.shape[-1]:
-        return F.linear(x, weight_OD, bias)
     outer, inner = weight_OD.shape
-    if inner > outer:
-        sums = x.new_zeros(*x.shape[:-1], outer, dtype=torch.float32) if bias is None else bias.float()
-        for part in _blocks(inner, INNER):
-            sums = sums + F.linear(x[..., part].float(), weight_OD[:, part].float())
-        return sums.to(x.dtype)
-    y, wide_x = x.new_empty(*x.shape[:-1], outer), x.float()
-    for part in _blocks(outer, max(1, BLOCK // max(1, inner))):
-        y[..., part] = F.linear(wide_x, weight_OD[part].float(), None if bias is None else bias[part].float())
-    return y
+    x_TD = x.reshape(-1, inner)
+    if len(x_TD) < FEW_ROWS or x.numel() * outer < SMALL:
+        return F.linear(x, weight_OD, bias)
+    y_TO = x.new_empty(len(x_TD), outer)
+    for rows in _blocks(len(x_TD), ROWS):
+        if inner > outer:
+            sums = sum(x_TD[rows, part].float() @ weight_OD[:, part].float().T for part in _blocks(inner, SUMMANDS))
+            y_TO[rows] = sums if bias is None else sums + bias.float()
+        else:
+            wide = x_TD[rows].float()
+            for part in _blocks(outer, max(1, WEIGHTS // inner)):
+                y_TO[rows, part] = F.linear(wide, weight_OD[part].float(), None if bias is None else bias[part].float())
+    return y_TO.view(*x.shape[:-1], outer)
 
 
 def _blocks(size: int, length: int) -> Iterator[slice]:

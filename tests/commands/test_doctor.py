@@ -27,6 +27,7 @@ from rlvr.commands.doctor import (
 )
 from rlvr.commands.rewards import doctor
 from rlvr.config import Config
+from rlvr.config.presets import with_overlay
 from rlvr.problems import tables
 from rlvr.rewards import open_scorer
 from rlvr.tasks.arithmetic import problem
@@ -194,9 +195,8 @@ FORMAT_ONLY = "rewards:\n  format_exact: {weight: 1.0, options: {points: 1.0}}\n
 def test_only_a_sound_rubric_is_exit_code_0(
     gold: str, rewards: str | None, code: int, said: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, _, rest = Path("params.yaml").read_text().partition("rewards:  ")
     if rewards is not None:
-        Path("params.yaml").write_text(before + rewards + rest[rest.index("\nverifiers:") :])
+        Path("params.yaml").write_text(with_overlay(Path("params.yaml").read_text(), rewards))
     tables.FOLDER.mkdir(parents=True)
     tables.write_table(tables.FOLDER / "train.parquet", [(replace(PROBLEMS[0], answer=gold), {})])
     with pytest.raises(SystemExit) as ended:

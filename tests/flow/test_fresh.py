@@ -78,17 +78,22 @@ def test_touching_every_file_runs_nothing(finished: Callable[[str], Clone]) -> N
     assert clone.repro("snakemake").ran == clone.repro("dvc").ran == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_nothing_to_do_is_said_soon(finished: Callable[[str], Clone], engine: str) -> None:
-    """Processor time of processes: other work on the machine does not count."""
-    clone = finished("clone")
-    clone.repro(engine)
+def processor_seconds(clone: Clone, *command: str) -> float:
+    """What a command and its children computed: other work on the machine does not count."""
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
     )
-    used = clone.run(sys.executable, "-c", code, *ENGINES[engine]).text.split()[-1]
-    assert float(used) < 3.0
+    return float(clone.run(sys.executable, "-c", code, *command).text.split()[-1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_to_do_is_said_soon(finished: Callable[[str], Clone], engine: str) -> None:
+    """It takes little more than to start the engine and to ask DVC what is stale: torch alone would be twice that."""
+    clone = finished("clone")
+    clone.repro(engine)
+    start = processor_seconds(clone, ENGINES[engine][0], "--version") + processor_seconds(clone, "dvc", "status")
+    assert processor_seconds(clone, *ENGINES[engine]) < 2 * start
 
 
 def test_a_clone_that_pulls_the_results_runs_nothing(finished: Callable[[str], Clone], tmp_path: Path) -> None:

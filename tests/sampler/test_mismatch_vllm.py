@@ -182,7 +182,7 @@ class TestTheRunStops:
         toy, (weights, lines) = make(), undisturbed
         with monkeypatch.context() as patch, pytest.raises(kind, match=said) as caught:
             train(toy, plant(engine, patch), prompts, tmp_path)
-        assert "the same command goes on from here" in str(caught.value)
+        assert "run the same command again to continue" in str(caught.value)
         assert records(tmp_path) == lines[:done]
         (checkpoint,) = tmp_path.glob("step-*")
         saved = load_file(checkpoint / "weights.safetensors")

@@ -93,10 +93,10 @@ class Workers:
             if self._is_closed:
                 return
             self._is_closed = True
-        os.write(self._close, b"x")
-        with suppress(Empty):
+        with suppress(Empty):  # before any process ends, whose thread would take the next call
             while job := self._jobs.get_nowait():
                 job.future.cancel()
+        os.write(self._close, b"x")
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
