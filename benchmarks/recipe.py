@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ruamel.yaml import YAML
 
 from rlvr.config.presets import with_preset
@@ -61,7 +62,7 @@ def write_result(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     about = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
-        "device": f"{_processor()}, 1 thread",
+        "device": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}), 1 thread",
         "versions": versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
