@@ -27,7 +27,7 @@ STAGES = tuple(read_yaml(ROOT / "dvc.yaml")["stages"])
 ENGINES = {"dvc": ("dvc", "repro"), "snakemake": ("snakemake", "--cores", "1")}
 OTHER = {"dvc": "snakemake", "snakemake": "dvc"}
 Result = TypeVar("Result")
-DEADLINE = 300.0  # seconds for anything to happen; many times what it takes
+DEADLINE = 900.0  # seconds for anything to happen; many times what it takes, even on a slow machine
 
 
 @dataclass(frozen=True)
