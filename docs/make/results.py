@@ -14,7 +14,8 @@ from typing import Any
 
 from rlvr.plan.grids import Grid
 
-PAGES = (Path("README.md"), Path("docs/results/README.md"))
+README = Path("README.md")
+PAGES = (README, Path("docs/results/README.md"))
 RUNS, FIGURES = Path("docs/results"), Path("benchmarks/results/cpu")
 MIB = 2**20
 MODELS = ("smollm2-135m-arithmetic", "smollm2-135m-gsm8k")
@@ -28,7 +29,7 @@ PHASES = {
 
 def blocks(page: Path) -> dict[str, str]:
     """Every generated block of a page by the name of its marker."""
-    if page.name == page.as_posix():
+    if page == README:
         return {"default": default_in_short(), "smollm2": models_in_short()}
     return {
         "default": default_run(), "seeds": seeds(), "losses": losses(), "trl": trl(), "sampling": sampling(),
@@ -118,7 +119,7 @@ def losses() -> str:
 def trl() -> str:
     run = figures("trl_step")
     ours, theirs = run["rlvr"], run["trl"]
-    times = run["machine"]["versions"]["trl"]
+    version = run["machine"]["versions"]["trl"]
     rows = [
         ("whole loop, total", f"{ours['loop']['total']:.1f} s", f"{theirs['loop']['total']:.1f} s",
          f"**{ours['loop']['total'] / theirs['loop']['total']:.2f}**"),
@@ -127,7 +128,7 @@ def trl() -> str:
         ("accuracy, first → last 10 steps", *(f"{side['accuracy']['first_10']:.2f} → {side['accuracy']['last_10']:.2f}"
                                                for side in (ours, theirs)), ""),
     ]  # fmt: skip
-    header = (f"{run['steps']} steps, 32 prompts × 8 completions, one pass", "rlvr", f"TRL {times}", "rlvr / TRL")
+    header = (f"{run['steps']} steps, 32 prompts × 8 completions, one pass", "rlvr", f"TRL {version}", "rlvr / TRL")
     where = {"commit": run["commit"], "device": f"{run['machine']['cpu']}, 1 thread"}
     load_average = run["machine"]["load_average"][0]
     return f"{_made_by(where)} Load average when it began: {load_average:.1f}.\n\n{_table(header, rows)}"
