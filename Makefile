@@ -8,34 +8,38 @@ COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py 
 	plan/test_run_settings.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help run test test-all check deps docs bench gpu clean
+.PHONY: help run test test-all torture check deps docs bench gpu clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/core ## run the pipeline with params.yaml
-	$(BIN)/snakemake --cores 1
+	$(BIN)/python -m snakemake --cores 1
 
 test: .venv/dev ## run the fast tests, two at a time, then those with a deadline alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not deadline"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not deadline"
 	$(BIN)/python -m pytest -m "deadline and not slow"
 
 test-all: .venv/dev ## run every test, the slow ones too, one after the other
 	$(BIN)/python -m pytest
 
+torture: .venv/dev ## provoke faults in a tiny pipeline (kills, signals, damages, full disks, edits): a table of what held
+	PYTHONPATH=src:tests $(BIN)/python -m torture
+
 check: .venv/dev ## check lint, formatting and types, and measure the coverage of the rooms without a model
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not deadline" --cov --cov-report= $(COVERED)
-	@echo "coverage: $$($(BIN)/coverage report --format=total) % of the lines of $(ROOMS) in src/rlvr, by the fast tests of these rooms"
+	@echo "coverage: $$($(BIN)/python -m coverage report --format=total) % of the lines of $(ROOMS) in src/rlvr, by the fast tests of these rooms"
 
 deps: .venv/core ## write the code that each stage depends on into dvc.yaml
-	$(BIN)/rlvr deps
+	$(BIN)/python -m rlvr deps
 
 docs: .venv/dev ## write the generated tables of README.md and docs/
 	PYTHONPATH=tests $(BIN)/python docs/make/memory.py
 	PYTHONPATH=tests $(BIN)/python docs/make/models.py
+	PYTHONPATH=tests $(BIN)/python docs/make/families.py
 	PYTHONPATH=tests $(BIN)/python docs/make/rewards.py
 	PYTHONPATH=tests $(BIN)/python docs/make/results.py
 

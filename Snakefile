@@ -5,10 +5,12 @@ import sys
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.utils import min_version
 
 from rlvr import flow
 from rlvr.config import load_config
+from rlvr.runtime.machine import check_folder
 from rlvr.types import UserError
 
 min_version("9.0")
@@ -19,6 +21,7 @@ if config:  # only --config and --configfile can fill it
         "Edit params.yaml, or use `dvc exp run -S key=value`."
     )
 try:
+    check_folder()
     load_config()
 except UserError as error:
     raise WorkflowError(str(error))

@@ -51,10 +51,10 @@ def run(loss_type: str, work: Path, steps: int | None) -> dict[str, Any]:
         write_params(folder, {"grpo": {"loss_type": loss_type, "delta": None, **settings, **length}})
         is_trained = (folder / "metrics/memory.json").exists()  # the last that the stage writes
         run_stages(folder, ("evaluate",) if is_trained else ("grpo", "evaluate"))
-        seconds = json.loads((folder / "metrics/train.json").read_text())["seconds"]
+        seconds = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))["seconds"]
         about = {"name": loss_type, "settings": settings, "seconds": round(sum(seconds.values()), 1)}
         write_json(result, about | measured(folder))
-    found: dict[str, Any] = json.loads(result.read_text())
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     print(f"{loss_type}: {line(found)}, {found['seconds']:.0f} s", flush=True)
     return found
 

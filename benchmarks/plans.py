@@ -66,7 +66,7 @@ def run(preset: str, changes: Mapping[str, Any], prepared: Path) -> dict[str, An
         shutil.copytree(prepared, folder, symlinks=True)
         write_params(folder, by_section(changes), preset=preset)
         run_stages(folder, ("grpo",))
-        account = json.loads((folder / "logs/memory.json").read_text())
+        account = json.loads((folder / "logs/memory.json").read_text(encoding="utf-8"))
     phases = {phase["phase"]: figures(phase) for phase in account["phases"] if phase["measured_bytes"]}
     result = {"preset": preset, "changes": changes, "phases": phases}
     print(json.dumps(result), flush=True)

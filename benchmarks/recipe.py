@@ -26,14 +26,14 @@ KEYS = ("accuracy", "mean_at_k", "mean_at_k_ci95", "format_rate", "count")
 def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]], *, preset: str | None = None) -> None:
     """params.yaml of the repository, or of a preset, with `changes` by section; `rewards` are replaced as a whole."""
     yaml = YAML()
-    text = (ROOT / "params.yaml").read_text()
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     params = yaml.load(text if preset is None else with_preset(text, preset, ROOT / "presets"))
     for section, values in changes.items():
         if section == "rewards":
             params[section] = values
         else:
             params[section].update(values)
-    with (folder / "params.yaml").open("w") as file:
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 
 
@@ -48,7 +48,7 @@ def run_stages(folder: Path, stages: Sequence[str]) -> float:
 
 def measured(folder: Path) -> dict[str, Any]:
     """What evaluate measured before (sft) and after GRPO."""
-    found = json.loads((folder / "metrics/evaluate.json").read_text())
+    found = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))
     return {model: {key: found[model][key] for key in KEYS} for model in ("sft", "grpo")}
 
 
@@ -66,10 +66,14 @@ def write_result(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
         "versions": versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about | {"runs": runs}, indent=2) + "\n")
+    path.write_text(json.dumps(about | {"runs": runs}, indent=2) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [text for text in info.read_text().splitlines() if text.startswith("model name")] if info.exists() else []
+    names = (
+        [text for text in info.read_text(encoding="utf-8").splitlines() if text.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0].partition(":")[2].strip() if names else platform.processor()

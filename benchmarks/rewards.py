@@ -17,7 +17,7 @@ from rlvr.chat import TAGS, Tags
 from rlvr.config import Config
 from rlvr.rewards import Scorer, open_scorer
 from rlvr.types import Answered, Problem
-from rlvr.verifiers import number
+from rlvr.verifiers.number import numerals, reading
 
 COMPLETIONS, GROUP = 20_000, 8
 ROUNDS = 5
@@ -78,7 +78,7 @@ def fastest_seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     params, preset = (
-        YAML(typ="safe", pure=True).load((ROOT / file).read_text())
+        YAML(typ="safe", pure=True).load((ROOT / file).read_text(encoding="utf-8"))
         for file in ("params.yaml", "presets/smollm2-135m-gsm8k.yaml")
     )
     cfg = Config.model_validate(params | {"rewards": preset["rewards"]})
@@ -88,8 +88,8 @@ def main() -> None:
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
 
             def score(groups: list[CompletionGroup] = groups, scorer: Scorer = scorer) -> None:
-                number._read_short.cache_clear()  # each round is the first time that these texts are seen
-                number._decimal.cache_clear()
+                reading._read.cache_clear()  # each round is the first time that these texts are seen
+                numerals.decimal.cache_clear()
                 for problem, answered in groups:
                     scorer.submit(problem, answered)
                 scorer.finish()

@@ -1,10 +1,10 @@
 """Does the default learn, and only for the right reason? Several seeds, and two controls of seed 0.
 
-    python benchmarks/seeds.py                 # six seeds, no steps, random reward: about 12 minutes
+    python benchmarks/seeds.py                 # six seeds, no steps, random reward: about 30 minutes
     python benchmarks/seeds.py --seeds 7 --no-controls
 
-Each run takes the stages of the pipeline in its own folder. Controls: with 0 steps and with a reward that is
-random, mean@8 must stay where the pre-finetune left it.
+Each run takes the stages of the pipeline in its own folder. Controls: with 0 steps mean@8 stays where the pre-finetune
+left it, and with a reward that is random it must not rise.
 """
 
 from __future__ import annotations

@@ -128,7 +128,10 @@ class Theirs(TrainerCallback):  # type: ignore[misc]
         template = cfg.model.template
         texts = [
             render_prompt(
-                tokenizer, prompt.problem.question, system_prompt=template.system_prompt, opening=opening_of(template)
+                tokenizer,
+                prompt.problem.question,
+                system_prompt=template.system_prompt,
+                opening=opening_of(template, tokenizer).added,
             )
             for prompt in prompts
         ]
@@ -364,7 +367,7 @@ def main() -> None:
     cfg = cfg.model_copy(update={"grpo": cfg.grpo.model_copy(update=settings)})
     load_before = os.getloadavg()
     result = measure(cfg, block=options.block)
-    about = {"trl": version("trl"), "load_average_before": load_before, "load_average_after": os.getloadavg()}
+    about = {"trl_version": version("trl"), "load_average_before": load_before, "load_average_after": os.getloadavg()}
     write_result(options.output, [about | result])
     print(table(result))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from rlvr.chat import (
     extract_tagged,
     last_number,
     messages,
+    opening_of,
+    other_opening,
     read,
     render_prompt,
     render_target,
 )
 from rlvr.tasks.arithmetic import problem
-from rlvr.types import Problem
+from rlvr.types import Problem, UserError
 
 DEFAULT = TAGS["working_out"]
 R, R_END, A, A_END = DEFAULT.marks()
@@ -61,6 +64,8 @@ class TestWellFormed:
             (completion(), "2"),
             (f" \n{R}a{R_END}\n {A}2{A_END} \n", "2"),
             (f"{R}a\nb{R_END}{A} 2\n{A_END}", " 2\n"),
+            (f"{R}I use {A} and {A_END}.{R_END}{A}2{A_END}", "2"),
+            (f"{R}a{A}b{R_END}{A}2{A_END}", "2"),
             (f"{R}<b>a</b>{R_END}{A}<i>2</i>{A_END}", "<i>2</i>"),
             (f"{R}*?.+({R_END}{A}2{A_END}", "2"),
         ],
@@ -89,7 +94,6 @@ class TestWellFormed:
             f"{A}2{A_END}{R}a{R_END}",
             f"{R}a{A}2{A_END}{R_END}",
             f"{R}a{R}b{R_END}{A}2{A_END}",
-            f"{R}a{A}b{R_END}{A}2{A_END}",
             f"{R}a{R_END}{R_END}{A}2{A_END}",
             f"{R}a{R_END}{A}2{A_END}{A}3{A_END}",
             f"{R}a{R_END}{A}2{A}3{A_END}",
@@ -120,7 +124,13 @@ class TestLenient:
         [
             (completion(answer="2"), "2"),
             (f"{A}2", "2"),
-            (f"{A}2{A_END}{A}3{A_END}", "2"),
+            (f"{A}2{A_END}{A}3{A_END}", "3"),
+            (f"{A}2{A_END} or is it {A}3", "2"),
+            (f"{A_END}{A}2", "2"),
+            (f"{A}1{A}2{A_END}{A_END}", "2"),
+            (f"{R}The tags are {A} and {A_END}.{R_END}{A}2{A_END}", "2"),
+            (f"{R}The tags are {A} and {A_END}.{R_END}So it is 2.", None),
+            (f"{R}a{R_END}It stands in {A} and {A_END}: {A}2{A_END}", "2"),
             (f"no reasoning {A} it is 2 {A_END} done", " it is 2 "),
             (f"{A}", ""),
             ("2", None),
@@ -128,7 +138,7 @@ class TestLenient:
             ("", None),
         ],
     )
-    def test_what_follows_the_first_answer_tag(self, text: str, found: str | None) -> None:
+    def test_the_last_answer_after_the_reasoning(self, text: str, found: str | None) -> None:
         assert extract_tagged(text, DEFAULT) == found
 
     @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ any_text = st.one_of(st.text(st.characters()), st.lists(fragments | st.text(max_
 @given(any_text)
 def test_no_text_raises(text: str) -> None:
     answer = extract_answer(text, DEFAULT)
-    assert answer is None or all(text.count(mark) == 1 for mark in DEFAULT.marks())
+    assert answer is None or all(text.rpartition(R_END)[2].count(mark) == 1 for mark in (A, A_END))
     reading = read(text, DEFAULT)
     assert (reading.answer, reading.tagged) == (answer, extract_tagged(text, DEFAULT))
     assert reading.counts == tuple(map(text.count, DEFAULT.marks()))
@@ -167,7 +177,8 @@ def test_no_text_raises(text: str) -> None:
 def test_well_formed_is_what_this_pattern_matches(text: str, tags: Tags) -> None:
     start, end, answer_start, answer_end = map(re.escape, tags.marks())
     inside = f"(?:(?!{start}|{end}|{answer_start}|{answer_end}).)"
-    pattern = rf"\s*{start}{inside}+{end}\s*{answer_start}({inside}+){answer_end}\s*"
+    reasoning = f"(?:(?!{start}|{end}).)"
+    pattern = rf"\s*{start}{reasoning}+{end}\s*{answer_start}({inside}+){answer_end}\s*"
     for candidate in (text, tags.reasoning_start + text, "".join([R, "x", R_END, text, A, "2", A_END])):
         assert (re.fullmatch(pattern, candidate, re.DOTALL) is None) == (extract_answer(candidate, tags) is None)
 
@@ -178,6 +189,166 @@ inside = st.text().filter(lambda text: text and not any(mark in text for mark in
 @given(inside, inside)
 def test_any_reasoning_and_answer_come_back(working: str, answer: str) -> None:
     assert extract_answer(completion(working, answer), DEFAULT) == answer
+
+
+BOX = TAGS["boxed"]
+
+
+class TestBox:
+    @pytest.mark.parametrize(
+        "text, answer",
+        [
+            (r"<think>a</think>\boxed{2}", "2"),
+            (r"<think>a</think>\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+            (r"<think>a</think>The answer is $\boxed{x^{2}}$.", "x^{2}"),
+            (r"<think>Put it in \boxed{}, as \boxed{1}.</think> \boxed{\{1, 2\}} ", r"\{1, 2\}"),
+            (r"<think>a</think>\boxed{2", None),
+            (r"<think>a</think>\boxed{}", None),
+            (r"<think>a</think>2", None),
+            (r"<think>a \boxed{2}</think>", None),
+            (r"\boxed{2}", None),
+            (r"<think>a</think>\boxed{2} or \boxed{3}", None),
+            (r"<think>a</think>\boxed{2} or \boxed{3", None),
+        ],
+    )
+    def test_braces_are_counted_and_words_may_stand_around(self, text: str, answer: str | None) -> None:
+        assert extract_answer(text, BOX) == answer
+
+    @pytest.mark.parametrize(
+        "text, tagged",
+        [
+            (r"\boxed{1} then \boxed{\sqrt{2}}", r"\sqrt{2}"),
+            (r"\boxed{a \boxed{b}}", r"a \boxed{b}"),
+            (r"<think>\boxed{}</think>no box", None),
+            (r"so \boxed{12", "12"),
+            ("}}}", None),
+        ],
+    )
+    def test_the_last_box_is_read(self, text: str, tagged: str | None) -> None:
+        assert extract_tagged(text, BOX) == tagged
+
+    def test_many_boxes_that_do_not_close_are_read_in_time(self) -> None:
+        assert extract_answer("<think>a</think>" + r"\boxed{" * 50_000, BOX) is None
+        assert read("{" * 200_000 + "}" * 200_000, BOX).counts == (0, 0, 0, 0)
+
+    @given(st.text().filter(lambda text: text.strip() and not set(text) & set("{}\\<")))
+    def test_any_answer_without_braces_comes_back(self, answer: str) -> None:
+        target = render_target(Problem("p", "?", answer, "so", 1), BOX)
+        assert extract_answer(target, BOX) == answer
+
+
+class TestTagsThatCannotWork:
+    @pytest.mark.parametrize(
+        "tags, reason",
+        [
+            (("#", "##", "###", "####"), "'#' occurs in reasoning"),
+            (("##", "###", "####", "#####"), "'##' is a part of the tag '###'"),
+            (("[", "]", "[[", "]]"), "'\\[' occurs in reasoning"),
+            (("[[", "]]", "[[[", "]]]"), "'\\[\\[' is a part of the tag"),
+            (("<a>", "<b>", "1", "2"), "'1' occurs in reasoning"),
+            (("<think>", "</think>", "answer", "final answer"), "'answer' is a part of"),
+            (("<r>", "=2", "<a>", "</a>"), "no answer can be read from"),
+        ],
+    )
+    def test_they_are_refused_with_the_reason(self, tags: tuple[str, ...], reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            Tags.of(dict(zip(Tags.__dataclass_fields__, tags, strict=True)))
+
+    def test_a_box_among_own_tags_is_fine(self) -> None:
+        names = dict(zip(Tags.__dataclass_fields__, ("<r>", "</r>", "\\boxed{", "}"), strict=True))
+        assert extract_answer(r"<r>a</r>It is \boxed{\frac{1}{2}}", Tags.of(names)) == r"\frac{1}{2}"
+
+
+class Template:
+    """A tokenizer that is only its chat template."""
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def apply_chat_template(
+        self, chat: list[dict[str, str]], *, chat_template: str | None, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        from jinja2 import Environment  # noqa: PLC0415
+
+        return (
+            Environment(keep_trailing_newline=True)
+            .from_string(self.template)
+            .render(messages=chat, add_generation_prompt=True)
+        )
+
+
+LOOP = "{% for i in range(100000) %}"
+CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]\n"
+
+
+class TestOpening:
+    def settings(self, tags: str, *, is_open: bool = False) -> Any:
+        return SimpleNamespace(tags=tags, open_in_prompt=is_open)
+
+    @pytest.mark.parametrize("is_open", [False, True])
+    def test_a_template_that_opens_the_reasoning_gives_the_tag_once(self, is_open: bool) -> None:
+        tokenizer = Template(CHAT + "<think>\n")
+        opening = opening_of(self.settings("think", is_open=is_open), tokenizer)
+        assert (opening.given, opening.added) == ("<think>\n", "")
+        assert read(opening.given + "so</think><answer>4</answer>", TAGS["think"]).answer == "4"
+
+    @pytest.mark.parametrize("end", ["", "<think>\n\n</think>\n\n", "<think", "<reasoning>"])
+    def test_any_other_template_leaves_it_to_the_settings(self, end: str) -> None:
+        tokenizer = Template(CHAT + end)
+        assert opening_of(self.settings("think"), tokenizer).given == ""
+        opening = opening_of(self.settings("think", is_open=True), tokenizer)
+        assert (opening.given, opening.added) == ("<think>", "<think>")
+
+    def test_a_tag_that_the_template_only_mentions_opens_nothing(self) -> None:
+        tokenizer = Template("Use <think> first.\n" + CHAT)
+        assert opening_of(self.settings("think"), tokenizer).given == ""
+
+    def test_the_opening_of_another_format_is_found(self) -> None:
+        tokenizer = Template(CHAT + "<think>\n")
+        assert other_opening(self.settings("working_out"), tokenizer) == "<think>"
+        assert other_opening(self.settings("boxed"), tokenizer) is None
+
+
+class TestConversations:
+    TURNS = (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1?"},
+        {"role": "assistant", "content": "2"},
+    )
+
+    def test_the_turns_before_the_question_are_kept_and_their_system_prompt_wins(self) -> None:
+        text = render_prompt(Template(CHAT), "3?", system_prompt="Other.", opening="", context=self.TURNS)
+        assert text == "[system]Be brief.\n[user]1?\n[assistant]2\n[user]3?\n[assistant]\n"
+
+    def test_a_template_without_system_prompts_gets_it_in_the_first_turn(self) -> None:
+        template = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
+        text = render_prompt(Template(template), "3?", system_prompt="Other.", opening="", context=self.TURNS)
+        assert text == "[user]Be brief.\n\n1?\n[assistant]2\n[user]3?\n"
+
+    @pytest.mark.parametrize("template", ["{% for %}", "{{ 1 / 0 }}", "{{ messages.x.y }}", "{{ 'a' + 1 }}"])
+    def test_a_template_that_breaks_is_one_message(self, template: str) -> None:
+        with pytest.raises(UserError, match="the model's chat template cannot write a chat of user"):
+            render_prompt(Template(template), "3?", system_prompt=None, opening="")
+
+    @pytest.mark.parametrize(
+        ("template", "why"),
+        [
+            (f"{LOOP}{LOOP}{{% endfor %}}{{% endfor %}}", r"TooLong: it was stopped after 0\.5 seconds"),
+            (f"{LOOP}{{{{ 'a' * 100000 }}}}{{% endfor %}}", "MemoryError"),
+            ("{{ 'a' * 10 ** 12 }}", "MemoryError"),
+            ("{{ 'a' * 2 ** 21 }}", "writes 2,097,152 characters for a chat of user, more than 1,048,576"),
+        ],
+    )
+    def test_a_template_that_never_ends_is_stopped(
+        self, template: str, why: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rlvr.chat.RENDER_SECONDS", 0.5)
+        with pytest.raises(UserError, match=why):
+            render_prompt(Template(template), "3?", system_prompt=None, opening="")
+
+    def test_a_long_question_is_no_long_template(self) -> None:
+        question = "x" * 2**21
+        assert question in render_prompt(Template(CHAT), question, system_prompt=None, opening="")
 
 
 class TestPrompts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.chat import TAGS, render_target
-from rlvr.evaluate import bootstrap, bootstrap_difference, evaluation_table, pass_at, powers_of_two, summary, wilson
+from rlvr.evaluate import (
+    answers_table,
+    bootstrap_difference,
+    change_interval,
+    judged,
+    pass_at,
+    powers_of_two,
+    share_interval,
+    summary,
+    wilson,
+)
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Completion, Group, Prompt
 from rlvr.verifiers.verify import Verify
@@ -74,22 +85,64 @@ def test_powers_of_two() -> None:
     assert [powers_of_two(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8], [1, 2, 4, 8]]
 
 
-class TestBootstrap:
-    VALUES = np.array([0.0] * 30 + [0.5] * 20 + [1.0] * 50)
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_with_one_sample_a_problem_it_is_the_interval_of_agresti_and_coull(case: tuple[int, int]) -> None:
+    right, count = case
+    z2 = 1.959963984540054**2
+    p = (right + z2 / 2) / (count + z2)
+    half = np.sqrt(z2 * p * (1 - p) / (count + z2))
+    found = share_interval(np.array([1.0] * right + [0.0] * (count - right)))
+    assert found == pytest.approx((max(0.0, p - half), min(1.0, p + half)), abs=1e-12)
 
-    def test_the_seed_alone_decides(self) -> None:
-        first = bootstrap(self.VALUES, resamples=200, seed=3)
-        assert bootstrap(self.VALUES, resamples=200, seed=3) == first
-        assert bootstrap(self.VALUES, resamples=200, seed=4) != first
 
-    def test_it_is_near_the_normal_interval(self) -> None:
-        """Mean 0.6, standard error 0.436/10: 0.6 ± 0.0854."""
-        low, high = bootstrap(self.VALUES, resamples=4000, seed=0)
-        error = 1.96 * self.VALUES.std() / 10
-        assert (low, high) == pytest.approx((0.6 - error, 0.6 + error), abs=0.01)
+@given(st.lists(st.sampled_from([i / 8 for i in range(9)]), min_size=1, max_size=60))
+def test_the_intervals_hold_the_mean_have_a_width_and_mirror(shares: list[float]) -> None:
+    share_N = np.array(shares)
+    low, high = share_interval(share_N)
+    assert 0.0 <= low <= share_N.mean() + 1e-12 and share_N.mean() <= high + 1e-12 <= 1.0 + 1e-12
+    assert high - low > 1 / (len(shares) + 4)
+    assert share_interval(1 - share_N) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    low, high = change_interval(share_N)
+    assert low < share_N.mean() < high
+    assert change_interval(-share_N) == pytest.approx((-high, -low), abs=1e-12)
 
-    def test_equal_values_have_no_width(self) -> None:
-        assert bootstrap(np.full(7, 0.25), resamples=50, seed=0) == (0.25, 0.25)
+
+def test_nothing_and_everything_right_are_no_certainty() -> None:
+    """16 problems: about as wide as Wilson's [0, 0.19]."""
+    assert share_interval(np.zeros(16)) == pytest.approx((0.0, 0.227), abs=1e-3)
+    assert share_interval(np.ones(16)) == pytest.approx((0.773, 1.0), abs=1e-3)
+
+
+SPREADS = (None, 1.0, 0.2)  # how alike the problems are: all of the same difficulty, or of beta-distributed ones
+
+
+def drawn(rng: np.random.Generator, p: float, spread: float | None, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    return np.full(size, p) if spread is None else rng.beta(p * spread, (1 - p) * spread, size)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("p", [0.01, 0.02, 0.5, 0.95])
+@pytest.mark.parametrize("count", [16, 100])
+def test_the_interval_of_mean_at_k_covers(count: int, p: float, spread: float | None) -> None:
+    """Of 2,000 evaluations with eight samples a problem, 93 % or more hold the truth."""
+    rng = np.random.default_rng(0)
+    share_RN = rng.binomial(8, drawn(rng, p, spread, (2000, count))) / 8
+    intervals = np.array([share_interval(share_N) for share_N in share_RN])
+    assert np.mean((intervals[:, 0] <= p) & (p <= intervals[:, 1])) >= 0.93
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize(("p", "gain"), [(0.1, 0.0), (0.5, 0.25), (0.9, 0.5), (0.02, 0.1)])
+@pytest.mark.parametrize("count", [5, 100])
+def test_the_interval_of_the_paired_change_covers(count: int, p: float, gain: float, spread: float | None) -> None:
+    """GRPO closes the share `gain` of what is missing on each problem."""
+    rng = np.random.default_rng(0)
+    before_RN = drawn(rng, p, spread, (2000, count))
+    after_RN = before_RN + gain * (1 - before_RN)
+    change_RN = (rng.binomial(8, after_RN) - rng.binomial(8, before_RN)) / 8
+    intervals = np.array([change_interval(change_N) for change_N in change_RN])
+    truth = gain * (1 - p)
+    assert np.mean((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])) >= 0.93
 
 
 def group(a: int, b: int, texts: list[str], *, level: int = 2, truncated: bool = False) -> Group:
@@ -106,7 +159,8 @@ def table(verify: Verify) -> pd.DataFrame:
     other = render_target(problem(20, 60, 2), TAGS_USED)
     greedy = [group(47, 38, [right]), group(20, 60, ["it is 80"]), group(1, 2, ["4 or 5"], level=1, truncated=True)]
     sampled = [group(47, 38, [right, wrong]), group(20, 60, [other, other]), group(1, 2, ["3", ""], level=1)]
-    return evaluation_table(greedy, sampled, TAGS_USED, verify)
+    problems = [group.prompt.problem for group in greedy]
+    return judged(answers_table(greedy, sampled), problems, TAGS_USED, verify)
 
 
 def test_the_table_judges_greedy_answers_strictly_and_leniently(table: pd.DataFrame) -> None:
@@ -127,12 +181,12 @@ def test_the_table_counts_right_samples(table: pd.DataFrame) -> None:
 
 
 def test_the_summary(table: pd.DataFrame) -> None:
-    found = summary(table, resamples=100, seed=1)
+    found = summary(table)
     assert found["accuracy"] == pytest.approx(1 / 3)
     assert found["accuracy_lenient"] == pytest.approx(2 / 3)
     assert found["accuracy_ci95"] == list(wilson(1, 3))
     assert found["mean_at_k"] == pytest.approx((0.5 + 1 + 0) / 3)
-    assert found["mean_at_k_ci95"] == list(bootstrap(np.array([0.5, 1, 0]), resamples=100, seed=1))
+    assert found["mean_at_k_ci95"] == list(share_interval(np.array([0.5, 1, 0])))
     assert found["pass_at_k"] == pytest.approx(2 / 3)
     assert found["pass_at"] == {"1": pytest.approx(0.5), "2": pytest.approx(2 / 3)}
     assert found["format_rate"] == pytest.approx(1 / 3)
@@ -144,4 +198,4 @@ def test_the_summary(table: pd.DataFrame) -> None:
 def test_the_table_survives_parquet(table: pd.DataFrame, tmp_path: object) -> None:
     table.to_parquet(f"{tmp_path}/table.parquet")
     again = pd.read_parquet(f"{tmp_path}/table.parquet")
-    assert summary(again, resamples=50, seed=0) == summary(table, resamples=50, seed=0)
+    assert summary(again) == summary(table)

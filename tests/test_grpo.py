@@ -33,7 +33,7 @@ CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equa
 PROMPTS = tuple(3 + i % 4 for i in range(10))
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 
@@ -193,14 +193,12 @@ def test_the_reward_rises(
     assert sum(rewards[-5:]) / 5 > 7
 
 
-@every_variant
 def test_the_same_seed_gives_the_same_weights_and_the_same_log(
-    variant: str, make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    first, again = (train(make_toy(VARIANTS[variant]), prompts, tmp_path / name) for name in ("a", "b"))
+    first, again = (train(make_toy(), prompts, tmp_path / name) for name in ("a", "b"))
     assert same(weights(first), weights(again))
     assert records(tmp_path / "a") == records(tmp_path / "b")
-    assert not same(weights(first), weights(make_toy(VARIANTS[variant])))
 
 
 @pytest.mark.parametrize(
@@ -304,6 +302,7 @@ def test_stopped_and_resumed_is_bit_identical(
         train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts", stop_after=3)
     parts = train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts")
     assert same(weights(whole), weights(parts))
+    assert not same(weights(whole), weights(make_toy(VARIANTS[variant])))
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
     resampled = sum(record["groups/resampled"] for record in records(tmp_path / "parts"))
     assert (resampled > 0) == ("grpo.dynamic_sampling" in VARIANTS[variant])
@@ -497,7 +496,7 @@ class TestRewardsOfTheUser:
     @pytest.mark.parametrize(
         "function, said",
         [
-            ("raises", "error: RuntimeError: no such luck"),
+            ("raises", "user/mine.py:raises: RuntimeError: no such luck"),
             ("hangs", "timeout: over its limit of 1 s"),
             ("dies", "crash: the worker process ended with exit status 3"),
             ("nan", "nan"),

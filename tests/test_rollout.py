@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +14,9 @@ from rlvr.config import Config
 from rlvr.problems.draw import draw, spare
 from rlvr.rewards import FUNCTIONS, open_scorer
 from rlvr.rewards.sample import Sample
-from rlvr.rollout import Rollout, collect
+from rlvr.rollout import Rollout, check_scores, collect
 from rlvr.runtime.meter import Meter
-from rlvr.types import AdvantageMethod, Completion, Group, Prompt
+from rlvr.types import AdvantageMethod, Completion, Group, Prompt, StepFailed
 
 STEP, SEED = 3, 0
 
@@ -118,6 +119,28 @@ def test_groups_without_signal_are_replaced_in_place(
         assert rollout.scores.points[p] == [[number + 0.0], [number + 1.0], [number + 2.0]]
         assert rollout.reward_PG[p].tolist() == [number + 0.0, number + 1.0, number + 2.0]
     assert rollout.scores.correct == [[False] * 3] * 4
+
+
+def test_replaced_groups_still_count(
+    make_config: Callable[..., Config], prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own prompts 0 and 1 cannot be scored; the spare ones that take their places can."""
+    own, _ = own_and_spare(prompts)
+
+    def fails(sample: Sample) -> float:
+        return math.nan if sample.problem.id in own[:2] else float(sample.completion.text)
+
+    monkeypatch.setitem(FUNCTIONS, "fails", fails)
+    rewards = {"fails": {"weight": 1.0, "options": {}}}
+    changes = {"rewards": rewards, "grpo.prompts_per_step": 4, "grpo.completions_per_prompt": 3, "compute.seed": SEED}
+    cfg = make_config(changes | {"grpo.dynamic_sampling": 1})
+    with open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
+        rollout = collect(cfg, Stub(), scorer, prompts, step=STEP, meter=Meter(torch.device("cpu")))
+    assert rollout.num_resampled == 2 and not rollout.reward_PG.isnan().any()
+    assert (rollout.num_unscorable, len(rollout.sampled_verdicts)) == (6, 18)
+    assert rollout.unscorable == pytest.approx(1 / 3)
+    with pytest.raises(StepFailed, match="6 of the 18 completions could not be scored"):
+        check_scores(rollout, limit=0.3)
 
 
 def test_the_cap_holds_and_the_step_trains_on_what_there_is(run: Callable[..., Any], prompts: list[Prompt]) -> None:

@@ -143,11 +143,29 @@ def test_the_loss_falls_and_is_measured_on_sampled_answers(
 @pytest.mark.parametrize(
     "changes", [{"sft.stop_format_rate": 0.0}, {"sft.stop_accuracy": 0.0}], ids=["format rate", "accuracy"]
 )
-def test_it_stops_at_the_first_look_that_reaches_a_threshold(
-    changes: dict[str, Any], make_toy: Callable[..., Any], run_sft: Callable[..., Any], tmp_path: Path
+def test_it_stops_at_the_first_look_that_reaches_a_threshold_and_says_so(
+    changes: dict[str, Any],
+    make_toy: Callable[..., Any],
+    run_sft: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_sft(make_toy(CHANGES | {"sft.check_every": 4}), tmp_path / "never")["steps"] == 9
     assert run_sft(make_toy(CHANGES | changes), tmp_path / "before any step")["steps"] == 0
+    (name,) = changes
+    assert (
+        f"ends after 0 of 9 steps: {name.removeprefix('sft.stop_')} 0 has reached {name} 0" in capsys.readouterr().out
+    )
+
+
+def test_every_step_is_shown_with_what_was_measured_last(
+    make_toy: Callable[..., Any], run_sft: Callable[..., Any], tmp_path: Path
+) -> None:
+    shown: list[tuple[int, dict[str, float | None]]] = []
+    run_sft(make_toy(CHANGES), tmp_path, show=lambda done, **values: shown.append((done, values)))
+    assert [done for done, _ in shown] == list(range(10))
+    assert shown[0][1]["loss"] is None and all(values["loss"] is not None for _, values in shown[1:])
+    assert all(values["format_rate"] is not None for _, values in shown)
 
 
 def test_the_same_seed_gives_the_same_weights(

@@ -46,7 +46,7 @@ class Bench:
         line = {"what": what} | values
         print(json.dumps({key: _short(value) for key, value in line.items()}), flush=True)
         if self.out is not None:
-            with self.out.open("a") as file:
+            with self.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return line
 

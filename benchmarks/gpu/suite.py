@@ -65,7 +65,7 @@ def run_part(name: str, *, is_tiny: bool, limit_seconds: float) -> dict[str, Any
         out, log = Path(place) / "figures.jsonl", Path(place) / "log"
         command = [sys.executable, str(HERE / part.script), *part.arguments, "--out", str(out)]
         started = time.monotonic()
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 [*command, *(["--tiny"] if is_tiny else [])],
                 stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": python_path()},
@@ -74,9 +74,9 @@ def run_part(name: str, *, is_tiny: bool, limit_seconds: float) -> dict[str, Any
             outcome["outcome"] = ended(process, min(limit_seconds, part.limit_seconds))
         outcome["seconds"] = round(time.monotonic() - started, 1)
         if out.exists():
-            outcome["figures"] = [json.loads(line) for line in out.read_text().splitlines()]
+            outcome["figures"] = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         if outcome["outcome"] != "done":
-            outcome["log"] = log.read_text(errors="replace")[-LOG_LETTERS:]
+            outcome["log"] = log.read_text(errors="replace", encoding="utf-8")[-LOG_LETTERS:]
     return outcome
 
 
@@ -119,7 +119,9 @@ def write(folder: Path, about: dict[str, Any], parts: Sequence[dict[str, Any]]) 
     path = next(path for name in names if not (path := folder / slug / name).exists())
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "benchmarks/gpu/suite.py", *sys.argv[1:]])
-    path.write_text(json.dumps({"command": command, **about, "parts": parts}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps({"command": command, **about, "parts": parts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return path
 
 

@@ -119,7 +119,7 @@ def memory_settings(cfg: Config, shape: Shape) -> RunSettings:
 
 def all_planned() -> list[Planned]:
     """Every preset with weights in 4 bits, smallest model first."""
-    params = PARAMS_FILE.read_text()
+    params = PARAMS_FILE.read_text(encoding="utf-8")
     configs = {name: check_config(presets.with_preset(params, name), name) for name in presets.names()}
     found = [planned(name, cfg) for name, cfg in configs.items() if cfg.model.quantization != "none"]
     return sorted(found, key=lambda one: one.shape.parameters())
@@ -147,5 +147,5 @@ if __name__ == "__main__":
     plans = all_planned()
     for one in plans:
         file = presets.FOLDER / f"{one.name}.yaml"
-        file.write_text(with_lines(file.read_text(), one))
-    PAGE.write_text(with_table(PAGE.read_text(), plans))
+        file.write_text(with_lines(file.read_text(encoding="utf-8"), one), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), plans), encoding="utf-8")

@@ -15,7 +15,8 @@ from typing import Any
 from rlvr.plan.grids import Grid
 
 README = Path("README.md")
-PAGES = (README, Path("docs/results/README.md"))
+RELIABILITY = Path("docs/reliability.md")
+PAGES = (README, Path("docs/results/README.md"), RELIABILITY)
 RUNS, FIGURES = Path("docs/results"), Path("benchmarks/results/cpu")
 MIB = 2**20
 MODELS = ("smollm2-135m-arithmetic", "smollm2-135m-gsm8k")
@@ -31,6 +32,8 @@ def blocks(page: Path) -> dict[str, str]:
     """Every generated block of a page by the name of its marker."""
     if page == README:
         return {"default": default_in_short(), "smollm2": models_in_short()}
+    if page == RELIABILITY:
+        return {"torture": torture()}
     return {
         "default": default_run(), "seeds": seeds(), "losses": losses(), "trl": trl(), "sampling": sampling(),
         "memory": memory(), "smollm2": models(),
@@ -49,19 +52,18 @@ def default_in_short() -> str:
          _spread(spread, "format_rate")),
     )  # fmt: skip
     header = (
-        f"{before['count']} held-out problems", "before GRPO, seed 0", "after 300 steps, seed 0",
-        f"after 300 steps, {len(spread)} seeds",
+        f"{before['count']} held-out problems", "after the pre-finetune, seed 0", "after GRPO (300 steps), seed 0",
+        f"after GRPO, {len(spread)} seeds",
     )  # fmt: skip
-    return f"{_table(header, rows)}\n\nBrackets are 95 % intervals. {_made_by(card('default'))}"
+    seeds_at = f"The six seeds: at commit {figures('seeds')['commit'][:7]}."
+    return f"{_table(header, rows)}\n\nBrackets are 95 % intervals. {_made_by(card('default'))} {seeds_at}"
 
 
 def models_in_short() -> str:
     before, after = evaluations(MODELS[0])
-    stays = evaluations(MODELS[1])[1]
     return (
         "SmolLM2-135M-Instruct with LoRA learns two-digit addition on one CPU thread. Mean@4 goes from "
         f"{_percent(before['mean_at_k'])} to **{_percent(after['mean_at_k'])}**.\n"
-        f"On GSM8K it stays at {_percent(stays['mean_at_k'])}: it is right too rarely for GRPO to learn from.\n"
         f"Measured at commit {card(MODELS[0])['commit'][:7]}."
     )
 
@@ -117,9 +119,9 @@ def losses() -> str:
 
 
 def trl() -> str:
-    run = figures("trl_step")
-    ours, theirs = run["rlvr"], run["trl"]
-    version = run["machine"]["versions"]["trl"]
+    made = figures("trl_step")
+    (run,) = made["runs"]
+    ours, theirs, version = run["rlvr"], run["trl"], run["trl_version"]
     rows = [
         ("whole loop, total", f"{ours['loop']['total']:.1f} s", f"{theirs['loop']['total']:.1f} s",
          f"**{ours['loop']['total'] / theirs['loop']['total']:.2f}**"),
@@ -129,9 +131,19 @@ def trl() -> str:
                                                for side in (ours, theirs)), ""),
     ]  # fmt: skip
     header = (f"{run['steps']} steps, 32 prompts × 8 completions, one pass", "rlvr", f"TRL {version}", "rlvr / TRL")
-    where = {"commit": run["commit"], "device": f"{run['machine']['cpu']}, 1 thread"}
-    load_average = run["machine"]["load_average"][0]
-    return f"{_made_by(where)} Load average when it began: {load_average:.1f}.\n\n{_table(header, rows)}"
+    load_average = run["load_average_before"][0]
+    return f"{_made_by(made)} Load average when it began: {load_average:.1f}.\n\n{_table(header, rows)}"
+
+
+def torture() -> str:
+    run = figures("torture")
+    rows = [
+        (kind["kind"], str(kind["tried"]), str(kind["held"]), str(len(kind["failures"])), f"{kind['seconds']:.0f}")
+        for kind in run["runs"]
+    ]
+    failed = [f"- {kind['kind']}: {failure['what']}" for kind in run["runs"] for failure in kind["failures"]]
+    listed = "\n\nFailed:\n\n" + "\n".join(failed) if failed else ""
+    return f"{_made_by(run)}\n\n{_table(('kind', 'tried', 'held', 'failed', 'seconds'), rows)}{listed}"
 
 
 def sampling() -> str:
@@ -176,7 +188,7 @@ def with_blocks(text: str, page: Path) -> str:
 
 
 def load(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def figures(name: str) -> dict[str, Any]:
@@ -185,8 +197,10 @@ def figures(name: str) -> dict[str, Any]:
 
 
 def card(run: str) -> dict[str, Any]:
+    """What made the policy; its commit is in .pipeline/commits.json of the run, and was in the card before."""
     found: dict[str, Any] = load(RUNS / run / "card.json")
-    return found
+    commits = RUNS / run / "commits.json"
+    return found | ({"commit": load(commits)["grpo"]} if commits.exists() else {})
 
 
 def evaluations(run: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,4 +238,4 @@ def _mib(size_bytes: int) -> str:
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(with_blocks(page.read_text(), page))
+        page.write_text(with_blocks(page.read_text(encoding="utf-8"), page), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from rlvr.plan.settings import Engine, Method, PlanSettings, Quantization
+from rlvr.runtime.machine import bound_caches, explain, speak_utf8
 from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 rewards = typer.Typer(no_args_is_help=True, help="Try the rewards of params.yaml before training.")
 app.add_typer(rewards, name="rewards")
+runs = typer.Typer(invoke_without_command=True, help="List the training runs that are kept, or delete some.")
+app.add_typer(runs, name="runs")
 
 
 def _run(stage: str) -> None:
@@ -28,19 +31,30 @@ def _run(stage: str) -> None:
 
 
 @app.command()
-def check() -> None:
+def check(
+    data: Annotated[
+        bool, typer.Option("--data", help="Data too: read the table, judge its answers, count rows and prompt tokens.")
+    ] = False,
+) -> None:
     """Check params.yaml for errors and for settings that are unlikely to work."""
     from rlvr.config import load_config  # noqa: PLC0415
-    from rlvr.config.advice import advice  # noqa: PLC0415
+    from rlvr.config.advice import advice, evaluation_advice, sft_advice  # noqa: PLC0415
     from rlvr.problems.draw import num_steps  # noqa: PLC0415
+    from rlvr.rewards.probe import check_functions  # noqa: PLC0415
     from rlvr.runtime.messages import note  # noqa: PLC0415
 
     cfg = load_config()
+    check_functions(cfg.rewards, cfg.verifiers)
     print("params.yaml is fine")
     problems = cfg.prepare.train_problems
     steps = cfg.grpo.steps if problems is None else num_steps(cfg.grpo, problems)
-    for text in advice(cfg, problems, steps=steps, pre_finetuned=cfg.sft.enabled):
+    notes = advice(cfg, problems, steps=steps, pre_finetuned=cfg.sft.enabled)
+    for text in [*notes, *sft_advice(cfg), *evaluation_advice(cfg)]:
         note(text)
+    if data:
+        from rlvr.commands import check_data  # noqa: PLC0415
+
+        check_data.main(cfg)
 
 
 @app.command()
@@ -54,21 +68,20 @@ def preset(
         PARAMS_FILE,
         check_config,
         presets,
+        read_params,
     )
 
     if show_list or name is None:
         width = max(map(len, presets.names()), default=0)
         print("\n".join(f"{known:<{width}}  {what}" for known, what in presets.names().items()))
         return
-    if not PARAMS_FILE.is_file():
-        raise UserError(f"{PARAMS_FILE} does not exist here; run from the top of the project")
-    before = PARAMS_FILE.read_text()
+    before = read_params()
     after = presets.with_preset(before, name)
     check_config(after, f"presets/{name}.yaml")
     print("\n".join(presets.changes(before, after) or ["nothing changes"]))
     if not diff:
         writing = PARAMS_FILE.with_suffix(".writing")
-        writing.write_text(after)
+        writing.write_text(after, encoding="utf-8")
         writing.rename(PARAMS_FILE)
         print("\n".join(["", *presets.header(name), "Run it: snakemake --cores 1"]))
 
@@ -79,6 +92,23 @@ def deps() -> None:
     from rlvr.commands import deps as command  # noqa: PLC0415
 
     command.main()
+
+
+@runs.callback()
+def list_runs(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from rlvr.commands import runs as command  # noqa: PLC0415
+        from rlvr.config import load_config  # noqa: PLC0415
+
+        command.show(load_config())
+
+
+@runs.command("delete")
+def delete_runs(names: Annotated[list[str], typer.Argument(help="Runs to delete, as `rlvr runs` names them.")]) -> None:
+    """Delete runs that are kept: they can no longer be continued."""
+    from rlvr.commands import runs as command  # noqa: PLC0415
+
+    command.remove(names)
 
 
 @rewards.command("try")
@@ -94,7 +124,8 @@ def try_rewards(
     """Score a file of completions. A row has the id or question of a prepared problem, or its own answer."""
     from rlvr.commands import rewards  # noqa: PLC0415
 
-    rewards.try_file(file, limit)
+    if not rewards.try_file(file, limit):
+        sys.exit(1)
 
 
 @rewards.command()
@@ -137,8 +168,9 @@ def plan(
     from rlvr.plan import command  # noqa: PLC0415
 
     settings = PlanSettings(
-        method=method, quantization=quantization, rank=rank, weight_bytes=2, optimizer=optimizer, kept_share=0.0,
-        states_on_host=None, completions=completions, completions_per_step=completions, prompt_tokens=prompt,
+        method=method, quantization=quantization, rank=rank, weight_bytes=4 if method == "full" else 2,
+        optimizer=optimizer, kept_share=0.0, states_on_host=None, completions=completions,
+        completions_per_step=completions, prompt_tokens=prompt,
         completion_tokens=1, has_reference=reference, engine=engine, shares_weights=share_weights,
         has_fp8_cache=fp8_cache, recompute="tiles", is_cuda=True,
         host_bytes=round(host_gib * 2**30) if host_gib else None,
@@ -243,6 +275,8 @@ def report() -> None:
 
 def main() -> None:
     """Run the command line. An error that the user can fix prints as one message, without a traceback."""
+    speak_utf8()
+    bound_caches()
     try:
         app()
     except UserError as error:
@@ -251,6 +285,11 @@ def main() -> None:
     except Interrupted as error:
         print(f"{error}. Run the same command again to resume.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if (text := explain(error)) is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
-from rlvr.runtime.lifetime import die_with_parent, ignore_interrupts, in_child
+from rlvr.runtime.lifetime import die_with_parent, ignore_interrupts, in_child, is_ignored
+from rlvr.runtime.machine import speak_utf8
 
 FOLDER = Path(".pipeline")  # stamps, logs and benchmarks
 CLEAN_TIME = 1_000_000_000  # stamps of clean stages share one date, so that none is newer than another
@@ -62,7 +66,7 @@ class Stage:
 
 def load(path: Path = Path("dvc.yaml")) -> dict[str, Stage]:
     """The stages of dvc.yaml with the edges between them."""
-    specs = YAML(typ="safe", pure=True).load(path.read_text())["stages"]
+    specs = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"]
     owner = {
         out: name for name, spec in specs.items() for kind in ("outs", "metrics", "plots") for out in _paths(spec, kind)
     }
@@ -97,34 +101,46 @@ def sync(stages: dict[str, Stage]) -> dict[str, str]:
 def dvc_status() -> dict[str, list[Any]]:
     """The changes that `dvc status` reports, by stage. Raises DvcError with the remedy."""
     done = _ask_status()
-    if done.returncode and (holders := _lock_holders(done.stderr)) and all(map(_is_zombie, holders)):
-        DVC_LOCKS.unlink(missing_ok=True)  # DVC takes them for alive and asks the user to do this
+    if done.returncode and _is_stale(done.stderr):
+        DVC_LOCKS.unlink(missing_ok=True)  # DVC takes its holders for alive and asks the user to do this
         done = _ask_status()
     if done.returncode:
         raise DvcError(_explain((done.stderr or done.stdout).strip()))
     changed: dict[str, list[Any]] = json.loads(done.stdout or "{}")
+    if not changed and _is_ignored():
+        raise DvcError(
+            "dvc.yaml is ignored by git, so DVC sees no stages: a repository around this folder ignores it. Run "
+            "`git init` here, or take the folder out of that repository's .gitignore"
+        )
     return changed
 
 
 def run(stage: Stage, *, force: bool) -> int:
     """Reproduce one stage and copy its output to its log; return DVC's exit code. DVC is killed with this process.
 
-    Parallel jobs compete for DVC's lock, hence --wait-for-lock.
+    SIGTERM and SIGHUP are passed on to DVC, whose end asks the stage to stop after a checkpoint; this process waits for
+    that. Parallel jobs compete for DVC's lock, hence --wait-for-lock.
     """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage.name]
     log = Path(stage.log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, ignore_interrupts():  # Ctrl-C reaches the stage itself, which stops after a checkpoint
+    with (
+        log.open("w", encoding="utf-8") as file,
+        ignore_interrupts(),
+    ):  # Ctrl-C reaches the stage itself, which stops after a checkpoint
         dvc = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             env=environment(),
             preexec_fn=in_child,  # noqa: PLW1509  (no threads here)
         )
         assert dvc.stdout is not None
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if not is_ignored(number):  # as under nohup
+                signal.signal(number, lambda *_: dvc.terminate())
         for line in dvc.stdout:
             if line.strip() and not line.startswith(HINTS):
                 for target in (sys.stdout, file):
@@ -133,10 +149,18 @@ def run(stage: Stage, *, force: bool) -> int:
         return dvc.wait()
 
 
+def end_jobs() -> None:
+    """Ask the jobs of this Snakemake to end. At SIGTERM it only starts no others, and waits for them for hours."""
+    for job in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "rlvr.flow" in job.cmdline():
+                job.terminate()
+
+
 def environment() -> dict[str, str]:
-    """The environment with this interpreter's folder first on PATH, so that stages use the same python and dvc."""
+    """This interpreter's folder first on PATH, so that stages use the same python and dvc; UTF-8 in any locale."""
     here = str(Path(sys.executable).parent)
-    return os.environ | {"PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return os.environ | {"PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUTF8": "1"}
 
 
 def _paths(spec: dict[str, Any], kind: str) -> list[str]:
@@ -161,7 +185,14 @@ def _reason(entries: list[Any]) -> str:
 
 
 def _ask_status() -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True, check=False, env=environment())
+    return subprocess.run(
+        ["dvc", "status", "--json"], capture_output=True, encoding="utf-8", check=False, env=environment()
+    )
+
+
+def _is_ignored() -> bool:
+    done = subprocess.run(["git", "check-ignore", "-q", "dvc.yaml"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _lock_holders(message: str) -> dict[int, str]:
@@ -169,13 +200,30 @@ def _lock_holders(message: str) -> dict[int, str]:
     return {int(pid): command for pid, command in re.findall(r"\(PID (\d+)\): (.*)", message)}
 
 
-def _is_zombie(pid: int) -> bool:
-    """Whether the process was killed but never reaped by PID 1, which many containers never do."""
+def _is_stale(message: str) -> bool:
+    """Whether nobody holds the lock that DVC complains about: damaged in a crash, or its processes are gone."""
+    if "RWLock-file" in message:
+        return not any(map(_is_dvc_here, psutil.pids()))
+    holders = _lock_holders(message)
+    return bool(holders) and not any(map(_is_dvc, holders))
+
+
+def _is_dvc(pid: int) -> bool:
+    """Whether the process runs DVC still: a number is given again after a restart, and a zombie holds nothing."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and any("dvc" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
         return False
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    except psutil.Error:
+        return True
+
+
+def _is_dvc_here(pid: int) -> bool:
+    try:
+        return _is_dvc(pid) and Path(psutil.Process(pid).cwd()) == Path.cwd()
+    except psutil.Error:
+        return False
 
 
 def _explain(message: str) -> str:
@@ -183,15 +231,23 @@ def _explain(message: str) -> str:
     if holders := _lock_holders(message):
         who = ", ".join(f"process {pid} ({command})" for pid, command in holders.items())
         return f"{who} is running this pipeline in this folder: wait for it or stop it"
+    if "RWLock-file" in message:
+        return f"{message}\nA dvc is running in this folder. When it has ended, remove {DVC_LOCKS}."
     if "lock" in message.lower():
         return f"{message}\nAnother dvc or snakemake is running in this folder: wait for it or stop it."
     if "not a git repository" in message:
         return f"{message}\nDVC keeps results by commit: run `git init`, or clone the project instead of copying it."
+    if found := re.search(r"\[Errno (?:2|13|30)\] ([^:]*): '([^']*)'", message):
+        return (
+            f"DVC cannot write to {found[2]} ({found[1]}): set DVC_SITE_CACHE_DIR to a folder that you may write to, "
+            "or run where you may write to the project"
+        )
     return f"dvc status failed:\n{message}"
 
 
 if __name__ == "__main__":
     die_with_parent()
+    speak_utf8()
     job = load()[sys.argv[1]]
     code = run(job, force="--force" in sys.argv[2:])
     if code == 0:

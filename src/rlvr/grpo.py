@@ -24,14 +24,10 @@ from rlvr.sampler import Sampler
 from rlvr.training.log import completion_table, step_record
 from rlvr.training.mismatch import check
 from rlvr.training.optim import Optimizer
-from rlvr.training.run import Run
-from rlvr.types import Interrupted, LossSpec, Prompt, StepFailed, clip_high
+from rlvr.training.run import Run, check_log
+from rlvr.types import Interrupted, LossSpec, Prompt, clip_high
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step
-SAVED = (
-    "This step was not trained on; the state before it is saved. Fix the cause and run the same command again to "
-    "continue. (Changing parameters, data or code starts a new run.)"
-)
 
 
 def train(
@@ -49,18 +45,22 @@ def train(
 ) -> None:
     """Run GRPO from where `run` stands to its last step.
 
-    After a checkpoint it raises Interrupted when `stop()`, and StepFailed when the engine failed, when more than
-    `grpo.max_unscorable` of a step's completions could not be scored, or when sampler and policy are further apart than
-    `rollout.max_logp_gap`; that step is then not trained on, and a next run begins with it.
+    After a checkpoint it raises Interrupted when `stop()`, and StepFailed when a step failed: in the engine, in a
+    reward, for memory or disk, by a gradient that is no number, when more than `grpo.max_unscorable` of its completions
+    could not be scored, or when sampler and policy are further apart than `rollout.max_logp_gap`. The state before
+    it is saved, and a next run begins with that step. The last step leaves a checkpoint, too: what comes after it may
+    fail.
     """
     reference = policy.frozen_copy() if cfg.grpo.beta else None  # before restore: the policy as GRPO starts
     steps = num_steps(cfg.grpo, len(prompts))
     optimizer = make_optimizer(cfg, resolved, policy, steps)
+    updates = cfg.grpo.minibatches_per_rollout * cfg.grpo.passes_per_rollout
     start, _ = run.restore(policy, optimizer)
+    check_log(run, start)
     for step in range(start, steps):
         meter.begin_step()
         learning_rate = optimizer.rate()
-        try:
+        with run.training(step, policy, optimizer, {}, updates=updates):
             with meter.phase("rollout"):
                 sampler.resume()
                 sampler.sync(policy)
@@ -77,16 +77,15 @@ def train(
                     minibatches=cfg.grpo.minibatches_per_rollout, mask_truncated=cfg.grpo.mask_truncated_completions,
                 )  # fmt: skip
                 losses, stats, grad_norm = update(cfg, resolved, policy, reference, optimizer, minibatches, meter)
-        except StepFailed as failure:
-            run.save(step, policy, optimizer, {})
-            raise type(failure)(f"step {step + 1}: {failure}\n{SAVED}") from failure
-        record = step_record(step, rollout, keep_P, losses, stats, meter)
-        run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate} | optimizer.record())
-        if step % cfg.grpo.log_completions_every == 0 or step + 1 == steps:
-            completion_table(step, rollout).to_parquet(run.completions / f"{step:08d}.parquet")
-        asked_to_stop = stop()
-        if (step + 1) % cfg.grpo.checkpoint_every == 0 or asked_to_stop:
-            run.save(step + 1, policy, optimizer, {})
+            record = step_record(step, rollout, keep_P, losses, stats, meter)
+            run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate} | optimizer.record())
+            is_last, asked_to_stop = step + 1 == steps, stop()
+            if step % cfg.grpo.log_completions_every == 0 or is_last:
+                completion_table(step, rollout).to_parquet(
+                    run.completions / f"{step:08d}.parquet", write_page_checksum=True
+                )
+            if (step + 1) % cfg.grpo.checkpoint_every == 0 or is_last or asked_to_stop:
+                run.save(step + 1, policy, optimizer, {})
         show(step + 1, reward=record["reward/mean"], accuracy=record["accuracy"],
              length=record["completion/mean_length"], **{"tokens/s": record["tokens/second"]})  # fmt: skip
         if asked_to_stop:
@@ -107,7 +106,8 @@ def update(
     Raises Mismatch before the first of them when the sampler's log-probabilities are not those of the policy.
     """
     spec, temperature = loss_spec(cfg), cfg.rollout.temperature
-    tokens, share_prompts = cfg.memory.tokens_per_micro_batch, cfg.memory.share_prompts
+    tokens = cfg.memory.tokens_per_micro_batch
+    share_prompts = "off" if policy.is_recurrent else cfg.memory.share_prompts
     plan = [minibatch.split_sharing(tokens, policy.device, share_prompts=share_prompts) for minibatch in minibatches]
     if reference is not None:
         plan = [

@@ -17,6 +17,7 @@ from rlvr.config import Config
 from rlvr.model.policy import Policy
 from rlvr.model.resolved import ResolvedTraining
 from rlvr.problems.draw import draw
+from rlvr.runtime.messages import note
 from rlvr.runtime.progress import Show
 from rlvr.sampler import Sampler
 from rlvr.training.optim import Optimizer
@@ -43,7 +44,7 @@ def train(
     """Train until a stop threshold is reached or `sft.max_steps` are done; what was measured last.
 
     The run's log has a line for every look at the dev answers, the first (step -1) before any training.
-    Raises Interrupted after a checkpoint when `stop()`.
+    Raises Interrupted after a checkpoint when `stop()`, and StepFailed as GRPO does.
     """
     tags, seed = tags_of(cfg.model.template), cfg.compute.seed
     optimizer = Optimizer(
@@ -63,19 +64,21 @@ def train(
     if start == 0:
         measured = {"steps": 0, **look(policy, sampler, dev, tags, verify, seed=(seed, 0))}
         run.append_log({"step": -1, "loss": None, **measured})
+        show(0, **_shown(measured))
     for step in range(start, cfg.sft.max_steps):
-        if _reached(cfg, measured):
+        if (reached := _reached(cfg, measured)) is not None:
+            note(f"the pre-finetune ends after {step} of {cfg.sft.max_steps} steps: {reached}")
             break
         batch = draw(examples, cfg.sft.batch_size, step=step, seed=seed)
-        loss = supervised_step(policy, optimizer, batch, cfg.memory.tokens_per_micro_batch, cfg.sft.max_grad_norm)
         done = step + 1
-        measured |= {"steps": done, "loss": loss}
-        if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
-            answers = look(policy, sampler, dev, tags, verify, seed=(seed, done))
-            measured |= answers
-            run.append_log({"step": step, **measured})
-            run.save(done, policy, optimizer, {"measured": measured})
-            show(done, loss=loss, **answers)
+        with run.training(step, policy, optimizer, {"measured": measured}):
+            loss = supervised_step(policy, optimizer, batch, cfg.memory.tokens_per_micro_batch, cfg.sft.max_grad_norm)
+            measured = measured | {"steps": done, "loss": loss}
+            if done % cfg.sft.check_every == 0 or done == cfg.sft.max_steps:
+                measured |= look(policy, sampler, dev, tags, verify, seed=(seed, done))
+                run.append_log({"step": step, **measured})
+                run.save(done, policy, optimizer, {"measured": measured})
+        show(done, **_shown(measured))
         if stop():
             run.save(done, policy, optimizer, {"measured": measured})
             raise Interrupted(f"stopped after step {done}")
@@ -112,7 +115,7 @@ def look(
 def rates(groups: Iterable[Group], tags: Tags, verify: Verify) -> dict[str, float]:
     """Strict accuracy and format rate of sampled answers."""
     answers = [
-        (extract_answer(completion.text, tags), group.prompt.problem.answer)
+        (extract_answer(completion.text, tags), group.prompt.problem)
         for group in groups
         for completion in group.completions
     ]
@@ -122,6 +125,14 @@ def rates(groups: Iterable[Group], tags: Tags, verify: Verify) -> dict[str, floa
     }
 
 
-def _reached(cfg: Config, measured: dict[str, Any]) -> bool:
-    thresholds = {"accuracy": cfg.sft.stop_accuracy, "format_rate": cfg.sft.stop_format_rate}
-    return any(least is not None and measured.get(name, -1.0) >= least for name, least in thresholds.items())
+def _shown(measured: dict[str, Any]) -> dict[str, float | None]:
+    return {name: measured.get(name) for name in ("loss", "accuracy", "format_rate")}
+
+
+def _reached(cfg: Config, measured: dict[str, Any]) -> str | None:
+    """Which threshold was reached, in words; None while there is none."""
+    for name in ("accuracy", "format_rate"):
+        least, value = getattr(cfg.sft, f"stop_{name}"), measured.get(name, -1.0)
+        if least is not None and value >= least:
+            return f"{name} {value:.3g} has reached sft.stop_{name} {least:.3g}"
+    return None

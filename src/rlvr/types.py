@@ -16,6 +16,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 OptimizerKind = Literal["adamw", "adamw_8bit"]
 SharePrompts = Literal["auto", "on", "off"]
 AdvantageMethod = Literal["sum_then_normalize", "normalize_then_sum", "rloo"]
+Message = dict[str, str]  # a turn of a chat: role and content
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -40,8 +41,10 @@ class Interrupted(Exception):
 class Problem:
     """A question whose answer can be checked.
 
-    `answer` is the gold that a verifier reads. `working` is a worked solution, empty when there is none; `solution` the
-    answer as a model should write it, empty when that is the gold itself. `columns` are the row's other columns.
+    `answer` is the gold that a verifier reads, `accepted` are others that are as right. `working` is a worked solution,
+    empty when there is none; `solution` the answer as a model should write it, empty when that is the gold itself.
+    `level` is 0 where the row has none. `columns` are the row's other columns. `context` are the turns of a
+    conversation before the question; a system prompt among them replaces the project's.
     """
 
     id: str
@@ -51,6 +54,13 @@ class Problem:
     level: int
     solution: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
+    context: tuple[Message, ...] = ()
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """What verifiers compare with: the answer, and all others that are accepted."""
+        return (self.answer, *self.accepted)
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,17 @@ def visible(
     return torch.tensor([[sees(query, key) for key in owner] for query in owner])
 
 
-def full_attention(q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, mask_SS: Tensor, scale: float) -> Tensor:
+def full_attention(
+    q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, mask_SS: Tensor, scale: float, sink_H: Tensor | None = None
+) -> Tensor:
+    """A sink is one more column of scores, whose weight goes to nothing."""
     repeat = q_SHE.shape[1] // k_SNE.shape[1]
     heads = []
     for h in range(q_SHE.shape[1]):
-        scores = q_SHE[:, h] @ k_SNE[:, h // repeat].T * scale
-        heads.append(scores.masked_fill(~mask_SS, -math.inf).softmax(-1) @ v_SNE[:, h // repeat])
+        scores = (q_SHE[:, h] @ k_SNE[:, h // repeat].T * scale).masked_fill(~mask_SS, -math.inf)
+        if sink_H is not None:
+            scores = torch.cat([scores, sink_H[h].expand(len(scores), 1)], dim=1)
+        heads.append(scores.softmax(-1)[:, : len(mask_SS)] @ v_SNE[:, h // repeat])
     return torch.stack(heads, dim=1)
 
 
@@ -79,6 +84,26 @@ def compare(lengths: tuple[list[int], list[int], list[int]], *, kv_heads: int, w
 def test_packed_attention_and_its_gradients(layout: str, window: int | None) -> None:
     for kv_heads in (4, 2, 1):
         compare(LAYOUTS[layout], kv_heads=kv_heads, window=window)
+
+
+@given(
+    prefixes=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    rows=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 2)), min_size=1, max_size=5),
+    window=st.none() | st.integers(1, 30),
+    sinks=st.lists(st.floats(-30.0, 30.0), min_size=4, max_size=4),
+)
+def test_sinks_take_weight_and_have_a_gradient(
+    prefixes: list[int], rows: list[tuple[int, int]], window: int | None, sinks: list[float]
+) -> None:
+    lengths = prefixes, [n for n, _ in rows], sorted(min(prefix, len(prefixes) - 1) for _, prefix in rows)
+    q, k, v, upstream = random_heads(sum(prefixes) + sum(lengths[1]), 2)
+    sink_H = torch.tensor(sinks, dtype=torch.float64, requires_grad=True)
+    expected = full_attention(q, k, v, visible(*lengths, window), 0.3, sink_H)
+    found = PackedLayout(*lengths, CPU).attend(0, q, k, v, 0.3, window, sink_H)
+    assert_close_where(found, expected, 1e-13, case="output")
+    gradients = torch.autograd.grad(expected, (q, k, v, sink_H), upstream)
+    for name, a, b in zip("qkvs", torch.autograd.grad(found, (q, k, v, sink_H), upstream), gradients, strict=True):
+        assert_close_where(a, b, 1e-12 * max(1.0, b.abs().max().item()), case=f"d{name}")
 
 
 @given(

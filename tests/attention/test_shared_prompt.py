@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlvr.attention.shared_prompt import BehindPrompt
+from rlvr.attention import PackedLayout
+from rlvr.attention.shared_prompt import BehindPrompt, SharedPrompt
 from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.memory.layer import install
 from rlvr.model.policy import Policy, in_turn
@@ -73,6 +74,27 @@ def test_gradients_are_those_of_prompts_computed_each_time(family: str, changes:
     expected = gradients(policy, split(batch, "off"))
     for found in found_in_all_ways(policy, batch):
         assert_gradients(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_sinks_behind_a_shared_prompt(window: int | None) -> None:
+    """Outputs and gradients, that of the sinks among them, are those of the prompt in the same stream."""
+    generator = torch.Generator().manual_seed(3)
+    q, k, v, direction = (torch.randn(12, n, 8, generator=generator, dtype=torch.float64) for n in (4, 2, 2, 4))
+    direction[:5] = 0.0  # no token of the prompt is predicted
+    sink_H = torch.tensor([-1.0, 0.5, 3.0, 9.0], dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (q, k, v, sink_H)]
+    expected = PackedLayout([5], [4, 3], [0, 0], CPU).attend(0, q, k, v, 0.3, window, sink_H)
+    gradients = torch.autograd.grad(expected, leaves, direction)
+    prompt = SharedPrompt(torch.arange(5), torch.arange(5))
+    of_prompt = prompt.attend(0, q[:5], k[:5], v[:5], 0.3, window, sink_H)
+    of_rows = BehindPrompt(prompt, [4, 3]).attend(0, q[5:], k[5:], v[5:], 0.3, window, sink_H)
+    assert_close_where(torch.cat([of_prompt, of_rows]), expected, 1e-13)
+    torch.autograd.backward(of_rows, direction[5:])
+    torch.autograd.backward(of_prompt, direction[:5])
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert leaf.grad is not None
+        assert_close_where(leaf.grad, gradient, 1e-12)
 
 
 def test_in_float32_they_are_as_near_the_truth() -> None:

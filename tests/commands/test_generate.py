@@ -184,3 +184,21 @@ def test_vllm_gives_the_answers_of_the_native_sampler(ask: Callable[..., list[di
     asked = {"model": "models/grpo", "temperature": 0.0, "max_tokens": 8}
     native = ask(sampler="native", **asked)
     assert ask(sampler="vllm", **asked) == native
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("nowhere/a.jsonl", r"--out nowhere/a.jsonl: the folder nowhere does not exist; make it first"),
+        ("here", r"--out here is a folder: name a file in it, such as here/answers.jsonl"),
+        ("params.yaml/a.jsonl", r"the folder params.yaml does not exist"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("params.yaml").write_text("")  # reading it would be another error
+    with pytest.raises(UserError, match=message):
+        generate.main(replace(ASKED, question="1+1", out=Path(out)))

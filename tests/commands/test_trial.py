@@ -52,6 +52,11 @@ def test_a_row_may_bring_its_own_problem_with_columns() -> None:
     assert len(asked(*rows, rows[0] | {"topic": "more"})) == 2  # another row, though it asks the same
 
 
+def test_a_row_may_bring_several_golds() -> None:
+    [(found, _)] = asked({"question": "Which?", "answer": ["Holland", "the Netherlands"], "completion": "a"})
+    assert found.golds == ("Holland", "the Netherlands")
+
+
 def test_a_table_of_another_run_brings_its_problems() -> None:
     row = {"step": 3, "problem_id": KNOWN[0].id, "question": "other", "answer": "1", "text": "a", "reward/number": 1.0}
     ((one, _),) = asked(row | {"num_tokens": 5, "is_truncated": True, "correct": False, "advantage": 0.0})
@@ -160,14 +165,55 @@ def test_a_function_that_fails_is_a_note_with_its_reason(project: Path, capsys: 
     Path("some.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     try_file(Path("some.jsonl"), None)
     text = capsys.readouterr().out
-    assert "unscorable (scoring failed): 2" in text  # the function is called once for the completions of a question
-    assert "note: rewards.odd: error: TypeError: user/mine.py:odd returned 'three' (str) for a completion" in text
+    assert "unscorable (scoring failed): 1" in text
+    assert "note: rewards.odd: user/mine.py:odd returned 'three' (str) for a completion: return a number" in text
+
+
+def test_where_nothing_could_be_scored_the_exit_code_says_so(project: Path, run_code: Callable[..., int]) -> None:
+    Path("user").mkdir()
+    Path("user/mine.py").write_text("def odd(completion): return 1 / (len(completion) - 2)")
+    params = Path("params.yaml").read_text()
+    mine = "rewards:\n  odd: {python: user/mine.py:odd, weight: 1.0, options: {}}\n"
+    Path("params.yaml").write_text(params.replace("rewards:  ", mine + "  #", 1))
+    for completions, code in ((["85"], 1), (["85", "8"], 0)):
+        rows = [{"id": "47+38", "completion": text} for text in completions]
+        Path("some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert run_code("rewards", "try", "some.jsonl") == code
+
+
+@pytest.mark.parametrize(
+    ("level", "found"),
+    [("2", 2), (2, 2), (2.0, 2), ("2.0", 2), ("Level 3", 3), ("hard", 0), ("", 0), (math.nan, 0), ([1], 1), (-1, -1)],
+)
+def test_a_level_of_any_kind_is_taken(level: Any, found: int) -> None:
+    ((one, _),) = asked({"question": "2 + 2?", "answer": 4, "completion": "4", "level": level})
+    assert one.level == found
+
+
+@pytest.mark.parametrize("completion", [[{"role": "assistant", "content": "4"}], []])
+def test_a_chat_as_completion_is_refused_as_such(completion: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"some.jsonl row 1: the completion is a list .* Put the content of the model's"
+    ):
+        asked({"question": "2 + 2?", "answer": 4, "completion": completion})
 
 
 def test_the_command_line_says_what_is_wrong(project: Path, run_app: Callable[..., str]) -> None:
     Path("some.jsonl").write_text(json.dumps({"question": "unknown", "completion": "x"}))
     assert "some.jsonl row 1: question 'unknown' is none of the 2 problems" in run_app("rewards", "try", "some.jsonl")
     assert "none.csv does not exist" in run_app("rewards", "try", "none.csv")
+
+
+@pytest.fixture
+def run_code() -> Callable[..., int]:
+    """Run a command; its exit code."""
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            app(list(arguments))
+        return int(ended.value.code or 0)
+
+    return run
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from rlvr.config import Config
-from rlvr.config.advice import advice
+from rlvr.config.advice import advice, evaluation_advice, sft_advice
 
 MakeConfig = Callable[..., Config]
 SCRATCH: dict[str, Any] = {}
 OWN = {"model.source": "some/model"}
+ONCE = {"grpo.passes_per_rollout": 1, "grpo.minibatches_per_rollout": 1}
 GSPO = {"grpo.loss_type": "gspo"}
 
 # settings and facts; what the only note says, or None
@@ -41,6 +42,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
         {"num_parameters": 1_000_000, "pre_finetuned": False},
         "without the pre-finetune a model from scratch",
     ),
+    "a warm-up as long as the run": (
+        ONCE | {"grpo.warmup_steps": 300},
+        {"steps": 300},
+        "grpo.warmup_steps 300 for a run of 300",
+    ),
+    "a warm-up of passes": (
+        ONCE | {"grpo.warmup_steps": 600, "grpo.passes_per_rollout": 2},
+        {"steps": 300},
+        "for a run of 600 optimizer steps",
+    ),
+    "a warm-up that ends": (ONCE | {"grpo.warmup_steps": 299}, {"steps": 300}, None),
+    "an adapter at the rate of all weights": (
+        OWN | {"model.adapter": "lora", "grpo.learning_rate": 1e-6},
+        {},
+        "grpo.learning_rate 1e-06 is a rate for training all weights",
+    ),
+    "an adapter at its rate": (OWN | {"model.adapter": "lora", "grpo.learning_rate": 5e-6}, {}, None),
+    "all weights at their rate": (OWN | {"grpo.learning_rate": 1e-6}, {}, None),
     "a template of ours": (OWN, {"template_added": True}, "no chat template and got the pipeline's own, which it has"),
     "a template of ours without a pre-finetune": (
         OWN,
@@ -64,4 +83,21 @@ def test_advice(case: str, make_config: MakeConfig) -> None:
 
 def test_it_reads_what_the_grpo_stage_may_read(make_config: MakeConfig) -> None:
     cfg = make_config({"grpo.steps": 1}).restricted(["model", "grpo"])
-    assert len(advice(cfg, 10, steps=cfg.grpo.steps, pre_finetuned=False, num_parameters=1, template_added=True)) == 4
+    assert len(advice(cfg, 10, steps=cfg.grpo.steps, pre_finetuned=False, num_parameters=1, template_added=True)) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"evaluate.temperature": 0.6}, ["evaluate.temperature 0.6 is not rollout.temperature 1: mean@k"]),
+        ({"sft.warmup_steps": 400}, ["sft.warmup_steps 400 for at most 400 steps"]),
+        ({"sft.warmup_steps": 399}, []),
+        ({"sft.warmup_steps": 500, "sft.enabled": False}, []),
+    ],
+)
+def test_the_other_stages(changes: dict[str, Any], expected: list[str], make_config: MakeConfig) -> None:
+    cfg = make_config(changes)
+    found = sft_advice(cfg) + evaluation_advice(cfg)
+    assert len(found) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(found, expected, strict=True))

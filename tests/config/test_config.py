@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import rlvr.config
-from rlvr.chat import TAGS, Tags, opening_of, tags_of
+from rlvr.chat import TAGS, Tags, tags_of
 from rlvr.config import Config, load_config
 from rlvr.config.base import Section
 from rlvr.grpo import loss_spec
@@ -138,7 +138,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "float16 for all weights": (
         {"compute.dtype": "float16"},
-        ["compute.dtype float16 cannot train all weights", "set model.adapter to lora", "float32 or bfloat16"],
+        ["compute.dtype float16 cannot train all weights", "set model.adapter to lora", "compute.dtype to float32"],
+    ),
+    "bfloat16 for all weights": (
+        {"compute.dtype": "bfloat16"},
+        ["compute.dtype bfloat16 cannot train all weights", "set model.adapter to lora", "compute.dtype to float32"],
+    ),
+    "an output as the model": (
+        {"model.source": "models/grpo"},
+        ["model: source 'models/grpo' is in models", "cp -r models/grpo data/raw/first"],
+    ),
+    "an output by another way": (
+        {"model.source": "./data/raw/../prepared/base"},
+        ["is in data/prepared, which the pipeline writes"],
     ),
     "a share above one": (
         {"model.dynamic_share": 1.5},
@@ -231,7 +243,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such tags": (
         {"model.template.tags": "thnk"},
-        ["model.template: tags 'thnk' is not one of working_out, think, xml; did you mean think?"],
+        ["model.template: tags 'thnk' is not one of working_out, think, xml, boxed; did you mean think?"],
     ),
     "tags with one missing": (
         {"model.template.tags": {"reasoning_start": "<a>", "reasoning_end": "</a>", "answer_start": "<b>"}},
@@ -428,8 +440,6 @@ def test_tags_are_resolved(make_config: MakeConfig) -> None:
     for name, tags in TAGS.items():
         template = make_config({"model.template.tags": name, "model.template.open_in_prompt": True}).model.template
         assert tags_of(template) == tags
-        assert opening_of(template) == tags.reasoning_start
-    assert opening_of(make_config().model.template) == ""
 
 
 @pytest.mark.parametrize("problems, epochs, steps", [(64, 1, 2), (65, 1, 3), (65, 2, 5), (1, 1, 1)])

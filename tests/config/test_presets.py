@@ -58,7 +58,7 @@ TOGETHER = (
     ("grpo.steps", "grpo.epochs"),
     ("grpo.loss_type", "grpo.epsilon", "grpo.epsilon_high", "grpo.delta"),
     ("grpo.importance_correction", "grpo.importance_min", "grpo.importance_max"),
-    ("model.source", "model.revision"),
+    ("model.source", "model.revision", "model.chat_template_kwargs"),
     ("model.quantization", "model.dynamic_share"),
     ("model.template.",),
     ("prepare.gsm8k.",),

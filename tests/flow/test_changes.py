@@ -12,6 +12,7 @@ from support.clone import ENGINES, STAGES, Clone, under_each
 Finished = Callable[[str], Clone]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_reruns_grpo_and_what_follows(finished: Finished) -> None:
     before = finished("before").weights()
 
@@ -34,7 +35,7 @@ def test_switching_the_prefinetune_off(finished: Finished) -> None:
     clone = finished("clone")
     clone.set("sft.enabled", False)
     assert clone.repro("snakemake").ran == ["sft", "grpo", "evaluate", "report"]
-    assert clone.json("models/sft/card.json") == {"enabled": False}
+    assert clone.json("models/sft/card.json") == {"enabled": False, "files": {}}
     assert clone.json("metrics/evaluate.json")["sft"] is None
     clone.set("sft.learning_rate", 1.0e-3)
     assert clone.run("snakemake", "-n").text.count("params.yaml:sft modified") == 1

@@ -34,7 +34,7 @@ def test_an_example_runs_to_its_report(preset: str, fresh: Clone, tmp_path: Path
     clone.run("python", "-m", "rlvr", "preset", preset, env={"PYTHONPATH": "src"})
     for key, value in SMALL.items():
         clone.set(key, value)
-    assert clone.repro("snakemake").ran == ["prepare", "sft", "grpo", "evaluate", "report"]
+    assert clone.repro("snakemake", seconds=1800.0).ran == ["prepare", "sft", "grpo", "evaluate", "report"]
     completions = pd.concat(pd.read_parquet(file) for file in (clone.folder / "logs/completions").glob("*.parquet"))
     assert {verdict.split(":")[0] for verdict in completions["verdict"]} <= {"right", "wrong"}
     assert len(completions) == 2 * 2 * 4 and completions["reward"].notna().all()

@@ -32,7 +32,7 @@ def test_an_experiment_is_run_shown_and_applied(finished: Finished) -> None:
     rate = clone.json("models/grpo/card.json")["params"]["grpo"]["learning_rate"]
     assert isinstance(rate, float)
     assert rate == 1e-5
-    assert clone.json("models/sft/card.json") == {"enabled": False}
+    assert clone.json("models/sft/card.json") == {"enabled": False, "files": {}}
     experiment = clone.weights()
     assert experiment != committed
 

@@ -63,8 +63,8 @@ def test_both_engines_make_the_same_weights_whatever_the_threads_outside(first_r
 
 def test_a_stage_sets_its_threads_against_the_environment(fresh: Clone) -> None:
     code = (
-        "import torch; from rlvr.stages.begin import stage; context = stage('grpo', ['compute']);"
-        "before = torch.get_num_threads(); context.__enter__(); print(before, torch.get_num_threads())"
+        "import torch; from rlvr.stages.begin import stage; before = torch.get_num_threads()\n"
+        "with stage('grpo', ['compute']): print(before, torch.get_num_threads())"
     )
     env = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "PYTHONPATH": "src"}
     assert fresh.run(sys.executable, "-c", code, env=env).text.split() == ["2", "1"]

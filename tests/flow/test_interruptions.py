@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
-from rlvr.training import run as state
 from support.clone import ENGINES, OTHER, Clone, Done, Running, nothing_left, under_each, wait
 
+pytestmark = pytest.mark.slow
 Finished = Callable[[str], Clone]
 STEPS = 150  # long enough to be hit in the middle; the smoke run has 8
 TRAINER = r"-m rlvr grpo"
@@ -56,18 +55,23 @@ def test_a_lock_of_a_process_that_nobody_waited_for_is_no_obstacle(finished: Fin
         assert "Nothing to be done" in clone.repro("snakemake").text
 
 
-def test_half_of_a_finished_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill while the checkpoint of a finished run is being removed."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(KeyboardInterrupt), state.open_run("grpo", "same parameters") as run:
-        checkpoint = run.folder / "step-00000002"
-        checkpoint.mkdir()
-        monkeypatch.setattr("rlvr.training.run.shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert checkpoint.exists()
-    with state.open_run("grpo", "same parameters"):
-        assert not checkpoint.exists()
+@pytest.mark.parametrize("content", ["", '{"write": {', "null", "\0\0\0\0"])
+def test_a_damaged_lock_that_nobody_holds_is_no_obstacle(content: str, finished: Finished) -> None:
+    clone = finished("clone")
+    (clone.folder / ".dvc/tmp/rwlock").write_text(content)
+    assert "Nothing to be done" in clone.repro("snakemake").text
+
+
+def test_a_lock_of_a_number_that_another_program_has_now_is_no_obstacle(finished: Finished) -> None:
+    """After a restart of the machine."""
+    clone = finished("clone")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        holder = {"pid": other.pid, "cmd": "dvc repro"}
+        locks = {"write": {str(clone.folder / "data/prepared"): holder}, "read": {}}
+        (clone.folder / ".dvc/tmp/rwlock").write_text(json.dumps(locks))
+        assert "busy" in clone.run("dvc", "status", fails=True).text
+        assert "Nothing to be done" in clone.repro("snakemake").text
+        other.kill()
 
 
 def begin(clone: Clone, engine: str) -> Running:
@@ -148,6 +152,35 @@ def test_after_ctrl_c_the_other_engine_goes_on_to_the_same_weights(
     under_each(go_on)
 
 
+@pytest.mark.parametrize(
+    ("engine", "victim", "sent"),
+    [
+        (engine, victim, sent)
+        for engine, victim in (("dvc", "group"), ("dvc", DVC), ("snakemake", "group"), ("snakemake", SNAKEMAKE))
+        for sent in (signal.SIGTERM, signal.SIGHUP)
+    ],
+)
+def test_a_signal_of_the_system_gives_a_checkpoint_too(
+    long: Clone, tmp_path: Path, engine: str, victim: str, sent: signal.Signals
+) -> None:
+    """docker stop, systemd, scancel, a closed terminal: to the engine alone, or to all."""
+    clone = long.copy(tmp_path / "clone")
+    running = begin(clone, engine)
+    running.reaches_step(5)
+    if victim == "group":
+        running.signal_group(sent)
+    else:
+        os.kill(clone.process(victim), sent)
+    done = running.ends()
+    nothing_left(clone)
+    assert done.code != 0
+    assert "Traceback" not in done.text
+    run = clone.run_under_way()
+    assert run is not None
+    saved = max(int(path.name.removeprefix("step-")) for path in run.glob("step-*"))
+    assert 5 < saved == clone.last_step() + 1 < STEPS
+
+
 def test_other_parameters_start_at_the_first_step(interrupted: dict[str, Interrupted], tmp_path: Path) -> None:
     clone = interrupted["dvc"].clone.copy(tmp_path / "clone")
     assert clone.last_step() > 4
@@ -155,7 +188,7 @@ def test_other_parameters_start_at_the_first_step(interrupted: dict[str, Interru
     clone.set("grpo.learning_rate", 1.0e-3)
     assert "grpo 1/4" in clone.repro("dvc", "grpo").text
     assert [record["step"] for record in clone.json_lines("logs/train.jsonl")] == [0, 1, 2, 3]
-    assert not (clone.folder / ".checkpoints/grpo").exists()
+    assert [path.name for path in clone.folder.glob(".checkpoints/grpo/*/done")] == ["done"]
 
 
 def test_parameters_edited_during_the_run_fail_the_stage(finished: Finished) -> None:
@@ -167,8 +200,13 @@ def test_parameters_edited_during_the_run_fail_the_stage(finished: Finished) -> 
         clone.set("grpo.learning_rate", 2.0e-3)
         done = running.ends()
         assert done.code != 0
+        assert "params.yaml was edited: this run continues with what it began with" in done.text
         assert "params.yaml was edited while grpo ran" in done.text
         assert "grpo" in clone.run("dvc", "status", "--json").text
+        clone.set("grpo.learning_rate", 1.0e-3)
+        again = clone.repro(OTHER[engine], "grpo")
+        assert again.ran == ["grpo"] and "no step is trained" in again.text and resumed_at(again.text) == []
+        assert [record["step"] for record in clone.json_lines("logs/train.jsonl")] == list(range(8))
 
     under_each(edit)
 
@@ -249,7 +287,6 @@ def test_kill_the_engine_once(long: Clone, undisturbed: dict[str, bytes], tmp_pa
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_kill_five_times(long: Clone, undisturbed: dict[str, bytes], tmp_path: Path, engine: str) -> None:
     survives(long.copy(tmp_path / engine), engine, ALL_VICTIMS[engine], undisturbed)

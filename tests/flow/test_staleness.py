@@ -33,6 +33,7 @@ def test_a_new_column_of_the_evaluation_table_is_in_the_next_table(finished: Fin
         assert "words" in pd.read_parquet(table).columns, table.name
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_does_not_continue_under_another_loss(
     first_runs: dict[str, tuple[Clone, Done]], tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ def test_what_a_person_types_and_what_only_watches_makes_no_stage_stale() -> Non
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_command_runs_the_stage_of_its_name_from_this_source(stage: str) -> None:
-    assert spec(stage)["cmd"] == f"exec env PYTHONPATH=src python -m rlvr {stage}"
+    assert spec(stage)["cmd"] == f"exec env PYTHONPATH=src RLVR_PARENT=$PPID python -m rlvr {stage}"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -303,7 +304,7 @@ class TestLoading:
         [
             ("cpu", False, True, "float32"),
             ("mps", False, True, "float32"),
-            ("cuda", True, False, "bfloat16"),
+            ("cuda", True, False, "float32"),
             ("cuda", True, True, "bfloat16"),
             ("cuda", False, True, "float16"),
             ("cuda", False, False, "float32"),
@@ -314,7 +315,8 @@ class TestLoading:
         assert found == getattr(torch, expected)
 
     def test_the_type_is_the_one_that_is_named(self, make_config: Callable[..., Config]) -> None:
-        assert resolve(make_config({"compute.dtype": "bfloat16", "compute.device": "cpu"})).dtype == torch.bfloat16
+        named = {"compute.dtype": "bfloat16", "compute.device": "cpu", "model.adapter": "lora"}
+        assert resolve(make_config(named)).dtype == torch.bfloat16
         assert resolve(make_config({"compute.dtype": "auto", "compute.device": "cpu"})).dtype == torch.float32
 
     def test_a_device_that_is_not_there_is_refused(self, make_config: Callable[..., Config]) -> None:
@@ -323,3 +325,17 @@ class TestLoading:
             pytest.skip("this machine has what the test needs missing: mps")
         with pytest.raises(UserError, match=r"compute\.device is mps.*take auto or cpu"):
             device_named("mps")
+
+
+def test_what_is_trained_is_no_map_of_a_file(
+    base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Somebody who writes the same bytes over the file during training would take back what was trained."""
+    folder = Path(shutil.copytree(base("llama"), tmp_path / "model"))
+    policy = load(make_config(), folder, load_tokenizer(folder))
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.fill_(0.5)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes())
+    assert all(bool((weight == 0.5).all()) for weight in policy.model.parameters())

@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr.config import Config
+from rlvr.model.limits import read_config
 from rlvr.model.policy import load_tokenizer
-from rlvr.model.source import Source, gguf_file, open_source
+from rlvr.model.source import Source, gguf_file, open_source, open_tokenizer
 from rlvr.types import UserError
 from support.loading import load
 
@@ -93,9 +94,41 @@ def test_code_of_a_model_is_never_run(
     own = '"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}'
     (folder / "config.json").write_text(config.replace('"model_type": "llama"', own))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(UserError, match="trust_remote_code"):
-        load(make_config(), folder, load_tokenizer(base("llama")))
+    tokenizer = load_tokenizer(base("llama"))
+    for refused in (
+        lambda: load(make_config(), folder, tokenizer),
+        lambda: read_config(Source(str(folder), None, None)),
+    ):
+        with pytest.raises(UserError, match=r"their own code \(auto_map\), which is never run") as refusal:
+            refused()
+        assert "trust_remote_code" not in str(refusal.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_lies_next_to_a_gguf_file_is_not_read(tmp_path: Path) -> None:
+    """transformers takes the configuration, the tokenizer and an adapter from the folder of the file."""
+    try:
+        file = gguf_file(SMOLLM2)
+    except UserError as error:
+        pytest.skip(str(error))
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    (folder / "model.gguf").symlink_to(file)
+    own = '{"auto_map": {"AutoConfig": "own.C", "AutoTokenizer": ["own.T", null]}, "tokenizer_class": "T"}'
+    for name in ("config.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json"):
+        (folder / name).write_text(own)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    tokenizer = open_tokenizer(str(folder / "model.gguf"), None, tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("12")) == ["1", "2"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"name": 1}', '{"name": "a", "revision": null}'])
+def test_a_damaged_note_of_the_source_is_one_message(content: str, tmp_path: Path) -> None:
+    (tmp_path / "source.json").write_text(content)
+    with pytest.raises(UserError, match=r"source\.json is damaged .*: run `rlvr prepare`"):
+        Source.read(tmp_path)
 
 
 class TestHub:
@@ -131,6 +164,16 @@ class TestHub:
         for revision in (None, COMMIT):
             code, text = self.open(tmp_path, "some/model", revision=revision, HF_HUB_OFFLINE="1")
             assert (code, text) == (0, f"Source(name='some/model', revision='{COMMIT}', sha256=None)")
+
+    def test_an_adapter_next_to_the_weights_is_refused(self, base: Callable[[str], Path], tmp_path: Path) -> None:
+        repository = tmp_path / "home/hub/models--some--model"
+        snapshot = repository / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        for file in base("llama").iterdir():
+            (snapshot / file.name).write_bytes(file.read_bytes())
+        (snapshot / "adapter_config.json").write_text("{}")
+        code, text = self.open(tmp_path, "some/model", revision=COMMIT, HF_HUB_OFFLINE="1")
+        assert code == 1 and "'some/model' holds an adapter (adapter_config.json), not a whole model alone" in text
 
     def test_without_a_connection(self, tmp_path: Path) -> None:
         code, text = self.open(tmp_path, "some/model", HF_HUB_OFFLINE="1")

@@ -96,6 +96,7 @@ def test_a_card_without_bfloat16_and_a_context_beyond_the_models_own_are_said(pl
         (("Phi-4", "--card", "T4", "--rank", "0"), "rank is 0"),
         (("Phi-4", "--method", "full"), "4-bit weights cannot be trained"),
         (("--context", "2048"), "--context needs a MODEL"),
+        (("Phi-4", "--prompt", "20000"), "Phi-4 reads 16,384 tokens: --prompt 20000 leaves none"),
     ],
 )
 def test_what_the_user_can_mend(plan: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -365,3 +365,38 @@ def test_cards() -> None:
 def test_a_folder_is_planned_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((FOLDER / "Qwen3-4B.json").read_text())
     assert replace(find_shape(str(tmp_path), FOLDER), name="Qwen3-4B") == SHAPES["Qwen3-4B"]
+
+
+@pytest.mark.parametrize(
+    "spelling, name",
+    [
+        ("3060", "RTX 3060 12GB"),
+        ("RTX 3090", "RTX 3090 24GB"),
+        ("4070 Ti", "RTX 4070 Ti 12GB"),
+        ("4070 ti super", "RTX 4070 Ti SUPER 16GB"),
+        ("GeForce RTX 5090", "RTX 5090 32GB"),
+        ("L4", "L4 24GB"),
+        ("L40S", "L40S 48GB"),
+        ("A10", "A10 24GB"),
+        ("A100-40GB", "A100 40GB"),
+        ("NVIDIA A100 80GB", "A100 80GB"),
+        ("Tesla T4", "T4 16GB"),
+        ("H200", "H200 141GB"),
+    ],
+)
+def test_cards_that_people_own(spelling: str, name: str) -> None:
+    assert find_card(spelling).name == name
+
+
+@pytest.mark.parametrize(
+    "spelling, said",
+    [
+        ("A100", "did you mean A100 40GB or A100 80GB"),
+        ("V100", "it is a Volta, which CUDA 13"),
+        ("Tesla V100-SXM2-32GB", "The oldest cards that they do are Turings"),
+        ("P100", "it is a Pascal"),
+    ],
+)
+def test_cards_that_are_two_or_too_old(spelling: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        find_card(spelling)

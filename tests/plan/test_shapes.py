@@ -167,3 +167,35 @@ def test_an_unknown_model_type_is_planned_as_a_llama_and_says_so() -> None:
     values = json.loads((FOLDER / "SmolLM2-135M.json").read_text())
     other = shape_of(values | {"model_type": "olmo2"}, name="x", where="config.json")
     assert not other.is_known and other.parameters() == PUBLISHED["SmolLM2-135M"]
+
+
+def test_a_config_file_a_shape_from_another_folder_and_a_model_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = (FOLDER / "Qwen3-4B.json").read_text(encoding="utf-8")
+    (tmp_path / "mine.json").write_text(config, encoding="utf-8-sig")
+    snapshot = tmp_path / "hub/models--Some--Qwen3-9B/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(config, encoding="utf-8")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("abc", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    assert find_shape(str(tmp_path / "mine.json")).name == "mine"
+    assert find_shape("Qwen2.5-1.5B").name == "Qwen2.5-1.5B"
+    assert find_shape("Some/Qwen3-9B").name == "Qwen3-9B"
+    assert find_shape("Some/Qwen3-9B").parameters() == find_shape("mine.json").parameters()
+
+
+def test_a_hub_name_that_cannot_be_read_says_how_to_add_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set(?s:.*)presets/shapes/Nowhere-8B\.json") as caught:
+        find_shape("No/Nowhere-8B")
+    assert "rlvr plan path/to/config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"text_config": 3}', "{", '{"model_type": "llama"}', "\x00"])
+def test_a_config_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json"):
+        find_shape(str(tmp_path))

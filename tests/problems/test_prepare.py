@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tokenizers.normalizers import Lowercase
 from transformers import AutoTokenizer
 
 from rlvr.chat import CHAT_TEMPLATE, TAGS
@@ -138,7 +139,8 @@ def test_a_template_that_drops_earlier_reasoning_is_refused_with_examples(make: 
         "{{ message['content'] }}", "{{ message['content'].split('<end_working_out>')[-1] }}"
     )
     tokenizer.save_pretrained(tmp_path / "forgetful")
-    shutil.copy(folder / "base/model.safetensors", tmp_path / "forgetful")
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(folder / "base" / name, tmp_path / "forgetful")
     source = {"model.source": str(tmp_path / "forgetful"), "prepare.max_prompt_tokens": 90}
     make(source, name="without")
     with pytest.raises(UserError, match=r"prepare\.few_shot 1: the model's chat template rewrites earlier answers"):
@@ -222,7 +224,40 @@ class TestOtherModels:
         ):
             tokenizer.chat_template = template
             tokenizer.save_pretrained(tmp_path / name)
-            shutil.copy(folder / "base/model.safetensors", tmp_path / name)
+            for file in ("model.safetensors", "config.json"):
+                shutil.copy(folder / "base" / file, tmp_path / name)
             found, card = make({"model.source": str(tmp_path / name)}, name=f"data-{name}")
             assert card["splits"]["train"]["examples"][0]["prompt"].startswith(expected)
             assert not (found / "base" / "model.safetensors").exists()
+
+
+class TestModelsThatCannotTakeTheData:
+    @pytest.fixture
+    def model(self, make: Make, tmp_path: Path) -> Path:
+        """A model of one's own, which the next prepare would take."""
+        folder, _ = make(name="scratch")
+        shutil.copytree(folder / "base", tmp_path / "mine")
+        return tmp_path / "mine"
+
+    def test_one_that_reads_fewer_tokens_than_the_longest_prompt_and_completion(self, make: Make, model: Path) -> None:
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 50}))
+        with pytest.raises(UserError, match=r"reads at most 50 in all .*: lower rollout\.max_completion_tokens"):
+            make({"model.source": str(model)})
+
+    def test_one_without_an_embedding_for_a_token_of_the_prompt(self, make: Make, model: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|short|>"]})
+        tokenizer.save_pretrained(model)
+        make({"model.source": str(model)}, name="unused")
+        with pytest.raises(UserError, match=r"token '<\|short\|>' has the id"):
+            make({"model.source": str(model), "model.template.system_prompt": "Be <|short|>"})
+
+    def test_one_whose_tokenizer_cannot_write_the_tags(self, make: Make, model: Path) -> None:
+        """... is refused without a pre-finetune, too: no answer could ever be found."""
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer.backend_tokenizer.normalizer = Lowercase()
+        tokenizer.save_pretrained(model)
+        without = {"sft.enabled": False, "prepare.sft_problems": 0, "prepare.dev_problems": 0}
+        with pytest.raises(UserError, match=r"does not give this text back: .*change model\.template\.tags"):
+            make(without | {"model.source": str(model), "model.template.tags": "working_out"})

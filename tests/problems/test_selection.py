@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -141,6 +142,33 @@ def test_a_limit_that_not_one_word_meets() -> None:
     limits = TokenLimits(prompt_tokens=1, completion_tokens=100, truncate=True)
     with pytest.raises(UserError, match=r"evaluation_problems asks for 2 and gets 0 of 9 .*: 9 with a prompt over"):
         select(Pools(numbered(0, 9), None, {}), WANTED, words, limits)
+
+
+def test_text_without_spaces_keeps_its_end_too() -> None:
+    def characters(problem: Problem) -> dict[str, Any]:
+        return words(problem) | {"prompt_tokens": list(problem.question)}
+
+    long = Problem("x", "小明有三个苹果" * 40 + "还剩几个", "1", "because", 1)
+    cut = shortened(long, characters, 20)
+    assert cut is not None and cut[0].question == long.question[-20:]
+
+
+def test_the_same_question_after_other_turns_is_another_question() -> None:
+    rows = [replace(problem("x"), id=turn, context=({"role": "user", "content": turn},)) for turn in "abcab"]
+    system = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "c"})
+    splits = select(Pools([*rows, replace(rows[0], context=system)], None, {}), {"train": 3}, words, ROOM)
+    assert ids(splits)["train"] == ["a", "b", "c"]
+    with pytest.raises(UserError, match="3 whose question is in train"):
+        select(Pools([*rows, replace(rows[0], context=system)], None, {}), {"train": 4}, words, ROOM)
+
+
+def test_a_worked_solution_whose_target_cannot_be_read_back_is_counted() -> None:
+    def unreadable(problem: Problem) -> dict[str, Any]:
+        return words(problem) | ({"target": "", "target_tokens": []} if problem.id == "2" else {})
+
+    splits = select(Pools(numbered(0, 9), None, {}), {"sft": 3, "evaluation": 2}, unreadable, ROOM)
+    assert ids(splits)["sft"] == ["3", "4", "5"]
+    assert left_out(splits) == {"sft": {"whose worked solution holds a tag": 1}}
 
 
 def test_sft_takes_only_worked_solutions_that_fit_and_train_the_others() -> None:

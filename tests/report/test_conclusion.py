@@ -94,28 +94,31 @@ def test_no_step_and_few_problems_are_said() -> None:
 
 def test_pairing_sees_a_change_that_two_separate_intervals_would_hide() -> None:
     hardness = np.random.default_rng(0).random(100)
-    change = paired_change(hardness, hardness + 0.02, resamples=200, seed=0)
+    change = paired_change(hardness, hardness + 0.05)
     assert change.kind == "rise"
-    assert (change.low, change.high) == pytest.approx((0.02, 0.02))
-    assert change.difference == pytest.approx(0.02)
+    assert change.low < 0.05 < change.high
+    assert change.difference == pytest.approx(0.05)
 
 
-def test_interval_of_the_difference_matches_the_normal_one_and_the_seed_fixes_it() -> None:
+def test_interval_of_the_difference_matches_the_normal_one() -> None:
     difference = np.random.default_rng(1).normal(0.1, 0.5, 400)
-    change = paired_change(np.zeros(400), difference, resamples=2000, seed=3)
+    change = paired_change(np.zeros(400), difference)
     half = 1.96 * difference.std() / 20
-    assert change.low == pytest.approx(difference.mean() - half, abs=0.008)
-    assert change.high == pytest.approx(difference.mean() + half, abs=0.008)
-    assert change == paired_change(np.zeros(400), difference, resamples=2000, seed=3)
+    assert change.low == pytest.approx(difference.mean() - half, abs=0.003)
+    assert change.high == pytest.approx(difference.mean() + half, abs=0.003)
+
+
+def test_a_few_problems_that_all_gain_show_no_change() -> None:
+    assert paired_change(np.full(5, 0.5), np.full(5, 0.75)).kind == "unclear"
 
 
 def test_changes_reads_greedy_and_sampled_answers() -> None:
     before = pd.DataFrame({"correct": [True, False], "num_correct": [1, 0], "num_samples": [4, 4]})
     after = pd.DataFrame({"correct": [True, True], "num_correct": [3, 2], "num_samples": [4, 4]})
-    found = changes(before, after, resamples=20, seed=0)
+    found = changes(before, after)
     assert (found["accuracy"].before, found["accuracy"].after) == (0.5, 1.0)
     assert (found["mean_at_k"].before, found["mean_at_k"].after) == (0.125, 0.625)
-    assert found["mean_at_k"].low == found["mean_at_k"].high == 0.5  # both problems rose by two of four
+    assert found["mean_at_k"].low < 0.0 < 0.5 < found["mean_at_k"].high  # both problems rose by two of four
 
 
 def test_training_changes_compare_the_outer_quarters() -> None:

@@ -20,7 +20,7 @@ from rlvr.rewards.functions import FUNCTIONS, check_values
 from rlvr.rewards.functions.steps import stated_steps
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import UserError
-from rlvr.verifiers.verdict import NOT_APPLICABLE, RIGHT, WRONG
+from rlvr.verifiers.verdict import NOT_APPLICABLE, RIGHT, WRONG, fault
 from support.reward_examples import EXAMPLES
 from support.samples import sample_of, well_formed
 
@@ -39,8 +39,8 @@ BANDS: dict[str, Any] = {
 NUMBERS: dict[str, Any] = {"right": 3.4, "wrong": -1.6, "missing": 0.3}
 
 
-def completion(answer: str) -> str:
-    return well_formed(answer, tags=DEFAULT)
+def completion(answer: str, reasoning: str = "because") -> str:
+    return well_formed(answer, reasoning, tags=DEFAULT)
 
 
 def points_of(name: str, text: str, *, gold: str = "85", tags: Tags = DEFAULT, **options: Any) -> float:
@@ -149,7 +149,6 @@ class TestAnswer:
             f"{A}85{A_END}",
             completion("85") + "!",
             completion("85") + completion("85"),
-            f"{R}{A}85{A_END}{R_END}{A}85{A_END}",
             f"{R}because{R_END}{A}85{A_END}{A}86{A_END}",
             f"{R}because{R_END}{A}85",
         ],
@@ -169,8 +168,8 @@ class TestNumber:
             (completion("86 or 85"), "wrong"),
             (completion("-85"), "wrong"),
             (f"{A}85", "right"),
-            (f"{A}85{A_END}{A}86{A_END}", "right"),
-            (f"{A}86{A_END}{A}85{A_END}", "wrong"),
+            (f"{A}85{A_END}{A}86{A_END}", "wrong"),  # the last answer counts
+            (f"{A}86{A_END}{A}85{A_END}", "right"),
             (f"{R}85{R_END}{A}{A_END}", "missing"),
             (f"85{A_END}", "missing"),
             (completion("none"), "missing"),
@@ -243,7 +242,7 @@ class TestVerdicts:
     def test_right_in_words_is_worth_as_much_as_the_number_again(self) -> None:
         sample = sample_of(completion("paris"), gold="Paris", verdict=RIGHT, tags=DEFAULT)
         assert FUNCTIONS["answer"](sample, **BANDS) == BANDS["stripped"]
-        assert FUNCTIONS["answer"](replace(sample, verdict=WRONG), **BANDS) == BANDS["not_a_number"]
+        assert FUNCTIONS["answer"](replace(sample, verdict=WRONG), **BANDS) == BANDS["wrong"]
         assert FUNCTIONS["number"](sample, **NUMBERS) is None
 
 
@@ -363,3 +362,102 @@ def test_only_well_formed_texts_have_more_than_the_number(text: str) -> None:
     """A text that is not well-formed never earns the format or the answer, whatever it holds."""
     if points_of("format_exact", text, gold="2", points=1.0) == 0.0:
         assert answer(text, "2") == BANDS["missing"]
+
+
+@pytest.mark.parametrize("gold", ["3/4", "2 1/4", r"\frac{2}{5}", "2.5e3", "4 321", "10^4", "minus 6"])
+def test_a_right_number_is_right_in_any_notation(gold: str) -> None:
+    assert points_of("number", completion(gold), gold=gold, **NUMBERS) == NUMBERS["right"]
+    assert points_of("number", f"{DEFAULT.answer_start}{gold}", gold=gold, **NUMBERS) == NUMBERS["right"]
+    options: dict[str, Any] = {"top": 4.0, "bottom": -2.0, "halfway": 0.1, "missing": -2.5}
+    assert points_of("proximity_smooth", completion(gold), gold=gold, **options) == 4.0
+
+
+def test_what_the_verifier_calls_right_is_right_before_a_number_is_read() -> None:
+    sample = sample_of(completion("25%"), gold="0.25", verdict=RIGHT, tags=DEFAULT)
+    assert FUNCTIONS["number"](sample, **NUMBERS) == NUMBERS["right"]
+    assert FUNCTIONS["answer"](sample, **BANDS) == BANDS["stripped"]
+
+
+@pytest.mark.parametrize("text", ["?" * 300, "你好" * 300, "no" * 300, "。" * 300, "มา" * 200, "=" * 90])
+def test_repetition_is_seen_without_spaces(text: str) -> None:
+    assert points_of("repetition", text, words=3, points=-1.0) < -0.95
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see https://example.com/books/maths/page?number=12&part=3&language=en#answer for the whole proof",
+        r"we get \frac{1}{2}+\frac{1}{3}=\frac{5}{6} and that is the sum",
+        "今天的天气很好，我们去公园散步吧",
+        "| item | price |\n|---|---|\n| tea | 3 |",
+    ],
+)
+def test_text_that_repeats_nothing_is_not_punished(text: str) -> None:
+    assert points_of("repetition", text, words=3, points=-1.0) == pytest.approx(0.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "low", "high"),
+    [
+        ("en", "prit slamo drenk vosta quilm heb", 0.0, 0.4),
+        ("en", "Saya punya tujuh buku dan adik saya memberikan empat lagi kepada teman kami", 0.0, 0.4),
+        ("en", "Altı kitabım vardı ve kardeşim bana dört tane daha verdi", 0.0, 0.4),
+        ("en", "so we add " + "我们先把两个数相加" * 30, 0.0, 0.1),
+        ("en", "so we add " + "ผมมีหนังสือเจ็ดเล่ม" * 30, 0.0, 0.1),
+        ("en", "Each box holds 12 pens, so 4 boxes hold 48 pens. Then we add the 7 that were left.", 1.0, 1.0),
+        ("en", r"Thus \frac{84}{7} = 12, so the answer is \boxed{12} and there is nothing left", 1.0, 1.0),
+        ("en", "Add 12", 1.0, 1.0),
+        ("de", "Zuerst teilen wir die Summe, dann ist das Ergebnis zwölf.", 1.0, 1.0),
+        ("zh", "我们先把两个数相加，得到十二", 1.0, 1.0),
+        ("th", "ผมมีหนังสือเจ็ดเล่ม", 1.0, 1.0),
+    ],
+)
+def test_language_consistency(language: str, text: str, low: float, high: float) -> None:
+    found = points_of("language_consistency", completion("85", text), language=language, points=1.0)
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize(
+    ("text", "is_long"),
+    [
+        ("字" * 60, True),
+        ("ก" * 60, True),
+        ("a" * 200, True),
+        ("four words are fine", False),
+        ("这是四个", False),
+    ],
+)
+def test_too_long_counts_words_of_every_script(text: str, is_long: bool) -> None:
+    points = points_of("too_long", completion(text), words=4, points=-1.0)
+    assert points == (-1.0 if is_long else 0.0)
+    beyond = completion("ok") + f" {text}"
+    assert points_of("too_long", beyond, words=5, points=-1.0) == points
+
+
+def test_too_long_does_not_read_the_reasoning() -> None:
+    text = completion("ok", f"the tag {DEFAULT.answer_start} comes after a lot of words like these")
+    assert points_of("too_long", text, words=4, points=-1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "end", ["on 03/11/2028.", "2028-11-03", "3.11.2028 9:15", "2021-2024", "1 400 000 EUR", "20281103"]
+)
+def test_dates_and_amounts_are_no_signature(end: str) -> None:
+    assert points_of("signature_block", completion(f"Kind regards, Kim, {end}"), points=1.0) == 0.0
+
+
+@pytest.mark.parametrize("end", ["06 12 34 56 78", "030/7654321", "(555) 765-4321", "+49 151 7654321, on 03/11/2028"])
+def test_a_phone_number_is_a_signature(end: str) -> None:
+    assert points_of("signature_block", completion(f"Kind regards, Kim, {end}"), points=1.0) == 1.0
+
+
+def test_true_steps_gain_nothing_by_themselves() -> None:
+    def of(answer: str, reasoning: str) -> float | None:
+        return FUNCTIONS["step_check"](sample_of(completion(answer, reasoning), tags=DEFAULT), points=1.0)
+
+    assert of("85", "80 + 5 = 85") == 1.0
+    assert of("84", "2 + 2 = 4") == 0.0
+    assert of("85", "3 + 3 = 7; " + "2 + 2 = 4; " * 50) == 0.0
+    assert of("84", "it must be so") is None
+    sample = sample_of(completion("85", "80 + 5 = 85"), verdict=fault("endpoint", "down"), tags=DEFAULT)
+    assert math.isnan(FUNCTIONS["step_check"](sample, points=1.0) or 0.0)

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,11 @@ from rlvr.chat import TAGS
 from rlvr.config import Config
 from rlvr.rewards import open_scorer
 from rlvr.rewards.judge import ledger
-from rlvr.rewards.judge.options import Options, find_key, longest_seconds
+from rlvr.rewards.judge.options import Options, find_key, folder, longest_seconds
 from rlvr.rewards.judge.verdicts import call, messages, parse
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Answered, UserError
+from support.judge_server import Answer, Server, says, served, verdict
 
 KEY = "sk-very-secret"
 OPTIONS: dict[str, Any] = {
@@ -47,73 +46,14 @@ OPTIONS: dict[str, Any] = {
     "max_output_tokens": 50,
     "max_characters": 1000,
 }
-Answer = tuple[int, dict[str, str], str]  # status, headers, body
-
-
-def says(content: str, tokens: tuple[int, int] = (100, 10)) -> Answer:
-    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
-    return 200, {}, json.dumps({"choices": [{"message": {"content": content}}], "usage": usage})
-
-
-def verdict(score: float) -> Answer:
-    return says(json.dumps({"score": score, "reason": "as it sounds"}))
-
-
-class Server:
-    """Answers each request by `answer(body)`; remembers bodies, and how many requests were under way at once."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[dict[str, Any]], Answer] = lambda body: verdict(-1)
-        self.bodies: list[dict[str, Any]] = []
-        self.now = self.most = 0
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                headers: dict[str, str]
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    outer.bodies.append(body)
-                    outer.now += 1
-                    outer.most = max(outer.most, outer.now)
-                if self.path != "/v1/chat/completions":
-                    status, headers, text = 404, {}, self.path
-                elif self.headers["Authorization"] != f"Bearer {KEY}":
-                    status, headers, text = 401, {}, f"wrong key: {self.headers['Authorization']}"
-                else:
-                    status, headers, text = outer.answer(body)
-                with outer.lock:
-                    outer.now -= 1
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(text.encode())))
-                with suppress(BrokenPipeError, ConnectionResetError):  # who asked may have given up
-                    self.end_headers()
-                    self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1/"
-
-    def in_turn(self, *answers: Answer) -> None:
-        left = iter(answers)
-        self.answer = lambda body: next(left)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("JUDGE_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = Server()
-    thread = threading.Thread(target=made.http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
+    with served(KEY) as made:
+        yield made
 
 
 @pytest.fixture
@@ -173,6 +113,43 @@ def test_malformed_verdicts_are_asked_for_once_more(server: Server, judge: Judge
     assert "not JSON" in second["messages"][3]["content"]
 
 
+def test_a_huge_reply_is_neither_read_nor_sent_back(server: Server, judge: Judge) -> None:
+    server.answer = lambda body: says("x" * 10_000_000)
+    points, failures = judge("text", retries=2)
+    assert math.isnan(points[0]) and "sent more than 65,536 bytes" in failures[0]
+    assert len(server.bodies) == 1
+    server.in_turn(says("y" * 50_000), verdict(-1))
+    assert judge("text")[0] == [-1.0]
+    assert len(server.bodies[-1]["messages"][2]["content"]) == 2000
+
+
+def test_a_compressed_bomb_is_not_unpacked(server: Server, judge: Judge) -> None:
+    judge("text")
+    assert server.headers[-1]["Accept-Encoding"] == "identity"
+
+
+def test_a_long_reason_is_cut(server: Server, judge: Judge, tmp_path: Path) -> None:
+    server.answer = lambda body: says(json.dumps({"score": -1, "reason": "r" * 30_000}))
+    assert judge("text") == ([-1.0], ["r" * 2000])
+    assert max(file.stat().st_size for file in (tmp_path / "judge/verdicts").rglob("*.json")) < 3000
+
+
+def test_negative_usage_refunds_nothing(server: Server, judge: Judge, tmp_path: Path) -> None:
+    server.answer = lambda body: says('{"score": -1, "reason": "r"}', tokens=(-10_000_000, -5))
+    judge("one", price_per_million_input=1.0, price_per_million_output=1.0)
+    (spent,) = (tmp_path / "judge").rglob("spent.json")
+    assert json.loads(spent.read_text())["cost"] == 0.0
+
+
+def test_experiments_share_the_ledger_of_their_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "project/.dvc/tmp/exps/standalone/tmp123"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert folder() == tmp_path / "project/.judge"
+    monkeypatch.chdir(tmp_path / "project")
+    assert folder() == Path(".judge")
+
+
 def test_twice_no_verdict_is_our_fault_and_is_not_kept(server: Server, judge: Judge) -> None:
     server.in_turn(says("no"), says('{"score": 7, "reason": "r"}'), verdict(-1))
     points, failures = judge("text")
@@ -219,7 +196,7 @@ def test_what_the_request_is_to_blame_for_is_not_tried_again(server: Server, jud
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}', "[" * 10**5])
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}', "[" * 50_000])
 def test_a_reply_that_is_no_chat_completion_is_our_fault(server: Server, judge: Judge, body: str) -> None:
     server.answer = lambda _: (200, {}, body)
     points, failures = judge("text", retries=0)

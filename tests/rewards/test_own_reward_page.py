@@ -12,6 +12,7 @@ import pytest
 from rlvr.config import Config, parse_yaml
 from rlvr.rewards import custom
 from rlvr.rewards.judge import options as judge
+from rlvr.verifiers.workers import own
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/your-own-reward.md").read_text()
@@ -25,8 +26,20 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_settings_are_accepted(text: str, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    cfg = make_config({"rewards": parse_yaml(text, "the page")["rewards"]})
-    assert cfg.rewards["robotic"].weight == 0.5
+    settings = parse_yaml(text, "the page")
+    if "rewards" in settings:
+        assert make_config(settings).rewards["robotic"].weight == 0.5
+
+
+def test_the_verifier_of_the_page(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = (settings["verifiers"] for text in blocks("yaml") if "verifiers" in (settings := parse_yaml(text, "")))
+    file, _, function = shown["answer"].partition(":")
+    monkeypatch.chdir(tmp_path)
+    Path("user").mkdir()
+    Path(file).write_text(f"def {function}(answer: str, gold: str) -> bool | None: return answer == gold")
+    assert make_config({"verifiers.answer": shown["answer"]}).verifiers.answer == shown["answer"]
 
 
 def test_every_option_of_a_judge_is_shown() -> None:
@@ -41,6 +54,7 @@ def test_every_option_of_a_judge_is_shown() -> None:
         ("shorter_than_the_others", {}, {}, [0.0, 1.0]),
         ("names_the_recipient", {}, {"recipient": "Ada"}, [0.0, 1.0]),
         ("names_the_recipient", {}, {}, [None, None]),
+        ("right", {}, {}, [2.0, 0.0]),
     ],
 )
 def test_functions_do_what_they_say(
@@ -55,14 +69,24 @@ def test_functions_do_what_they_say(
     Path("user").mkdir()
     Path("user/page.py").write_text("\n\n".join(blocks("python")))
     signature = custom.check(f"user/page.py:{name}", options=options)
+    assert signature is not None
     custom.check_columns(signature, set(columns))
     texts = "As an AI I cannot write letters", "Dear Ada"
     items = [
-        {"completion": text, "prompt": "?", "answer": "", "num_tokens": len(text), "columns": columns} for text in texts
+        {
+            "completion": text,
+            "prompt": "?",
+            "answer": "AI",
+            "num_tokens": len(text),
+            "extracted": None,
+            "columns": columns,
+        }
+        for text in texts
     ]
-    assert custom.call(path="user/page.py", function=name, items=items, options=options) == expected
+    found = own.call(path="user/page.py", function=name, items=items, options=options, messages=None)
+    assert found["points"] == expected
 
 
 def test_the_prompt_names_what_the_pipeline_fills() -> None:
     (prompt,) = blocks("text")
-    assert all(name in prompt for form in custom.FORMS.items() for name in form)
+    assert all(name in prompt for form in own.FORMS.items() for name in form)

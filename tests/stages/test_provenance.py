@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rlvr.config import Config
-from rlvr.stages.provenance import hash_files, provenance, write_json
+from rlvr.stages.provenance import (
+    CARD,
+    COMMITS,
+    check_files,
+    commit,
+    hash_files,
+    note_commit,
+    provenance,
+    write_card,
+    write_json,
+)
+from rlvr.types import UserError
 
 
 def test_a_card_holds_parameters_versions_and_device(make_config: Callable[..., Config]) -> None:
@@ -72,3 +84,48 @@ class TestHash:
         Path("x").write_text("a")
         Path("y").write_text("bc")
         assert hash_files(Path("x"), Path("y")) != before
+
+
+def test_the_commit_is_kept_apart_and_says_whether_files_were_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert commit() is None
+    note_commit("sft")
+    for name in ("params.yaml", "dvc.lock"):
+        Path(name).write_text("a", encoding="utf-8")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    head = commit()
+    assert head is not None and len(head) == 40
+    Path("dvc.lock").write_text("b", encoding="utf-8")
+    Path("new").write_text("untracked", encoding="utf-8")
+    assert commit() == head
+    Path("params.yaml").write_text("b", encoding="utf-8")
+    assert commit() == f"{head}-dirty"
+    note_commit("grpo")
+    assert json.loads(COMMITS.read_text(encoding="utf-8")) == {"sft": None, "grpo": f"{head}-dirty"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"weights?", None])
+def test_a_damaged_output_of_an_earlier_stage_is_named(damage: bytes | None, tmp_path: Path) -> None:
+    weights = tmp_path / "base/model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights!")
+    write_card(tmp_path, {"enabled": True})
+    (tmp_path / "more.txt").touch()
+    check_files(tmp_path, "sft")
+    if damage is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(damage)
+    with pytest.raises(UserError, match=rf"{weights} is (missing|damaged or was edited).*run `rlvr sft`"):
+        check_files(tmp_path, "sft")
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{"])
+def test_a_damaged_card_is_named(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / CARD).write_bytes(damage)
+    with pytest.raises(UserError, match=r"card\.json is damaged .*: run `rlvr prepare`"):
+        check_files(tmp_path, "prepare")

@@ -16,6 +16,7 @@ from rlvr.config import Config, load_config, parse_yaml
 from rlvr.memory.quantized import is_quantized
 from rlvr.problems import tables
 from rlvr.stages import evaluate, grpo, prepare, quantization, sft
+from rlvr.stages.provenance import write_card
 from rlvr.types import UserError
 from support.loading import prepared_policy
 from support.smoke import smoke_params
@@ -54,6 +55,7 @@ def prepare_base() -> None:
     file = tables.BASE / "model.safetensors"
     weights = {name: 6.0 * w if w.dim() == 2 else w for name, w in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
+    write_card(tables.FOLDER, json.loads((tables.FOLDER / "card.json").read_text()))
 
 
 def unquantised() -> set[str]:

@@ -12,7 +12,7 @@ from rlvr.config import Config
 from rlvr.stages.resolve import resolve, resolve_training
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-TILES = {"memory.tile_rows": 2048, "compute.dtype": "bfloat16"}
+TILES = {"memory.tile_rows": 2048, "compute.dtype": "bfloat16", "model.adapter": "lora"}
 MakeConfig = Callable[..., Config]
 
 
@@ -36,7 +36,7 @@ def test_the_users_word_counts_on_every_device(device: torch.device, switch: str
 
 
 def test_nothing_is_offloaded_without_layers_that_are_recomputed(make_config: MakeConfig) -> None:
-    resolved = resolve_training(make_config({"compute.dtype": "bfloat16"}), device=CUDA)
+    resolved = resolve_training(make_config({"compute.dtype": "bfloat16", "model.adapter": "lora"}), device=CUDA)
     assert resolved.tile_rows is None and not resolved.offload
 
 
@@ -66,3 +66,19 @@ def test_the_adapter_is_drawn_from_the_seed_of_the_run(make_config: MakeConfig) 
     changes = {"model.adapter": "lora", "model.lora.rank": 8, "model.lora.alpha": 4, "compute.seed": 7}
     lora = resolve(make_config(changes), device=CPU).lora
     assert lora is not None and (lora.rank, lora.alpha, lora.seed) == (8, 4, 7)
+
+
+@pytest.mark.parametrize(("dtype", "has_bfloat16", "is_told"), [
+    ("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False), ("auto", False, False),
+])  # fmt: skip
+def test_bfloat16_that_is_imitated_is_told(
+    dtype: str,
+    has_bfloat16: bool,
+    is_told: bool,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("rlvr.stages.resolve.HAS_BFLOAT16", has_bfloat16)
+    resolve(make_config({"compute.dtype": dtype, "model.adapter": "lora"}), device=CPU)
+    assert ("imitated on this processor" in capsys.readouterr().out) == is_told

@@ -135,10 +135,17 @@ class Clone:
         assert len(found) == 1, f"{len(found)} processes with {pattern}: {self.processes()}"
         return found[0]
 
+    def run_under_way(self) -> Path | None:
+        """The folder of the GRPO that has not finished and was begun last."""
+        runs = [path.parent for path in self.folder.glob(".checkpoints/grpo/*/recipe.json")]
+        unfinished = [run for run in runs if not (run / "done").exists()]
+        return max(unfinished, key=lambda run: (run / "recipe.json").stat().st_mtime, default=None)
+
     def last_step(self) -> int:
         """The last step that a GRPO under way has logged; -1 before the first."""
-        log = self.folder / ".checkpoints/grpo/train.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        run = self.run_under_way()
+        log = run / "train.jsonl" if run else None
+        lines = log.read_text().splitlines(keepends=True) if log and log.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
         return json.loads(whole[-1])["step"] if whole else -1
 
@@ -186,7 +193,7 @@ def nothing_left(clone: Clone, ended: Iterable[int] = ()) -> None:
 
     The processes `ended` must be gone altogether: DVC takes one that nobody has waited for as alive.
     """
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0  # a trainer whose engine was killed ends its step and saves
     while left := clone.processes():
         assert time.monotonic() < end, f"left running: {left}"
         time.sleep(0.02)

@@ -44,6 +44,11 @@ def reasoned(*pairs: tuple[str, float | None]) -> list[Scored]:
     return [Scored(sample_of(well_formed("85", text)), points, text) for text, points in pairs]
 
 
+def wrong_after(reasoning: str) -> list[Scored]:
+    """A wrong answer after this reasoning."""
+    return [Scored(sample_of(well_formed("86", reasoning)), 0.0, f"{reasoning}, and a wrong answer")]
+
+
 def tested(compiles: int, runs: int, passed: int) -> Verdict:
     """The verdict on a program with four tests."""
     details = {"compiles": compiles, "runs": runs, "tests_passed": passed, "tests_total": 4}
@@ -110,7 +115,7 @@ EXAMPLES: dict[str, Examples] = {
     ),
     "number": Examples(
         {"right": 3.5, "wrong": -1.5, "missing": 0.0},
-        answers(("85", 3.5), ("it is 85, not 86", 3.5)) + texts(("so <answer>85", 3.5)),
+        answers(("85", 3.5), ("170/2", 3.5), ("it is 85, not 86", 3.5)) + texts(("so <answer>85", 3.5)),
         answers(("86 or 85", -1.5), ("many", 0.0)) + untagged(("85", 0.0)),
     ),
     "number_detected": Examples(
@@ -170,12 +175,13 @@ EXAMPLES: dict[str, Examples] = {
             ("Thanks. sam.lee@example.com", 1.0),
             ("Thanks. Sam Lee, 12 Mill Lane, York", 1.0),
         ),
-        answers(("Thanks. Sam Lee", 0.0), ("See you in 2024, Sam", 0.0), ("sam at example", 0.0)),
+        answers(("Thanks. Sam Lee", 0.0), ("See you on 24.12.2026, Sam", 0.0), ("sam at example", 0.0)),
     ),
     "too_long": Examples(
         {"words": 4, "points": -1.0},
         answers(("See you on Friday.", 0.0), ("Hello", 0.0), ("", 0.0)),
-        answers(("See you then on Friday.", -1.0), ("a b c d e", -1.0)) + texts(("<answer>" + "so " * 5, -1.0)),
+        answers(("See you then on Friday.", -1.0), ("请在星期五之前告诉我", -1.0))
+        + texts(("<answer>" + "so " * 5, -1.0), ("<answer>Hello</answer> And now for more.", -1.0)),
     ),
     "min_length": Examples(
         {"tokens": 20, "points": -0.5}, long((20, 0.0), (21, 0.0), (99, 0.0)), long((0, -0.5), (1, -0.5), (19, -0.5))
@@ -191,7 +197,7 @@ EXAMPLES: dict[str, Examples] = {
     "repetition": Examples(
         {"words": 2, "points": -1.0},
         texts(("one two three four", 0.0), ("one", 0.0), ("to be or not to be", -0.2)),
-        texts(("no no no no no", -0.75), ("so and so and so", -0.5), ("Go on go on go on", -0.6)),
+        texts(("no no no no no", -0.75), ("so and so and so", -0.5), ("是是是是是", -0.75)),
     ),
     "language_consistency": Examples(
         {"language": "en", "points": 1.0},
@@ -201,6 +207,7 @@ EXAMPLES: dict[str, Examples] = {
         reasoned(
             ("Es sind fünf und wir haben zwei.", 0.0),
             ("Их пять, и у нас две.", 0.0),
+            ("Ada lima, dan kami punya dua.", 0.0),
             ("We have 五个 und nicht", 0.4),
         ),
     ),
@@ -220,7 +227,8 @@ EXAMPLES: dict[str, Examples] = {
     "step_check": Examples(
         {"points": 1.0},
         reasoned(("12*3 = 36, then 36 + 4 = 40", 1.0), ("<<12*3=36>>", 1.0), ("12 × 3 = 36 and 10/3 = 3.33", 1.0)),
-        reasoned(("12*3 = 35", 0.0), ("1 + 1 = 2 and 2 + 2 = 5", 0.5), ("x = 12, so there are 12", None)),
+        reasoned(("12*3 = 35", 0.0), ("1 + 1 = 2 and 2 + 2 = 5", 0.0), ("x = 12, so there are 12", None))
+        + wrong_after("1 + 1 = 2"),
     ),
     "random": Examples(
         {"low": 0.0, "high": 1.0},

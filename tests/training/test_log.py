@@ -16,7 +16,7 @@ from rlvr.rollout import Rollout
 from rlvr.runtime.meter import Meter
 from rlvr.training.log import completion_table, largest_counted, peak_bytes, run_summary, step_record
 from rlvr.types import Completion, Group, Problem, Prompt
-from rlvr.verifiers.verdict import RIGHT, TIMEOUT, WRONG, wrong
+from rlvr.verifiers.verdict import RIGHT, TIMEOUT, WRONG, fault, wrong
 
 NAN = float("nan")
 GROUPS = [
@@ -35,7 +35,16 @@ SCORES = Scores(
 )
 REWARD_PG = torch.tensor([[3.5, -0.5], [3.0, 3.0]], dtype=torch.float64)
 ADVANTAGE_PG = torch.tensor([[0.7, -0.7], [0.0, 0.0]], dtype=torch.float64)
-ROLLOUT = Rollout(GROUPS, SCORES, REWARD_PG, ADVANTAGE_PG, torch.tensor([True, False]), num_resampled=1)
+ROLLOUT = Rollout(
+    GROUPS,
+    SCORES,
+    REWARD_PG,
+    ADVANTAGE_PG,
+    torch.tensor([True, False]),
+    num_resampled=1,
+    sampled_verdicts=tuple(verdict for verdicts in SCORES.verdicts for verdict in verdicts),
+    num_unscorable=0,
+)
 
 
 def statistics(*sums: float, gap: float) -> LossStats:
@@ -47,9 +56,8 @@ def record(**changes: Any) -> dict[str, Any]:
     meter = Meter(torch.device("cpu"))
     meter.seconds = {"rollout": 0.5, "score": 0.25, "update": 1.25, "optimizer": 0.5}  # part of update
     meter.peak_bytes = {"rollout": 10, "score": 30, "update": 15, "optimizer": 20}
-    parts: dict[str, Any] = {"scores": SCORES, "reward_PG": REWARD_PG} | {
-        name: changes.pop(name) for name in ("scores", "reward_PG") if name in changes
-    }
+    of_rollout = ("scores", "reward_PG", "sampled_verdicts", "num_unscorable")
+    parts: dict[str, Any] = {name: changes.pop(name) for name in of_rollout if name in changes}
     values: dict[str, Any] = {
         "rollout": replace(ROLLOUT, **parts),
         "keep_P": [True, False],
@@ -142,8 +150,6 @@ def test_what_could_not_be_scored_is_left_out_of_means_and_deviations() -> None:
     mean = -0.5 / 3
     assert found["reward/number/std"] == pytest.approx(math.sqrt(((-1 - mean) ** 2 + mean**2 + (0.5 - mean) ** 2) / 2))
 
-    assert found["verifier/unscorable"] == 1
-
 
 def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
     points: list[list[list[float | None]]] = [[[3.0, None], [0.0, 4.0]], [[NAN, None], [NAN, 1.0]]]
@@ -154,6 +160,14 @@ def test_where_a_function_does_not_apply_it_has_no_statistics() -> None:
     found = record(scores=Scores(SCORES.names, SCORES.weights, nothing, SCORES.verdicts, ()))
     assert (found["reward/number/mean"], found["reward/number/std"]) == (None, 0.0)
     assert "NaN" not in json.dumps(found)
+
+
+def test_accuracy_and_failures_are_of_all_that_was_sampled() -> None:
+    """Two groups of the step, and two that were replaced: one all right, one that could not be scored."""
+    sampled = (*ROLLOUT.sampled_verdicts, RIGHT, RIGHT, fault("endpoint", "down"), fault("endpoint", "down"))
+    found = record(sampled_verdicts=sampled, num_unscorable=2)
+    assert found["accuracy"] == pytest.approx((1 + 2) / (4 + 2))
+    assert (found["verifier/unscorable"], found["verifier/timeout"]) == (2, 1)
 
 
 def test_a_line_is_plain_json() -> None:

@@ -1,31 +1,21 @@
-"""Checkpoints and logs of a run that is killed, locked, or made by other parameters."""
+"""Checkpoints and logs of a run that is killed or damaged."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from rlvr.model.policy import Policy
+from rlvr.training import checkpoint
 from rlvr.training.optim import Optimizer
-from rlvr.training.run import FOLDER, Run, open_run
-from rlvr.types import UserError
-
-HOLD_THE_LOCK = """
-import sys
-from rlvr.training.run import open_run
-with open_run("grpo", "same"):
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
+from rlvr.training.run import Run, check_log
 
 
 @pytest.fixture(autouse=True)
@@ -95,14 +85,12 @@ class TestCheckpoints:
         )
         assert run.log.read_text() == ""
 
-    def test_the_newest_is_loaded_and_older_ones_are_dropped(
-        self, run: Run, make_policy: Callable[..., Policy]
-    ) -> None:
+    def test_the_newest_is_loaded_and_two_are_kept(self, run: Run, make_policy: Callable[..., Policy]) -> None:
         policy = make_policy()
         optimizer = make_optimizer(policy)
         for step in (9, 10, 100):
             run.save(step, policy, optimizer, {"at": step})
-        assert [path.name for path in run.folder.glob("step-*")] == ["step-00000100"]
+        assert sorted(path.name for path in run.checkpoints()) == ["step-00000010", "step-00000100"]
         assert run.restore(policy, optimizer) == (100, {"at": 100})
 
     def test_a_save_that_was_cut_off_is_ignored_and_overwritten(
@@ -117,6 +105,30 @@ class TestCheckpoints:
         run.save(2, policy, optimizer, {})
         assert run.restore(policy, optimizer) == (2, {})
         assert not (run.folder / "writing").exists()
+
+    def test_a_step_that_is_saved_twice_is_never_without_a_checkpoint(
+        self, run: Run, make_policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed at whatever call removes or renames."""
+        policy = make_policy()
+        optimizer = make_optimizer(policy)
+        run.save(1, policy, optimizer, {})
+        seen = []
+
+        def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+            def watch(*arguments: Any, **options: Any) -> Any:
+                before = run.restore(make_policy(), make_optimizer(policy))
+                done = call(*arguments, **options)
+                seen.extend([before, run.restore(make_policy(), make_optimizer(policy))])
+                return done
+
+            return watch
+
+        monkeypatch.setattr("rlvr.training.run.shutil.rmtree", watched(shutil.rmtree))
+        for step in (1, 2, 2):
+            run.save(step, policy, optimizer, {})
+        assert {step for step, _ in seen} <= {1, 2}
+        assert run.restore(policy, optimizer) == (2, {})
 
     def test_a_kill_before_old_ones_are_dropped_does_no_harm(
         self, run: Run, make_policy: Callable[..., Policy]
@@ -151,45 +163,100 @@ class TestCheckpoints:
         assert tables == ({"00000000.parquet", "00000002.parquet"} if kept else set())
 
 
-class TestOpenRun:
-    def test_a_run_that_succeeds_leaves_nothing(self) -> None:
-        with open_run("grpo", "same") as run:
-            run.append_log({"step": 0})
-            assert run.folder.exists()
-        assert not run.folder.exists()
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
-    def test_a_run_that_fails_stays_until_parameters_change(self) -> None:
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt), open_run("grpo", "same") as run:
-                run.append_log({"step": 0})
-                raise KeyboardInterrupt
-        assert steps_logged(run) == [0, 0]
-        with pytest.raises(KeyboardInterrupt), open_run("grpo", "other") as run:
-            assert not run.log.exists()
-            assert not list(run.folder.glob("step-*"))
-            raise KeyboardInterrupt
 
-    def test_stages_do_not_meet(self) -> None:
-        with open_run("sft", "a") as sft, open_run("grpo", "b") as grpo:
-            assert sft.folder != grpo.folder
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "a bit": flip,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-7]),
+    "empty": lambda file: file.write_bytes(b""),
+    "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "gone": Path.unlink,
+    "other JSON": lambda file: file.write_text('{"step": 4, "notes": {}}'),
+}
 
-    def test_a_run_whose_making_was_cut_off_begins_anew(self) -> None:
-        (FOLDER / "grpo").mkdir(parents=True)
-        (FOLDER / "grpo" / "step-00000005").mkdir()
-        with open_run("grpo", "same") as run:
-            assert not list(run.folder.glob("step-*"))
 
-    def test_a_second_process_is_refused_by_the_number_of_the_first_until_that_is_killed(self) -> None:
-        holder = subprocess.Popen([sys.executable, "-c", HOLD_THE_LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        try:
-            assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
-            with pytest.raises(UserError, match=rf"process {holder.pid} is running grpo.*wait for it or stop it"):
-                open_run("grpo", "same").__enter__()
-        finally:
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.communicate()
-        with open_run("grpo", "same") as run:
-            assert run.folder.exists()
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE])
+@pytest.mark.parametrize("damage", DAMAGES)
+class TestDamage:
+    def test_it_is_set_aside_and_the_one_before_is_taken(
+        self, damage: str, name: str, run: Run, make_policy: Callable[..., Policy], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        policy = make_policy()
+        optimizer = make_optimizer(policy)
+        train(policy, optimizer, 0, 1)
+        run.save(2, policy, optimizer, {"at": 2})
+        expected = make_policy()
+        assert run.restore(expected, make_optimizer(expected)) == (2, {"at": 2})
+        train(policy, optimizer, 2, 3)
+        run.save(4, policy, optimizer, {"at": 4})
+        DAMAGES[damage](run.folder / "step-00000004" / name)
+
+        again = make_policy()
+        assert run.restore(again, make_optimizer(again)) == (2, {"at": 2})
+        assert same_weights(again, expected)
+        said = capsys.readouterr().out
+        assert name in said and "broken-step-00000004" in said and "after step 2 is taken" in said
+        assert (run.folder / "broken-step-00000004").exists()
+        run.save(4, policy, optimizer, {"at": 4})
+        assert run.restore(again, make_optimizer(again)) == (4, {"at": 4})
+
+    def test_without_another_one_the_run_begins_anew(
+        self, damage: str, name: str, run: Run, make_policy: Callable[..., Policy], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        policy, untouched = make_policy(), make_policy()
+        optimizer = make_optimizer(policy)
+        run.append_log({"step": 0})
+        run.save(1, policy, optimizer, {})
+        DAMAGES[damage](run.folder / "step-00000001" / name)
+        assert run.restore(policy, optimizer) == (0, {})
+        assert same_weights(policy, untouched)
+        assert "the run begins at its first step" in capsys.readouterr().out
+        assert run.log.read_text() == ""
+
+
+def test_weights_of_another_model_are_not_taken(
+    run: Run, make_policy: Callable[..., Policy], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tensor of one number would be copied into every place."""
+    policy = make_policy()
+    optimizer = make_optimizer(policy)
+    state = {name: torch.zeros(1) for name in policy.trainable()}
+    checkpoint.write(run.folder / "step-00000003", checkpoint.Checkpoint(3, (state, optimizer.state()), {}))
+    before = {name: weight.clone() for name, weight in policy.trainable().items()}
+    assert run.restore(policy, optimizer) == (0, {})
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.trainable().items())
+    assert "weights of another model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_told"),
+    [
+        (['{"step": 0}', '{"step": 1}', '{"step": 2}'], False),
+        (['{"step": 0}', '{"step": 2}'], True),
+        (['{"step": 0}', "\x00\x00", '{"step": 2}'], True),
+        (['{"step": 0}', "7", '{"step": 2}'], True),
+        (['{"step": 0}', '{"step": 1}', '{"step": 1}', '{"step": 2}'], True),
+        ([], True),
+    ],
+)
+def test_a_log_that_lacks_steps_is_told(
+    lines: list[str],
+    is_told: bool,
+    run: Run,
+    make_policy: Callable[..., Policy],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy = make_policy()
+    optimizer = make_optimizer(policy)
+    run.save(3, policy, optimizer, {})
+    run.log.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    step, _ = run.restore(policy, optimizer)
+    check_log(run, step)
+    assert ("is damaged" in capsys.readouterr().out) == is_told
 
 
 def test_log_lines_are_json(run: Run) -> None:
@@ -197,3 +264,21 @@ def test_log_lines_are_json(run: Run) -> None:
     run.append_log(record)
     run.append_log(record)
     assert [json.loads(line) for line in run.log.read_text().splitlines()] == [record, record]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "cut", "empty", "JSON"])
+def test_a_damaged_table_of_completions_is_named_and_removed(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path)
+    run.completions.mkdir()
+    run.log.touch()
+    good, bad = run.completions / "00000000.parquet", run.completions / "00000002.parquet"
+    for file in (good, bad):
+        pd.DataFrame({"text": [f"answer {i}" for i in range(500)]}).to_parquet(file, write_page_checksum=True)
+    data = bytearray(bad.read_bytes())
+    data[len(data) // 3] ^= 1
+    bad.write_bytes({"a bit": bytes(data), "cut": bytes(data[:100]), "empty": b"", "JSON": b"{}"}[damage])
+    check_log(run, 0)
+    assert good.exists() and not bad.exists()
+    assert f"warning: {bad} is damaged" in capsys.readouterr().out

@@ -30,7 +30,7 @@ GOOD = {
     "math": ("\\frac{1}{2}", "0.5"),
     "pattern": (r"\d+", "42"),
     "json_schema": (json.dumps(NESTED), '{"b": 1}'),
-    "sql": (PLAIN_SQL, "SELECT 1"),
+    "sql": (PLAIN_SQL, "SELECT a + 0 FROM t"),
 }
 RECURSIVE = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT"
 LIMITED = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000) SELECT"

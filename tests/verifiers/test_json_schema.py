@@ -133,3 +133,47 @@ JSON = st.recursive(
 def test_a_constant_allows_itself_only(value: Any) -> None:
     assert of({"const": value}, json.dumps(value)) == ("right", None)
     assert of({"const": value}, json.dumps([value, value])) == ("wrong", None)
+
+
+@pytest.mark.parametrize(
+    "value, step, is_right",
+    [
+        (19.99, 0.01, True),
+        (0.3, 0.1, True),
+        (19.995, 0.01, False),
+        (7, 2, False),
+        (1e300, 1e-5, True),
+        (4.02, 0.2, False),
+    ],
+)
+def test_multiples_of_decimals_are_exact(value: float, step: float, is_right: bool) -> None:
+    for keyword, draft in (("multipleOf", "2020-12/schema"), ("divisibleBy", "draft-03/schema#")):
+        host = "https://json-schema.org/draft/" if keyword == "multipleOf" else "http://json-schema.org/"
+        schema = {"$schema": host + draft, keyword: step}
+        assert verify(json.dumps(value), json.dumps(schema)).is_right == is_right
+
+
+FORMATS = {
+    "email": ("ann@example.org", "nobody"),
+    "date": ("2024-02-29", "2023-02-29"),
+    "date-time": ("2024-02-29T10:00:00Z", "2024-02-30T10:00:00Z"),
+    "time": ("10:00:00Z", "10:00:00"),
+    "ipv4": ("10.0.0.1", "10.0.0.300"),
+    "uri": ("https://example.org/a?b=c", "example"),
+    "hostname": ("example.org", "-example"),
+    "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_are_checked(name: str) -> None:
+    good, bad = FORMATS[name]
+    gold = json.dumps({"type": "string", "format": name})
+    assert verify(json.dumps(good), gold).is_right
+    assert verify(json.dumps(bad), gold).outcome == "wrong"
+    assert verify("4", json.dumps({"format": name})).is_right, "a format is about text"
+
+
+@pytest.mark.parametrize(("text", "is_right"), [("23:59:59.5+02:00", True), ("25:00:00Z", False), ("10:00Z", False)])
+def test_a_time_has_an_offset_and_exists(text: str, is_right: bool) -> None:
+    assert verify(json.dumps(text), '{"format": "time"}').is_right == is_right

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.mathematics import verify
+from rlvr.verifiers.mathematics import check_gold, verify
 
 SAME = {
     "1234": (
         "1,234 | 1234.0 | $1,234 | \\$1,234 | 1 234 | \\boxed{1234} | 1234 apples | $1234$ | 1\\,234 | 1{,}234 | "
         "1234. | \\(1234\\) | \\[1234\\] | $$1234$$ | +1234 | 1.234e3 | 1234 cm | 1234\\text{ dollars} | **1234** | "
+        "1000+234=1234 | 2468/2=1234 | "
         "x=1234 | \\boxed{\\$1,234} | 2468/2 | €1234 | 1,234.00 | 01234 | 1.234 \\times 10^3 | 1.234×10^3 | "
         "1234 square meters"
     ),
@@ -62,7 +63,8 @@ NEAR = {
     "1234": (
         "1235 | 12340 | 123.4 | 1,235 | 1 234 5 | 1234 or 1235 | 1233, 1234 | -1234 | 1234 thousand | 1234 plus | "
         "The answer is 1234 | 1234 1234 | 1 2 3 4 | $5$ $1234$ | $1233$ or $1234$ | 1234x | 1234! | 1234\\pi | "
-        "\\boxed{1234} \\boxed{5} | 1234 and more | [1234,1235] | 1234i | 1234=1235 | 1234 ± 1 | 0 1 2 3 1234"
+        "\\boxed{1234} \\boxed{5} | 1234 and more | [1234,1235] | 1234i | 1234=1235 | 1234 ± 1 | 0 1 2 3 1234 | "
+        "1000+200=1234 | 1235=1234 | 2+2=4=1234"
     ),
     "3": "3·2 | 1 2 | 1 2, 3 | 1\\,2 | 3} | (3 | 3] | 3; 4 | x | \\pm 3",
     "\\frac{1}{2}": "1/3 | 2 | 0.51 | -1/2 | 12 | 1 2 | \\frac{2}{1} | 5%",
@@ -84,22 +86,138 @@ NEAR = {
     "\\frac{1}{3}": "0.33 | 0.3334 | 0.3",
     "6.626e-34": "6.7e-34 | 6.626e-33 | 0 | -6.626e-34",
     "1/30000": "0.000034 | 0.00003",
+    "52_8": "52_9 | 52_{10} | 53_8",
+    "52": "52_8 | 52_{9}",
     "0": "1e-9 | 0.0000001",
 }
+
+
+UNITS = {
+    "40": (
+        r"40\,\text{km} | 40\ \text{cm}^{2} | 40\textnormal{ m} | 40\mbox{ cm} | $40$ litres | $40$ km/h | 40€ | "
+        r"40 € | 40 \$ | "
+        r"40 (cups) | 40 cups | 40cups | 40 miles per hour | 40USD | 40 m/s^2 | 40\text{ km}/\text{h} | \text{40 km} | "
+        r"40\ \mathrm{m/s^2} | 40\frac{\text{km}}{\text{h}} | 40\ \mathrm{km}\,\mathrm{h}^{-1} | 40 (left over)"
+    ),
+    r"8\text{ (cups)}": "8 | 8 cups",
+    "8 (cups)": "8 | 8 cups | 8 (spoons) | 8 (eight) | 8 points",
+    r"2\pi": r"2\pi\text{ cm} | 2\pi\ \text{cm}^2 | 2\pi cm | 2π metres",
+    r"3\sqrt{2}": r"3\sqrt{2} cm | 3\sqrt2 feet | 3√2 \textbf{ cm}",
+    "10": r"10°C | 10^\circ C | 10^{\circ} F | 10 km per hour | 10 m/s",
+    "0.75": r"\frac{3}{4} cup | \frac34\text{ cups} | 3/4 cup",
+    "28%": r"$28$ % | 28\%",
+}
+FORMS = {
+    "52_8": r"52 | 52_{8} | 52_{(8)} | $52_8$",
+    r"(-\infty,3)\cup(8,\infty)": r"x<3 \text{ or } x>8 | x < 3 or x > 8 | x>8 \quad\text{or}\quad x<3",
+    "(3,8)": r"x>3 \text{ and } x<8 | 3<x<8",
+    "3, 5": r"x=3 \text{ or } x=5 | 3 \text{ or } 5 | 5, 3 | \boxed{3}\boxed{5} | \boxed{5} and \boxed{3}",
+    "3, 5, 7": r"3, 5, and 7 | 3, 5, \text{ and } 7 | \boxed{3}, \boxed{5}, \boxed{7}",
+    "x = 11": r"x = 5 + 6 = 11 | x = 5+5+1 = 7 = 11",
+    "3+4i": "3 + 4 i | 4i + 3",
+    r"\emptyset": r"\varnothing | ∅ | \{\}",
+    "2/3": r"0.\overline{6} | 0.\bar{6} | 0.\overline6 | .\overline{66}",
+    "1/6": r"0.1\overline{6}",
+    "2": r"e^{i\pi}+3 | 3+e^{\pi i}",
+    r"\frac{\pi}{6}": r"\frac \pi6 | \frac\pi{6} | \frac{\pi}6 | \pi/6",
+    r"\tfrac{1}{3}, \tfrac{2\pm\sqrt{7}}{5}": r"\frac{2-\sqrt7}{5}, \frac13, \frac{2+\sqrt{7}}{5}",
+    r"3 \pm \sqrt{2}, 1": r"1, 3-\sqrt2, 3+\sqrt2",
+    "zyxw": "z y x w",
+}
+NO_UNITS = {
+    "8": (
+        r"8 cups and 3 spoons | 8 (nine or ten) | 8\text{ million} | 8 million | 8 (x) | 8x cups | 8 cups of 3 | "
+        r"8\text{ or }9 | 8\text{ dozen} | the answer is 8 | 8 or 9 | 9 cups | 80\text{ cm} | "
+        r"8 nine | 8 (nine) | 8 twenty | 8 point five | 8 hundreds | 8\text{ thousands} | 8 tens | 8 doubled | "
+        r"8 halved | 8 (doubled) | 8 choose two | 8 factorial | 8 base nine | 8 below zero | 8 negative | 8 maybe | "
+        r"8 (wrong) | 8 wrong | 8 percent of ten | 8 grand | 8 cm and nine mm"
+    ),
+    "0.6": r"0.\overline{6}",
+    "(3,8)": r"x<3 \text{ or } x>8 | x<3 \text{ and } x<8",
+    "3": r"x=3 \text{ or } x=5 | \pm 3 | 3, \pm 3 | \boxed{3}\boxed{5} | \boxed{3} \boxed{3} \boxed{4}",
+    r"2\pi": r"2\pi r | 2\pi h | 2\pi k cm | 3\pi cm",
+    "10": "10^\\circ x | 10 i | 10 K per",
+}
+ECHOES = [  # answer, gold, question
+    ("9^2-7^2", "32", "Compute $9^2-7^2$."),
+    ("$9^{2} - 7^{2}$", "32", "Compute $9^2-7^2$."),
+    (r"\left(9^2-7^2\right)", "32", "Compute $9^2-7^2$."),
+    ("x = 9^2-7^2", "32", "Compute $9^2-7^2$."),
+    ("9^2-7^2=9^2-7^2", "32", "Compute $9^2-7^2$."),
+    ("9² − 7²", "32", "What is 9^2 - 7^2?"),
+    ("3z+1<7", r"(-\infty,2)", "Solve $3z+1<7$."),
+    ("2z<6", r"(-\infty,3)", "Solve $2z < 6$."),
+    (r"\sqrt{98}", r"7\sqrt{2}", r"Simplify $\sqrt{98}$."),
+    ("x^2+5x+6", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
+    ("(x+2)(x+3)", "x^2+5x+6", "Expand $(x+2)(x+3)$."),
+    ("0.5", r"\frac{1}{2}", "Write 0.5 as a fraction."),
+    (r"\frac{3}{8}", "0.375", r"Write $\frac38$ as a decimal."),
+    ("6 * 7", "42", r"What is $6\cdot7$?"),
+    ("sqrt(98)", r"7\sqrt{2}", r"Simplify $\sqrt{98}$."),
+    ("√98", r"7\sqrt{2}", r"Simplify $\sqrt{98}$."),
+    ("10**3", "1000", "Compute $10^3$."),
+    (r"\log_{2}{32}", "5", r"Evaluate $\log_2 32$."),
+    (r"\log_2(32)", "5", r"Evaluate $\log_2 32$."),
+    (r"\dbinom{6}{2}", "15", r"Evaluate $\binom{6}{2}$."),
+    ("6×7", "42", r"What is $6 \times 7$?"),
+    ("7>3z+1", r"(-\infty,2)", "Solve $3z+1<7$."),
+    (r"7 \ge 3z+1", r"(-\infty,2]", r"Solve $3z+1\le 7$."),
+]
+NO_ECHOES = [
+    ("32", "32", "Compute $9^2-7^2$, which is not 32."),
+    ("9^2-7^2=32", "32", "Compute $9^2-7^2$."),
+    ("z<2", r"(-\infty,2)", "Solve $3z+1<7$. Is $z<2$?"),
+    ("2>z", r"(-\infty,2)", "Solve $3z+1<7$. Is $z<2$?"),
+    ("0<x<1", "(0,1)", "For $0<x<1$, find the range."),
+    ("2^5", "2^5", "Which is larger, $5^2$ or $2^5$?"),
+    ("50", r"50\%", "50 of 100 balls are red. How many percent?"),
+    ("1/2", r"\frac12", "One half is 1/2. What is the half of one?"),
+    ("y=2x+1", "2x+1", "Mirror the line $y=2x+1$ twice."),
+    ("1, 2", r"\{1,2\}", r"Let $A=\{1,2\}$. Find $A\cap\{1,2,3\}$."),
+    ("10/4", "2.5", "There are 10 apples for 4 children."),
+    ("x+1", "1+x", "Simplify $2x+1-x$."),
+]
 
 
 def cases(table: dict[str, str]) -> list[tuple[str, str]]:
     return [(gold, answer) for gold, answers in table.items() for answer in [gold, *answers.split(" | ")]]
 
 
-@pytest.mark.parametrize(("gold", "answer"), cases(SAME))
+@pytest.mark.parametrize(("gold", "answer"), cases(SAME | UNITS | FORMS))
 def test_other_notations_are_right(gold: str, answer: str) -> None:
     assert verify(answer, gold).outcome == "right"
 
 
-@pytest.mark.parametrize(("gold", "answer"), [case for case in cases(NEAR) if case[0] != case[1]])
+@pytest.mark.parametrize(("gold", "answer"), [case for case in cases(NEAR | NO_UNITS) if case[0] != case[1]])
 def test_near_misses_are_wrong(gold: str, answer: str) -> None:
     assert verify(answer, gold).outcome == "wrong"
+
+
+@pytest.mark.parametrize(("answer", "gold", "question"), ECHOES)
+def test_a_formula_of_the_question_is_no_answer(answer: str, gold: str, question: str) -> None:
+    assert verify(answer, gold).outcome == "right"
+    found = verify(answer, gold, question)
+    assert (found.outcome, found.cause) == ("wrong", "echo")
+
+
+@pytest.mark.parametrize(("answer", "gold", "question"), NO_ECHOES)
+def test_what_is_worked_out_may_stand_in_the_question(answer: str, gold: str, question: str) -> None:
+    assert verify(answer, gold, question).outcome == "right"
+
+
+@pytest.mark.parametrize("gold", ["y = - x ^ { 2 } + 12 x", "8 cups and 3 spoons", "\\left( 3, 4 \\right)", "x \\in"])
+def test_the_text_of_the_gold_is_right_before_anything_is_parsed(gold: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} was parsed")
+
+    monkeypatch.setattr("rlvr.verifiers.mathematics.comparison.read", refuse)
+    for answer in (gold, f" ${gold}$ ", f"\\boxed{{{gold}}}", gold.replace(" ", "  ")):
+        assert verify(answer, gold).outcome == "right"
+
+
+@pytest.mark.parametrize("gold", ["8 (cups)", "0.\\overline{6}", "no solution", "\\frac \\pi6", "x<3 or x>8"])
+def test_good_golds(gold: str) -> None:
+    assert check_gold(gold).outcome == "right"
 
 
 @pytest.mark.parametrize(
@@ -134,10 +252,12 @@ def test_what_is_no_mathematics_is_wrong_and_says_why(answer: str) -> None:
     found.message.encode()
 
 
-@pytest.mark.parametrize("gold", ["", "{", "\\frac{1}{", "9^9^9^9", "$1$ but $2$", "x" * 3000, "\ud800"])
+@pytest.mark.parametrize(
+    "gold", ["", "{", "\\frac{1}{", "9^9^9^9", "$1$ but $2$", "8 cups and 3 spoons", "x" * 3000, "\ud800"]
+)
 def test_a_gold_that_cannot_be_read_is_our_fault(gold: str) -> None:
-    found = verify("1", gold)
-    assert (found.outcome, found.cause) == ("fault", "gold") and "gold" in found.message
+    for found in (verify("1", gold), check_gold(gold)):
+        assert (found.outcome, found.cause) == ("fault", "gold") and "gold" in found.message
 
 
 def test_no_signal_is_set() -> None:

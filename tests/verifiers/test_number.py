@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.number import first, parse, verify
+from rlvr.verifiers.number import check_gold, first, parse, verify
 
 
 def restated(value: int) -> list[str]:
@@ -113,6 +113,85 @@ def test_what_is_not_one_number_is_unparsable(text: str) -> None:
     assert parse(text) is None
     verdict = verify(text, "5", tolerance=0.0)
     assert (verdict.outcome, verdict.cause) == ("wrong", "unparsable")
+
+
+HONEST = {
+    "8": (
+        "8 cards left over | 8 times | 8 times a week | 8 students did not come | 8 (eight) | 8 (the sum) | "
+        "k = 8 | p=8 | \\left(8\\right) | $\\left( 8 \\right)$ | 8 one-way tickets | 8 quarters | "
+        "8 minutes more | 8 more than Ada | 8 rooms in two houses | Ada and Ben have 8 | "
+        "8 pens and pencils | 8 miles / hour | 8 cards! | 8 half-price seats | 3 + 5 = 8 | 3 + 5 = 8 cards | "
+        "$2 \\times 4 = 8$ | n = 40 / 5 = 8 | 8 = 3 + 5 | 20 - (3 + 1) * 3 = 8 | 2^3 = 8 | $4 * 2 = $8 | "
+        "16 boxes * 0.5 = 8 | 4 times 2 = 8 | In all 5 + 3 = 8 | 2 * 4 = $<<2*4=8>>8 a day | "
+        "16 m / 2 s = 8 m/s | 10% of 80 = 8 | \\frac{16}{2} = 8 | 4 2/3 * 3 - 6 = 8"
+    ),
+    "5.25": "5 \\frac{1}{4} | 5\\,\\tfrac{1}{4} | 5\\ \\frac14 | $5 \\dfrac{1}{4}$ | 5 1/4 cups | 21 / 4 = 5 1/4",
+    "-5.25": "-5 \\frac{1}{4} | −5 1/4",
+    "42": "forty-two (42) | The answer is forty-two (42). | forty two (42) apples | 42~\\text{km} | forty-two (42 km)",
+    "-7": "-\\boxed{7} | it is minus 7 | y = minus 7",
+    "1200": "one thousand two hundred (1200) | 1,200 (one thousand two hundred) | 1200 (twelve hundred) | 1.2 thousand",
+    "25": "25 (twenty-five) | 25, twenty five | 1/4 = 25% | 25% of them",
+}
+HEDGED = (
+    "8 or nine | 8 (nine) | 8 (9) | eight or 8 | seven to 8 | 8 to nine | 8 and nine | two and 8 | 8 and a half | "
+    "8 cards, seven pens | 8 maybe nine | 8 feet six inches | 8 plus tax | 8 minus two | 8 times two | 8 times x | "
+    "8 divided by four | 8 over two | 8 point five | 8 is not right | 8 isn't it | 8, no | 8 squared | 8 hundredths | "
+    "8 or more | 8 and up | at least 8 | 8 at most | 8 degrees below zero | 8 in thousands | 8 thousand | 8 twice | "
+    "3 + 5 | 3 + 5 = 9 | 3 + 4 = 8 | 8 = 9 | 3 + 5 = 8 or 9 | 3 + 5 = 8 = 9 | 3 + 5 = 4 + 4 | 8x = 8 | x + 3 = 3 | "
+    "3 * 4 = 12, 3 + 5 = 8 | 8^2 = 8 | 3 5 = 8 | 8? | not 3 + 5 = 8 | 2^(2^(2^9)) = 8 | 8/0 = 8 | 3 quarters of 8"
+)
+
+
+HEDGED += (
+    " | can't be 8 | it can’t be 8 | cannot be 8 | anything but 8 | instead of 8 | far from 8 | hardly 8 | almost 8"
+    " | up to 8 | the square of 8 | cube of 8 | a tenth of 8 | the opposite of 8 | a multiple of 8 | percent of 8"
+    " | one in 8 | two out of 8 | half x = 8 | twice x = 8 | double the number = 8 | two x = 8 | 8n | 8a | 8/x"
+    " | nine (8) | not eight (8) | eight (8) or nine (9) | seven or eight (8) | eight (8) times two | x minus 8"
+    " | 8 grand | 8 tens | 8 mio | 8 doubled | 8 halved | 8 is too small | 8 is the wrong answer | 8 would be wrong"
+)
+HONEST["8"] += (
+    " | half price = $8 | a square of side 8 | He can buy 8 | 8 a day | 8/day | a remainder of 8 | a sum of $8 | 8 m/s"
+    " | 8 tenths-place digits | a group of 8 | He won 8 | 8 in the first half | in all 8"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [(a, gold) for gold, answers in HONEST.items() for a in answers.split(" | ")]
+)
+def test_honest_wording_is_right(answer: str, gold: str) -> None:
+    assert verify(answer, gold, tolerance=0.0).outcome == "right"
+    assert verify(gold, answer, tolerance=0.0).outcome == "right" and check_gold(answer, tolerance=0.0).is_right
+    assert verify(answer, f"{gold}1", tolerance=0.0).outcome == "wrong"
+
+
+@pytest.mark.parametrize("answer", HEDGED.split(" | "))
+def test_a_hedge_is_wrong(answer: str) -> None:
+    assert verify(answer, "8", tolerance=0.0).outcome == "wrong"
+
+
+def test_minus_in_words_holds_before_a_currency_and_marks() -> None:
+    for text in ("minus $8", "negative £ 8", "minus **8**", "negative \\boxed{8}", "It is minus  8.", "minus (8)"):
+        assert parse(text) == -8 and verify(text, "8", tolerance=0.0).outcome == "wrong"
+    assert parse("minus ½") == Fraction(-1, 2) and parse("minus about 8") is None and parse("minus -8") is None
+
+
+NAMES = ["nine", "ten", "twenty", "a hundred"]
+
+
+@given(
+    st.sampled_from(["or", "and", "to", "plus", "or maybe", "but perhaps", ",", ";", "/", "minus"]),
+    st.sampled_from(NAMES),
+)
+def test_a_second_number_in_words_is_never_overlooked(between: str, other: str) -> None:
+    assert verify(f"8 {between} {other}", "8", tolerance=0.0).outcome == "wrong"
+    assert verify(f"{other} {between} 8", "8", tolerance=0.0).outcome == "wrong"
+
+
+@given(st.integers(-99, 99), st.integers(1, 99), st.sampled_from("+-*/"))
+def test_an_equation_names_its_result_only_if_it_is_true(a: int, b: int, sign: str) -> None:
+    result = {"+": Fraction(a + b), "-": Fraction(a - b), "*": Fraction(a * b), "/": Fraction(a, b)}[sign]
+    assert parse(f"{a} {sign} {b} = {result}") == result
+    assert parse(f"{a} {sign} {b} = {result + 1}") is None
 
 
 def test_a_percent_sign_is_a_unit_and_a_hundredth() -> None:

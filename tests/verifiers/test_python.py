@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rlvr.types import UserError
 from rlvr.verifiers import program_tests
-from rlvr.verifiers.python import program_in, verify
+from rlvr.verifiers.fences import program_in
+from rlvr.verifiers.python import verify
 from rlvr.verifiers.sandbox import harness
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
@@ -187,13 +188,119 @@ def test_a_verdict_is_json() -> None:
     [
         ("x = 1", "x = 1"),
         ("```python\nx = 1\n```", "x = 1\n"),
-        ("First ```py\ny = 2\n``` then\n```\nx = 1\n``` done", "x = 1\n"),
+        ("First ```py\nx = 2\n``` then\n```\nx = 1\n``` done", "x = 1\n"),
         ("```python\nx = 1", "x = 1"),
         ("```", ""),
+        ("```python\nx = 1\n```\nFor example:\n```python\nprint(x)\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\nIt prints\n```\n1\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\n```bash\npython x.py\n```", "x = 1\n"),
+        ("```Python\nx = 1\n```\n```python\nx = (\n```", "x = (\n"),
+        ("```\nx: int = 1\n```\n```\nx == 1\n```", "x: int = 1\n"),
+        ("```python\nprint(2)\n```\n```text\n2\n```", "print(2)\n"),
+        ("```\nprint(2)\n```\n```\nhello, world\n```", "print(2)\n"),
+        ("```\nprint(2)\n```\n```\n[1, 2]\n```", "print(2)\n"),
     ],
 )
-def test_the_program_is_the_last_fenced_block(answer: str, program: str) -> None:
-    assert program_in(answer) == program
+def test_the_program_is_the_last_fence_that_defines_what_the_tests_call(answer: str, program: str) -> None:
+    assert program_in(answer, {"x"}) == program
+
+
+def test_the_names_that_tests_expect() -> None:
+    tests = [
+        call(1),
+        {"assert": "import math\na = [2]\nassert [g(b) for b in a] == [math.pi] and len(a) == h"},
+        {"assert": "def helper(y):\n    return y\nassert Box(helper(1)).size == 1"},
+    ]
+    read = program_tests.read_tests(json.dumps(tests))
+    assert [test.names for test in read if isinstance(test, program_tests.Call)] == [{"f"}, {"g", "h"}, {"Box"}]
+
+
+OBJECT = (
+    "class Any:\n"
+    "    __sub__ = __rsub__ = __round__ = lambda *_: 0\n"
+    "    __abs__ = __float__ = lambda _: 1.4142\n"
+    "    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = lambda *_: True\n"
+    "def f(x):\n    return Any()"
+)
+TOLERANCES = [
+    "assert abs(f(2) - 1.4142) < 0.001",
+    "assert abs(1.4142 - f(2)) <= 1e-3",
+    "assert 0.001 > abs(f(2) - 1.4142)",
+    "assert 1.414 < f(2) < 1.415",
+    "assert f(2) > 1.4 and f(2) < 1.5",
+    "assert -0.001 < f(2) - 1.4142 < 0.001",
+    "assert abs(f(2) - 1.4142) / 1.4142 < 0.001",
+    "assert round(abs(f(2) - 1.4142), 2) == 0",
+    "import math\nassert math.isclose(f(2), 1.41421356, rel_tol=1e-6)",
+    "import math\nassert math.fabs(f(2) - 1.4142) < 1e-3",
+    "assert (f(2) - 1.4142) ** 2 < 1e-6",
+    "assert f(2) ** 2 - 2 < 1e-3 and f(2) ** 2 - 2 > -(10 ** -3)",
+    "assert not abs(f(2) - 1.4142) >= 0.001",
+]
+CONSTANTS = [
+    "assert f(1) == 2 + 3",
+    "assert f(1) == max(5, 4)",
+    "assert f(1) == len('abcde') == sum([2, 3])",
+    "assert 2 ** 3 - 3 == f(1)",
+    "assert f(1) in set([5, 7])",
+    "assert not f(1) != 5",
+    "assert not f(1) != 10 // 2",
+]
+
+
+@pytest.mark.parametrize("source", TOLERANCES)
+def test_an_object_of_the_program_passes_no_tolerance(source: str) -> None:
+    assert verified("def f(x):\n    return x ** 0.5", {"assert": source}).outcome == "right"
+    assert verified("def f(x):\n    return x ** 0.6", {"assert": source}).outcome == "wrong"
+    assert verified(OBJECT, {"assert": source}).outcome == "wrong"
+
+
+@pytest.mark.parametrize("source", CONSTANTS)
+def test_an_object_of_the_program_equals_no_constant(source: str) -> None:
+    equal = (
+        "class Equal:\n    __eq__ = lambda *_: True\n    __ne__ = lambda *_: False\n    __hash__ = lambda _: hash(5)\n"
+    )
+    assert verified("def f(x):\n    return x + 4", {"assert": source}).outcome == "right"
+    assert verified("def f(x):\n    return x + 5", {"assert": source}).outcome == "wrong"
+    assert verified(f"{equal}def f(x):\n    return Equal()", {"assert": source}).outcome == "wrong"
+
+
+@pytest.mark.parametrize(
+    "source", ["assert f(1) == 9 ** 9 ** 9", "assert f(1) == 1 / 0", "assert f(1) == 'a' * 10 ** 12"]
+)
+def test_what_is_no_small_constant_is_left_to_the_sandbox(source: str) -> None:
+    assert verified("def f(x):\n    return x", {"assert": source}).outcome == "wrong"
+
+
+def test_objects_with_operators_are_still_compared_by_their_class() -> None:
+    program = (
+        "class V:\n    def __init__(self, a): self.a = a\n    def __sub__(self, other): return V(self.a - other.a)\n"
+        "    def __abs__(self): return abs(self.a)\n    def __mul__(self, k): return V(self.a * k)\n"
+        "    def __eq__(self, other): return self.a == other.a"
+    )
+    tests = ["assert abs(V(3) - V(1)) < 3", "assert V(2) * 2 == V(4)", "assert not V(1) == V(2)"]
+    assert verified(program, *({"assert": test} for test in tests)).outcome == "right"
+
+
+NUMBERS = "from fractions import Fraction\nfrom decimal import Decimal\n"
+
+
+@pytest.mark.parametrize(
+    ("returned", "test"),
+    [
+        ("Fraction(3 * x)", call(15, 5)),
+        ("Fraction(x, 2)", call(2.5, 5)),
+        ("Fraction(-x, -2)", call(2.5, 5)),
+        ("Decimal(x)", call(5, 5)),
+        ("Fraction(3 * x)", {"assert": "assert f(5) == 15"}),
+        ("Decimal(x) / 2", {"assert": "assert f(5) == 2.5"}),
+        ("complex(x, 1)", {"assert": "assert f(5) == 5 + 1j"}),
+        ("Fraction(1, 3)", {"assert": "assert abs(f(5) - 0.3333) < 0.001"}),
+    ],
+)
+def test_exact_numbers_are_compared_as_numbers(returned: str, test: dict[str, Any]) -> None:
+    assert verified(f"{NUMBERS}def f(x):\n    return {returned}", test).outcome == "right"
+    assert verified(f"{NUMBERS}def f(x):\n    return {returned} + 1 if x else 0", test).outcome == "wrong"
 
 
 EXPECTED = "a-result-to-hide"

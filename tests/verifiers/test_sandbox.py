@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -153,7 +156,7 @@ def test_on_macos_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         check("bubblewrap")
 
 
-def run_filter(program: bytes, *, architecture: int, number: int) -> int:
+def run_filter(program: bytes, *, architecture: int, number: int, arguments: tuple[int, ...] = (0, 0, 0)) -> int:
     """A classic BPF machine of the four instructions that the filter uses."""
     lines = [program[i : i + 8] for i in range(0, len(program), 8)]
     at, value = 0, 0
@@ -164,7 +167,8 @@ def run_filter(program: bytes, *, architecture: int, number: int) -> int:
         if code == seccomp.RETURN:
             return operand
         if code == seccomp.LOAD:
-            value = {seccomp.NUMBER_AT: number, seccomp.ARCHITECTURE_AT: architecture}[operand]
+            known = {seccomp.NUMBER_AT: number, seccomp.ARCHITECTURE_AT: architecture}
+            value = known[operand] if operand in known else arguments[(operand - seccomp.ARGUMENTS_AT) // 8]
             at += 1
         else:
             holds = value == operand if code == seccomp.JUMP_IF_EQUAL else value >= operand
@@ -182,8 +186,114 @@ def test_the_filter_refuses_what_its_table_says_and_nothing_else(machine: str, m
     refused = {pair[column] for pair in seccomp.REFUSED.values()}
     assert len(refused) == len(seccomp.REFUSED)
     own = seccomp.ARCHITECTURES[machine]
+    sockets = {pair[column] for pair in seccomp.SOCKETS.values()}
     for number in range(500):
-        expected = seccomp.REFUSE if number in refused else seccomp.ALLOW
-        assert run_filter(program, architecture=own, number=number) == expected
+        for first in (0, 1, 2, 10, 16, 38, 40):
+            is_refused = number in refused or (number in sockets and first not in seccomp.FAMILIES.values())
+            expected = seccomp.REFUSE if is_refused else seccomp.ALLOW
+            assert run_filter(program, architecture=own, number=number, arguments=(first, 0, 0)) == expected
+    for pair, place, values in seccomp.BUFFERS.values():
+        for value in (0, 1, 6, 7, 8, 9, 32, 33, 1031, 1032):
+            arguments = tuple(value if i == place else 7777 for i in range(3))
+            expected = seccomp.REFUSE if value in values.values() else seccomp.ALLOW
+            assert run_filter(program, architecture=own, number=pair[column], arguments=arguments) == expected
     assert run_filter(program, architecture=own, number=seccomp.X32 + 39) == seccomp.REFUSE
     assert run_filter(program, architecture=0x40000003, number=39) == seccomp.KILL
+
+
+CALLS = """
+import ctypes, json
+libc = ctypes.CDLL(None, use_errno=True)
+def errno_of(number, *arguments):
+    ctypes.set_errno(0)
+    return ctypes.get_errno() if libc.syscall(number, *arguments) < 0 else 0
+print(json.dumps({{name: errno_of(*call) for name, call in {calls!r}.items()}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals() -> dict[str, int]:
+    """The errno that each call of the filter's tables gets in the sandbox, 0 where it succeeds."""
+    try:
+        check("bubblewrap")
+    except UserError as error:
+        pytest.skip(str(error))
+    column = list(seccomp.ARCHITECTURES).index(platform.machine())
+    calls: dict[str, tuple[int, ...]] = {name: (pair[column], -1, 0, 0) for name, pair in seccomp.REFUSED.items()}
+    for name, pair in seccomp.SOCKETS.items():
+        calls |= {f"{name} {family}": (pair[column], family, 1, 0, 0) for family in range(46)}
+    report = execute(CALLS.format(calls=calls), [ProgramRun()], limits=LIMITS, kind="bubblewrap")
+    found: dict[str, int] = json.loads(report.endings[0].printed)
+    return found
+
+
+@pytest.mark.parametrize("name", seccomp.REFUSED)
+def test_each_refused_call_fails_in_the_sandbox(refusals: dict[str, int], name: str) -> None:
+    assert refusals[name] == errno.EPERM
+
+
+def test_three_families_of_sockets_exist_in_the_sandbox(refusals: dict[str, int]) -> None:
+    for name in seccomp.SOCKETS:
+        allowed = {family for family in range(46) if refusals[f"{name} {family}"] != errno.EPERM}
+        assert allowed == set(seccomp.FAMILIES.values())
+
+
+HOLDING = {  # memory of a process that no address space counts; each would hold more than its limit of 256 MiB
+    "System V shared memory": """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+for _ in range(6):
+    key = libc.shmget(0, 2**26, 0o1600)
+    if key < 0: raise SystemExit("refused")
+    address = libc.shmat(key, None, 0)
+    ctypes.memset(address, 1, 2**26)
+    libc.shmdt(ctypes.c_void_p(address))
+print("held")
+""",
+    "files in memory": """
+import os
+files = [os.memfd_create("x") for _ in range(40)]
+for file in files: os.write(file, bytes(2**22))
+print("held")
+""",
+    "large pipes": """
+import fcntl, os
+for _ in range(25):
+    _, end = os.pipe()
+    os.set_blocking(end, False)
+    fcntl.fcntl(end, 1031, 2**20)
+    os.write(end, bytes(2**20))
+print("held")
+""",
+    "large sockets": """
+import socket
+kept = []
+for _ in range(25):
+    sender, reader = socket.socketpair()
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**28)
+    sender.setblocking(False)
+    kept.append(reader)
+    try:
+        while True: sender.send(bytes(4096))
+    except BlockingIOError: pass
+print("held")
+""",
+    "pages given to a pipe": """
+import ctypes, os
+class Vector(ctypes.Structure): _fields_ = ("at", ctypes.c_void_p), ("size", ctypes.c_size_t)
+page, (_, end) = ctypes.create_string_buffer(4096), os.pipe()
+if ctypes.CDLL(None).vmsplice(end, ctypes.byref(Vector(ctypes.addressof(page), 4096)), 1, 0) < 0: raise SystemExit("no")
+print("held")
+""",
+}
+
+
+@pytest.mark.parametrize("source", HOLDING.values(), ids=HOLDING)
+def test_memory_that_no_limit_counts_is_refused(source: str) -> None:
+    try:
+        check("bubblewrap")
+    except UserError as error:
+        pytest.skip(str(error))
+    ending = execute(source, [ProgramRun()], limits=LIMITS, kind="bubblewrap").endings[0]
+    assert ending.cause == "crash" and b"held" not in ending.printed

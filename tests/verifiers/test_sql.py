@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.verifiers.sql import verify
+from rlvr.verifiers.sql import check_gold, verify
 from rlvr.verifiers.verdict import Verdict
 
 SETUP = "CREATE TABLE t (a INT, b TEXT, c REAL); INSERT INTO t VALUES (1, 'x', 0.5), (2, 'y', 0.1), (3, 'y', 0.2);"
@@ -29,7 +29,7 @@ def of(answer: str, *, setup: str = SETUP, query: str = QUERY, ordered: bool = F
         "```sql\nSELECT b, sum(1) AS n FROM t\nGROUP BY b\n```",
         "WITH q AS (SELECT * FROM t) SELECT b, count(a) FROM q GROUP BY 1 ORDER BY 1 DESC",
         "SELECT DISTINCT b, (SELECT count(*) FROM t AS u WHERE u.b = t.b) FROM t",
-        "VALUES ('y', 2.0), ('x', 1)",
+        "SELECT 'y', 2.0 FROM t WHERE a = 1 UNION ALL SELECT b, 1 FROM t WHERE a = 1",
     ],
 )
 def test_the_same_result_is_right(answer: str) -> None:
@@ -47,6 +47,7 @@ def test_the_same_result_is_right(answer: str) -> None:
         "SELECT * FROM t",
         "SELECT b, count(*) FROM t WHERE 0 GROUP BY b",
         "SELECT b, '1' FROM t WHERE b = 'x' UNION ALL SELECT 'y', '2'",
+        "VALUES ('y', 2), ('x', 1)",
     ],
 )
 def test_another_result_is_plainly_wrong(answer: str) -> None:
@@ -80,6 +81,34 @@ def test_another_result_is_plainly_wrong(answer: str) -> None:
 def test_what_is_no_reading_statement_is_unparsable(answer: str) -> None:
     found = of(answer)
     assert (found.outcome, found.cause) == ("wrong", "unparsable") and found.message
+
+
+LIST = json.dumps(
+    {
+        "setup": "CREATE TABLE bags (name, weights); INSERT INTO bags VALUES ('red', '[3, 4]'), ('blue', '[5]')",
+        "query": "SELECT name, sum(value) FROM bags, json_each(weights) GROUP BY name",
+        "ordered": False,
+    }
+)
+
+
+def test_lists_in_json_can_be_read() -> None:
+    assert check_gold(LIST).is_right
+    assert verify(
+        "SELECT b.name, total(w.value) FROM bags b, json_tree(b.weights) w WHERE w.atom GROUP BY 1", LIST
+    ).is_right
+    assert verify("SELECT name, sum(value) FROM bags JOIN json_each(weights) GROUP BY 1", LIST).is_right
+    assert verify("VALUES ('red', 7), ('blue', 5)", LIST).outcome == "wrong"
+
+
+def test_every_database_must_agree() -> None:
+    setups = [f"CREATE TABLE t (a INT); INSERT INTO t VALUES (1), ({last})" for last in (5, 9)]
+    gold = json.dumps({"setup": setups, "query": "SELECT max(a) FROM t", "ordered": False})
+    assert check_gold(gold).is_right and verify("SELECT a FROM t ORDER BY a DESC LIMIT 1", gold).is_right
+    assert verify("SELECT a FROM t WHERE a = 5", gold).outcome == "wrong"
+    assert verify("SELECT 9 FROM t LIMIT 1", gold).outcome == "wrong"
+    with_error = json.dumps({"setup": [setups[0], "CREATE TABLE u (a)"], "query": "SELECT a FROM t", "ordered": True})
+    assert check_gold(with_error).is_fault
 
 
 @pytest.mark.parametrize("statement", ["ATTACH '{}' AS other", "VACUUM INTO '{}'"])
@@ -128,11 +157,13 @@ def test_an_empty_result_is_right_only_with_as_many_columns() -> None:
         '{"setup": "CREATE nothing", "query": "SELECT 1", "ordered": false}',
         '{"setup": "", "query": "SELECT a FROM t", "ordered": false}',
         '{"setup": "", "query": "DELETE FROM t", "ordered": false}',
+        '{"setup": [], "query": "SELECT 1", "ordered": false}',
+        '{"setup": [1], "query": "SELECT 1", "ordered": false}',
     ],
 )
 def test_a_bad_task_is_our_fault(gold: str) -> None:
-    found = verify("SELECT 1", gold)
-    assert (found.outcome, found.cause) == ("fault", "gold") and found.message
+    for found in (verify("SELECT 1", gold), check_gold(gold)):
+        assert (found.outcome, found.cause) == ("fault", "gold") and found.message
 
 
 def test_a_gold_with_too_many_rows_is_our_fault() -> None:

@@ -25,6 +25,12 @@ def test_exact_leaves_out_white_space_around_only(answer: str, is_right: bool) -
         ("cafe\u0301", "Café"),
         ("Ｐａｒｉｓ", "paris"),
         ("'yes.'", "Yes"),
+        ("n’djamena", "N'Djamena"),
+        ("Côte d'Ivoire", "Côte d’Ivoire"),
+        ("Port\u2011au\u2011Prince", "Port-au-Prince"),
+        ("\u200eOslo\u200b", "Oslo"),
+        ("H₂O", "H2O"),
+        ("Ca²⁺", "Ca2+"),
     ],
 )
 def test_what_does_not_matter_is_taken_out(answer: str, gold: str) -> None:
@@ -33,7 +39,7 @@ def test_what_does_not_matter_is_taken_out(answer: str, gold: str) -> None:
 
 @pytest.mark.parametrize(
     "answer, gold",
-    [("A", "the A"), ("Eiffel Tower", "The Eiffel Tower"), ("re-do", "redo"), ("1.5", "15"), ("-5", "5")],
+    [("A", "the A"), ("Eiffel Tower", "The Eiffel Tower"), ("re-do", "redo"), ("1.5", "15"), ("-5", "5"), ("5²", "52")],
 )
 def test_what_matters_stays(answer: str, gold: str) -> None:
     assert normalised(answer, gold).outcome == "wrong"
@@ -51,3 +57,26 @@ def test_marks_without_end_take_no_time() -> None:
     verdict = normalised("a" + "\u0301\u0323" * 10**6, "gold")
     assert (verdict.outcome, verdict.cause) == ("wrong", "unparsable")
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("answer", ["**Oslo**", "(Oslo)", "*Oslo*.", "__Oslo__", "[oslo]", "**“Oslo”**.", "`Oslo`"])
+def test_marks_around_the_whole_are_left_out(answer: str) -> None:
+    assert normalised(answer, "Oslo").is_right and normalised("Oslo", answer).is_right
+
+
+@pytest.mark.parametrize(
+    "answer, gold",
+    [
+        ("", "?"),
+        ("!", "?"),
+        ("()", "?"),
+        ("C", "C#"),
+        ("(a) and (b)", "a) and (b"),
+        ("f x", "f(x)"),
+        ("*x", "x"),
+        ("", ""),
+    ],
+)
+def test_marks_that_say_something_stay(answer: str, gold: str) -> None:
+    assert normalised(answer, gold).is_right == (answer == gold)
+    assert normalised(gold, gold).is_right

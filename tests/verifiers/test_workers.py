@@ -124,6 +124,22 @@ def test_a_deadline_ends_the_call(call: Callable[..., Reply], name: str, argumen
     assert call("echo", value="next").value == "next"
 
 
+def test_a_limit_of_cpu_time_counts_what_the_call_computes(workers: Workers) -> None:
+    workers.submit("called:echo", {"value": "the module is loaded"}, seconds=20.0).result(60)
+    reply = workers.submit("called:spin", {}, seconds=60.0, cpu_seconds=0.3).result(60)
+    assert reply == Reply(None, "timeout", "over its limit of 0.3 s of CPU time")
+    waiting = workers.submit("called:sleep", {"duration": 1.0}, seconds=60.0, cpu_seconds=0.3).result(60)
+    assert waiting.failure is None
+    after = workers.submit("called:sleep", {"duration": 1.0}, seconds=60.0).result(60)
+    assert after.failure is None, "the limit of a call ends with it"
+
+
+def test_a_call_that_the_machine_holds_up_is_our_fault(workers: Workers) -> None:
+    reply = workers.submit("called:sleep", {"duration": 60}, seconds=0.5, cpu_seconds=5.0).result(60)
+    assert (reply.failure, reply.message) == ("worker", "not done after 0.5 s, with less than 5 s of CPU time")
+    assert verdict_of(reply).is_fault
+
+
 def test_loading_a_module_does_not_count(workers: Workers) -> None:
     assert workers.submit("slow_module:answer", {}, seconds=1.0).result(60) == Reply(42, None, "")
 

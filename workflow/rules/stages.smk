@@ -10,6 +10,13 @@ if workflow.is_main_process:  # a cluster job must not look: its main process di
         raise WorkflowError(str(error))
     for _name, _reason in stale.items():
         logger.info(f"dvc: {_name} is out of date: {_reason}")
+    _exit_gracefully = JobScheduler.exit_gracefully  # its handler of SIGTERM
+
+    def exit_gracefully(scheduler, *signal_and_frame):
+        flow.end_jobs()
+        _exit_gracefully(scheduler, *signal_and_frame)
+
+    JobScheduler.exit_gracefully = exit_gracefully
 
 
 def force(stage):
@@ -36,11 +43,11 @@ for _name, _stage in STAGES.items():
             **_stage.resources,
         params:
             stage=_name,
-            python=PYTHON,
+            python=lambda wildcards: PYTHON,  # a function: in a text, the braces of a path would be wildcards
             force=lambda wildcards, stage=_name: force(stage),
         message:
             f"{_name}: {_stage.description}"
         # Only {placeholders} here: a Python expression would be read after the loop, for the last stage.
         # exec: the job is a direct child of Snakemake and ends with it.
         shell:
-            "PYTHONPATH=src exec {params.python} -m rlvr.flow {params.stage} {params.force}"
+            "PYTHONPATH=src exec {params.python:q} -m rlvr.flow {params.stage} {params.force}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlvr.attention.kernels import working_dtype
 from rlvr.attention.padded import Padding, padded
+from rlvr.attention.recurrent import Run, recur_packed
 from rlvr.attention.unpadded import Pieces, behind_pieces, own_pieces, unpadded
 
 NAME = "rlvr"
@@ -23,19 +24,30 @@ SHORT_ROW_BYTES = 2**17  # of scores, keys and values of a row; longer ones go o
 
 class Layout(Protocol):
     def attend(
-        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
-        """Attention output [S, H, E] of layer number `layer`; in a window of w a token sees the last w up to itself."""
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
+        sink_H: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention output [S, H, E] of layer number `layer`; in a window of w a token sees the last w up to itself.
+
+        A sink is one more score for each head, whose value is 0.
+        """
         ...
 
 
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out."""
+    """The attention function that transformers calls: [1, heads, S, E] in, [1, S, heads, E] out.
+
+    Raises TypeError for a model that keeps the layout of a call from its attention.
+    """
+    if "layout" not in kwargs:
+        raise TypeError(f"{type(module).__name__} does not hand on what its model was called with")
     layout: Layout = kwargs["layout"]
     q_SHE, k_SNE, v_SNE = (x[0].transpose(0, 1) for x in (query, key, value))
-    out_SHE = layout.attend(module.layer_idx, q_SHE, k_SNE, v_SNE, scaling, kwargs.get("sliding_window"))
+    out_SHE = layout.attend(
+        module.layer_idx, q_SHE, k_SNE, v_SNE, scaling, kwargs.get("sliding_window"), kwargs.get("s_aux")
+    )
     return out_SHE[None], None
 
 
@@ -51,15 +63,21 @@ class PackedLayout:
         self.num_prefix_tokens = sum(prefix_lengths)
         lengths = tuple(prefix_lengths), tuple(row_lengths), tuple(prefix_of_row), device
         self.padding, self.pieces = Padding(*lengths), cache(partial(_pieces, *lengths))
+        self.lengths = lengths[:3]
 
     def attend(
-        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
+        sink_H: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         window = None if window is None or window >= sum(self.padding.longest) else window
-        is_exact = q_SHE.device.type == "cpu" and working_dtype(q_SHE) == q_SHE.dtype
+        is_exact = q_SHE.device.type == "cpu" and working_dtype(q_SHE) == q_SHE.dtype and sink_H is None
         if is_exact and self.padding.row_bytes(q_SHE.shape[1], k_SNE.shape[1] * k_SNE.shape[2]) <= SHORT_ROW_BYTES:
             return padded(q_SHE, k_SNE, v_SNE, self.padding, scale=scale, window=window)
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale)
+        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H)
+
+    def recur(self, layer: int, x_SD: Tensor, run: Run) -> Tensor:
+        """Output [S, D] of layer number `layer`, which carries a state: `run` from each row's own start."""
+        return recur_packed(x_SD, run, *self.lengths)
 
 
 def _pieces(

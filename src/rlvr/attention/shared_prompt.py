@@ -28,14 +28,15 @@ class SharedPrompt:
         self.pieces = cache(partial(_own, len(token_S), token_S.device))
 
     def attend(
-        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
+        sink_H: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         if layer not in self.keys:  # a layer that is recomputed comes again, with the same
             k, v = (x.detach().clone(memory_format=torch.contiguous_format) for x in (k_SNE, v_SNE))
             self.keys[layer] = PromptKeys(k, v)
         if torch.is_grad_enabled():
             k_SNE, v_SNE = _SentBack.apply(k_SNE, v_SNE, self.keys[layer])  # type: ignore[no-untyped-call]
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale)
+        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H)
 
 
 class BehindPrompt:
@@ -48,11 +49,12 @@ class BehindPrompt:
         self.pieces = cache(partial(_behind, len(prompt.token_S), tuple(row_lengths), prompt.token_S.device))
 
     def attend(
-        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
+        sink_H: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         assert layer in self.prompt.keys, "in_turn() computes the prompt first"
         prompts = self.prompt.keys[layer]
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, prompts=prompts)
+        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H, prompts=prompts)
 
 
 class _SentBack(torch.autograd.Function):

@@ -88,36 +88,47 @@ def behind_pieces(
 
 
 def unpadded(
-    q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, pieces: Pieces, *, scale: float, prompts: PromptKeys | None = None
+    q_SHE: Tensor,
+    k_SNE: Tensor,
+    v_SNE: Tensor,
+    pieces: Pieces,
+    *,
+    scale: float,
+    sink_H: Tensor | None = None,
+    prompts: PromptKeys | None = None,
 ) -> Tensor:
     """softmax(scale · q·kᵀ)·v over what `pieces` let each token see, [S, H, E].
 
-    The keys of pieces behind are those of `prompts`, and without any those of the stream itself. Backward adds to the
-    sums of `prompts`.
+    A sink is one more score for each head, of a key without a value (Xiao et al. 2023, arXiv 2309.17453). The keys of
+    pieces behind are those of `prompts`, and without any those of the stream itself. Backward adds to the sums of
+    `prompts`.
     """
-    out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, pieces, scale, prompts)  # type: ignore[no-untyped-call]
+    out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, sink_H, pieces, scale, prompts)  # type: ignore[no-untyped-call]
     return out_SHE
 
 
 class _Unpadded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, pieces: Pieces, scale: float, prompts: PromptKeys | None
-    ) -> Tensor:
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink_H: Tensor | None, pieces: Pieces, scale: float,
+        prompts: PromptKeys | None,
+    ) -> Tensor:  # fmt: skip
         out, lse_HS = _own(q, k, v, pieces.own, scale)
         keys, values = (k, v) if prompts is None else (prompts.k_SNE, prompts.v_SNE)
         for piece in pieces.behind:
             more = kernels.forward(q[piece.queries], keys[piece.keys], values[piece.keys], piece, scale)
             _join(out[piece.queries], lse_HS[:, piece.queries], *more)
+        if sink_H is not None:
+            _join_sink(out, lse_HS, sink_H)
         out = out.to(q.dtype)
         ctx.pieces, ctx.scale, ctx.prompts = pieces, scale, prompts
-        ctx.save_for_backward(q, k, v, out, lse_HS)
+        ctx.save_for_backward(q, k, v, sink_H, out, lse_HS)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse_HS = ctx.saved_tensors
+        q, k, v, sink_H, out, lse_HS = ctx.saved_tensors
         dq, dk, dv = (torch.zeros(x.shape, dtype=kernels.working_dtype(x), device=x.device) for x in (q, k, v))
 
         def add(piece: Piece, keys: Tensor, values: Tensor, dkeys: Tensor, dvalues: Tensor) -> None:
@@ -135,7 +146,8 @@ class _Unpadded(torch.autograd.Function):
                 add(piece, k, v, dk, dv)
             else:
                 add(piece, ctx.prompts.k_SNE, ctx.prompts.v_SNE, *ctx.prompts.sums())
-        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None, None
+        dsink_H = _sink_gradient(dout, out, sink_H, lse_HS) if ctx.needs_input_grad[3] else None
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), dsink_H, None, None, None
 
 
 def _own(q: Tensor, k: Tensor, v: Tensor, own: Sequence[Piece], scale: float) -> tuple[Tensor, Tensor]:
@@ -157,6 +169,21 @@ def _join(out: Tensor, lse_HL: Tensor, more: Tensor, more_lse_HL: Tensor) -> Non
     for a, b, share in zip(*(torch.split(x, JOIN_TOKENS) for x in (out, more, share_LH1)), strict=True):
         a.copy_(torch.lerp(a.to(share.dtype), b.to(share.dtype), share))
     lse_HL.copy_(torch.logaddexp(lse_HL, more_lse_HL))
+
+
+def _join_sink(out: Tensor, lse_HS: Tensor, sink_H: Tensor) -> None:
+    """The same for a sink, whose value is 0."""
+    sink_H1 = sink_H[:, None].to(lse_HS.dtype)
+    out.mul_((lse_HS - sink_H1).sigmoid_().T[..., None])
+    lse_HS.copy_(torch.logaddexp(lse_HS, sink_H1))
+
+
+def _sink_gradient(dout: Tensor, out: Tensor, sink_H: Tensor, lse_HS: Tensor) -> Tensor:
+    """−Σ weight · (dout · out) over tokens, the gradient of a score whose value is 0. [H]"""
+    weight_SH = (sink_H[:, None].to(lse_HS.dtype) - lse_HS).exp_().T
+    parts = zip(*(torch.split(x, JOIN_TOKENS) for x in (weight_SH, dout, out)), strict=True)
+    sums = [(w * (a.to(w.dtype) * b).sum(-1)).sum(0) for w, a, b in parts]
+    return -torch.stack(sums).sum(0).to(sink_H.dtype)
 
 
 def _calls(lengths: Sequence[int]) -> Iterator[list[int]]:

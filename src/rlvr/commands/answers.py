@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.chat import Tags, read
+from rlvr.runtime.files import read_text
 from rlvr.runtime.printing import print_pairs
 from rlvr.tasks.table import READERS, TableRow, read_local
 from rlvr.types import Completion, Group, Problem, UserError
 
+CONTEXT = "turns before the question"  # the column of held-out conversations
+
 
 def read_questions(file: Path, column: str) -> list[TableRow]:
     """One row per question, from `column` of a table or from the lines of any other file. Raises UserError."""
-    if file.suffix not in READERS and not file.is_dir():
+    if file.suffix.lower() not in READERS and not file.is_dir():
         return [{"question": line} for line in _lines(file)]
     rows = read_local(file)
     for number, row in enumerate(rows, start=1):
@@ -27,12 +30,7 @@ def read_questions(file: Path, column: str) -> list[TableRow]:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    lines = [line.strip() for line in read_text(file).splitlines()]
     if not any(lines):
         raise UserError(f"{file} holds no question: write one on each line, or give one of {', '.join(READERS)}")
     return [line for line in lines if line]
@@ -40,7 +38,10 @@ def _lines(file: Path) -> list[str]:
 
 def to_problems(rows: Sequence[TableRow]) -> list[Problem]:
     """A problem for each row. Its id is the row number, which seeds its random numbers."""
-    return [Problem(str(number), row["question"], "", "", 0) for number, row in enumerate(rows)]
+    return [
+        Problem(str(number), row["question"], "", "", 0, context=tuple(row.get(CONTEXT, ())))
+        for number, row in enumerate(rows)
+    ]
 
 
 def records(row: Mapping[str, Any], group: Group, tags: Tags) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ def with_code(text: str, source: Path = SOURCE) -> str:
 def main() -> None:
     if not PIPELINE.is_file():
         raise UserError(f"{PIPELINE} does not exist here; run from the top of the project")
-    before = PIPELINE.read_text()
+    before = PIPELINE.read_text(encoding="utf-8")
     after = with_code(before)
-    PIPELINE.write_text(after)
+    PIPELINE.write_text(after, encoding="utf-8")
     print(f"{PIPELINE}: {'unchanged' if after == before else 'dependencies written; the stages they belong to re-run'}")

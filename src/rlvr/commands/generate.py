@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TextIO
 
-from rlvr.chat import Message, opening_of, render_prompt, tags_of
-from rlvr.commands.answers import read_questions, records, show, to_problems
+from rlvr.chat import opening_of, render_prompt, tags_of
+from rlvr.commands.answers import CONTEXT, read_questions, records, show, to_problems
 from rlvr.commands.which_model import TRAINED, Checkpoint, find
 from rlvr.config import Config
-from rlvr.model.source import config_file
+from rlvr.model.limits import check_ids, most_tokens, read_config
 from rlvr.plan.command import demand
 from rlvr.problems import tables
 from rlvr.stages.begin import stage
@@ -25,7 +26,7 @@ from rlvr.stages.planning import plan_sampling
 from rlvr.stages.quantization import kept_layers
 from rlvr.stages.resolve import resolve
 from rlvr.tasks.table import TableRow
-from rlvr.types import Group, Prompt, UserError
+from rlvr.types import Group, Message, Prompt, UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout", "memory")
 HELD_OUT = 3  # questions to ask when none is given
@@ -53,6 +54,8 @@ def main(request: Request) -> None:
 
     Raises UserError for questions or a model that cannot be used.
     """
+    if request.out is not None:
+        _check_writable(request.out)
     printed = sys.stdout
     with stage("generate", SECTIONS) as params, TemporaryDirectory() as folder, ExitStack() as files:
         rows = _rows(request)
@@ -78,7 +81,7 @@ def main(request: Request) -> None:
             sampler.sync(policy)
             seed = cfg.compute.seed if request.seed is None else request.seed
             groups = sampler.sample(prompts, request.completions, seed=(seed, -2))
-            stream = files.enter_context(request.out.open("w")) if request.out else printed
+            stream = files.enter_context(request.out.open("w", encoding="utf-8")) if request.out else printed
             write = _writer(cfg, stream)
             for number, group in enumerate(_in_order(groups, prompts)):
                 write(rows[number], group)
@@ -94,6 +97,16 @@ def _in_order(groups: Iterable[Group], prompts: Sequence[Prompt]) -> Iterator[Gr
             yield waiting.pop(ids.popleft())
 
 
+def _check_writable(file: Path) -> None:
+    """Raise UserError, before a model is loaded, when `file` cannot be written."""
+    if file.is_dir():
+        raise UserError(f"--out {file} is a folder: name a file in it, such as {file / 'answers.jsonl'}")
+    if not file.parent.is_dir():
+        raise UserError(f"--out {file}: the folder {file.parent} does not exist; make it first, or name another file")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"--out {file} cannot be written: name another file")
+
+
 def _rows(request: Request) -> list[TableRow]:
     if request.question is not None and request.file is not None:
         raise UserError("give a question or --file, not both")
@@ -104,7 +117,11 @@ def _rows(request: Request) -> list[TableRow]:
     if not tables.FOLDER.is_dir():
         raise UserError('nothing to ask: give a question, as in rlvr generate "What is 12+34?", or --file')
     problems = [prompt.problem for prompt in tables.read_prompts("evaluation")[:HELD_OUT]]
-    return [{"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in problems]
+    return [
+        {"id": problem.id, "question": problem.question, "answer": problem.answer}
+        | ({CONTEXT: list(problem.context)} if problem.context else {})
+        for problem in problems
+    ]
 
 
 def _prompts(checkpoint: Checkpoint, rows: Sequence[TableRow], *, is_plain: bool) -> list[Prompt]:
@@ -117,8 +134,9 @@ def _prompts(checkpoint: Checkpoint, rows: Sequence[TableRow], *, is_plain: bool
             tokenizer,
             problem.question,
             system_prompt=None if is_plain else template.system_prompt,
-            opening="" if is_plain else opening_of(template),
+            opening="" if is_plain else opening_of(template, tokenizer).added,
             earlier=earlier,
+            context=problem.context,
         )
         prompts.append(Prompt(problem, tuple(tokenizer.encode(text, add_special_tokens=False))))
     return prompts
@@ -129,7 +147,9 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], request: Request) 
     cfg = checkpoint.cfg
     longest = max(len(prompt.tokens) for prompt in prompts)
     tokens = cfg.rollout.max_completion_tokens if request.max_tokens is None else request.max_tokens
-    limit = json.loads(config_file(checkpoint.source).read_text()).get("max_position_embeddings")
+    config = read_config(checkpoint.source)
+    check_ids(config, checkpoint.tokenizer, (token for prompt in prompts for token in prompt.tokens))
+    limit, _ = most_tokens(config)
     if limit is not None and longest + tokens > limit:
         raise UserError(
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "

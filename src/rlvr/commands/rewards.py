@@ -9,8 +9,8 @@ from rlvr.chat import tags_of
 from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.commands.trial import CompletionGroup, group_by_problem, spelled, summaries, totals, without_signal
 from rlvr.problems import tables as prepared
-from rlvr.rewards import Scorer, Scores, check_columns, open_scorer
-from rlvr.runtime.messages import note
+from rlvr.rewards import Scorer, Scores, open_scorer
+from rlvr.runtime.messages import note, warn
 from rlvr.runtime.printing import print_table
 from rlvr.stages.begin import stage
 from rlvr.tasks.table import read_local
@@ -21,12 +21,16 @@ SPLITS = ("train", "evaluation", "dev", "sft")
 COMPLETIONS = Path("logs/completions")
 
 
-def try_file(file: Path, limit: int | None) -> None:
-    """Print the points of each completion in `file`, then a summary of each reward function. Raises UserError."""
+def try_file(file: Path, limit: int | None) -> bool:
+    """Print the points of each completion in `file`, then a summary of each reward function.
+
+    Returns whether any completion could be scored. Raises UserError.
+    """
     with stage("rewards try", SECTIONS) as cfg:
         groups = _read_groups(file, limit)
-        check_columns(cfg.rewards, [problem for problem, _ in groups])
         with open_scorer(cfg.rewards, cfg.verifiers, tags_of(cfg.model.template)) as scorer:
+            for text in scorer.check_columns([problem for problem, _ in groups]):
+                note(text)
             before = time.monotonic()
             scores = _scores(scorer, groups)
             seconds = time.monotonic() - before
@@ -41,6 +45,9 @@ def try_file(file: Path, limit: int | None) -> None:
     print(_signal(sums))
     for message in scores.messages:
         note(message)
+    if unscorable == count:
+        warn("no completion could be scored: fix what the notes above say")
+    return unscorable < count
 
 
 def doctor(num_problems: int) -> bool:
@@ -52,9 +59,10 @@ def doctor(num_problems: int) -> bool:
         problems = _problems(("train",))[:num_problems]
         if not problems:
             raise UserError("no prepared problems: run `dvc repro prepare`")
-        check_columns(cfg.rewards, problems)
         tags, most = tags_of(cfg.model.template), cfg.rollout.max_completion_tokens
         with open_scorer(cfg.rewards, cfg.verifiers, tags) as scorer:
+            for text in scorer.check_columns(problems):
+                note(text)
             tricks = examine(scorer, problems, tags, max_completion_tokens=most)
             tables = sorted(COMPLETIONS.glob("*.parquet"))
             sums = totals(_scores(scorer, _read_groups(tables[-1], None))) if tables else None

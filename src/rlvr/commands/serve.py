@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
+import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any
 from rlvr.chat import opening_of
 from rlvr.commands.server import Served, command, curl, environment, serving_template, url, write_files
 from rlvr.commands.which_model import Checkpoint, find
+from rlvr.model.limits import read_config
 from rlvr.model.policy import end_of_sequence_ids
 from rlvr.model.source import Source
 from rlvr.problems import tables
@@ -24,6 +29,7 @@ from rlvr.types import UserError
 
 SECTIONS = ("compute", "model", "prepare", "rollout")
 FILES = Path(".checkpoints/serve")
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ def main(options: ServeOptions, extra: Sequence[str]) -> None:
         template = serving_template(
             checkpoint.tokenizer,
             system_prompt=cfg.model.template.system_prompt,
-            opening=opening_of(cfg.model.template),
+            opening=opening_of(cfg.model.template, checkpoint.tokenizer).added,
             earlier=tables.read_earlier() if cfg.prepare.few_shot else (),
         )
         write_files(FILES, template, _eos_ids(checkpoint), cfg.rollout.temperature)
@@ -61,9 +67,29 @@ def main(options: ServeOptions, extra: Sequence[str]) -> None:
     print(
         f"{checkpoint.name} as {served.name!r}, soon at {url(served)} (Ctrl-C ends it):\n  {curl(served)}", flush=True
     )
+    threading.Thread(target=announce, args=(served,), daemon=True).start()
     code = run_group(command(served, FILES, extra), environment(served, os.environ))
-    if code not in (0, -signal.SIGTERM):
+    if code not in (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         raise UserError(f"the server ended with code {code}; its last messages are above")
+
+
+def announce(served: Served) -> None:
+    """Wait until the server lists the model, then say that it is ready."""
+    while not is_listed(served):
+        time.sleep(POLL_SECONDS)
+    print(f"ready: {url(served)}", flush=True)
+
+
+def is_listed(served: Served) -> bool:
+    """Whether a server at this address answers and has the model: another one's answer is not ours."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(served.host, served.host)
+    try:
+        with direct.open(f"http://{host}:{served.port}/v1/models", timeout=POLL_SECONDS) as reply:
+            models = json.load(reply)["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return served.name in [model.get("id") for model in models]
 
 
 def _served(options: ServeOptions, checkpoint: Checkpoint, *, is_cuda: bool) -> Served:
@@ -92,10 +118,10 @@ def _eos_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def _declared_end(source: Source) -> Any:
     """The end of sequence of the generation config, or of the model's config if there is none."""
-    from transformers import AutoConfig, GenerationConfig  # noqa: PLC0415
+    from transformers import GenerationConfig  # noqa: PLC0415
 
     revision = source.revision or "main"
     try:
         return GenerationConfig.from_pretrained(source.name, revision=revision).eos_token_id
-    except OSError:
-        return AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=False).eos_token_id
+    except (OSError, ValueError):  # there is none, or a damaged one, which the model is loaded without
+        return read_config(source).eos_token_id

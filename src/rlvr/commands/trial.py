@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlvr.rewards.rubric import Scores
+from rlvr.tasks.cells import texts_at
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.verdict import Verdict
 
@@ -56,6 +58,11 @@ def group_by_problem(
 
 def _answered(row: CompletionRow, place: str, count_tokens: Callable[[str], int]) -> Answered:
     text = row.get("completion", row.get("text"))
+    if isinstance(text, list):
+        raise UserError(
+            f"{place}: the completion is a list (of {len(text)} chat messages?), not a text. Put the content of the "
+            "model's own message into the column completion"
+        )
     if not isinstance(text, str):
         raise UserError(
             f"{place}: no completion. Put the model's text into a column completion (or text, as in "
@@ -63,7 +70,7 @@ def _answered(row: CompletionRow, place: str, count_tokens: Callable[[str], int]
         )
     try:
         num_tokens = count_tokens(text) if _is_empty(row.get("num_tokens")) else int(row["num_tokens"])
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{place}: num_tokens {row['num_tokens']!r} is not a whole number") from None
     return Answered(text, num_tokens, str(row.get("is_truncated", False)).lower() in ("true", "1"))
 
@@ -92,10 +99,19 @@ def _own(row: CompletionRow) -> Problem:
     fields = {name: "" if _is_empty(row.get(name)) else str(row[name]) for name in FIELDS - {"level"}}
     left_out = FIELDS | OF_COMPLETION | (OF_RUN if "problem_id" in row else frozenset())
     columns = {name: row[name] for name in row if name not in left_out and not name.startswith("reward/")}
-    digest = hashlib.sha256(json.dumps([fields, columns], sort_keys=True, default=str).encode()).hexdigest()
-    level = row.get("level")
+    accepted: tuple[str, ...] = ()
+    if isinstance(row.get("answer"), list) and (golds := texts_at(row, "answer", "the row")):
+        fields["answer"], accepted = golds[0], tuple(golds[1:])
+    digest = hashlib.sha256(json.dumps([fields, *accepted, columns], sort_keys=True, default=str).encode()).hexdigest()
     fields["id"] = fields["id"] or str(row.get("problem_id") or digest[:8])
-    return Problem(**fields, level=0 if _is_empty(level) else int(str(level)), columns=columns)
+    name, question, answer, working = (fields[key] for key in ("id", "question", "answer", "working"))
+    return Problem(name, question, answer, working, _level(row.get("level")), fields["solution"], columns, accepted)
+
+
+def _level(value: Any) -> int:
+    """The whole number in a level of any kind (3, "3", 3.0, "Level 3"); 0 without one, since it only splits tables."""
+    digits = re.search(r"-?\d{1,9}", str(value))
+    return 0 if digits is None else int(digits[0])
 
 
 def _is_empty(value: Any) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 
 from rlvr.chat import CHAT_TEMPLATE
 from rlvr.config import Config
+from rlvr.model.chat_template import fix_template
 from rlvr.model.policy import has_weights, load_tokenizer
 from rlvr.model.source import Source, open_source
 from rlvr.problems import tables
+from rlvr.runtime.files import read_text
 from rlvr.types import UserError
 
 TRAINED = (Path("models/grpo"), Path("models/sft"))  # the last stage first
@@ -61,10 +63,13 @@ def _trained(cfg: Config, name: str, start: Path | None) -> Checkpoint:
 
 def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
     """An adapter on the base model named in its config: the prepared model or another."""
-    about = json.loads((path / ADAPTER).read_text())
-    lora = cfg.model.lora.model_copy(update={"rank": about["r"], "alpha": about["lora_alpha"]})
+    try:
+        about = json.loads(read_text(path / ADAPTER))
+        lora = cfg.model.lora.model_copy(update={"rank": about["r"], "alpha": about["lora_alpha"]})
+        named = about["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / ADAPTER} is not the config of an adapter: {type(error).__name__} {error}") from None
     cfg = _with_model(cfg, adapter="lora", lora=lora)
-    named = about["base_model_name_or_path"]
     if not named or named == str(tables.BASE) or (tables.BASE.is_dir() and named == _prepared_source().name):
         return _trained(cfg, str(path), path)
     source, tokenizer = _open(cfg, named, about.get("revision"), folder)
@@ -73,6 +78,10 @@ def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
 
 def _weights(cfg: Config, path: Path) -> Checkpoint:
     """A whole model. One from training comes without a tokenizer and takes the prepared one."""
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"--model {path} has no config.json: give a folder in transformers' layout, from save_pretrained"
+        )
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     if not has_tokenizer:
         _prepared_source()
@@ -80,6 +89,7 @@ def _weights(cfg: Config, path: Path) -> Checkpoint:
     tokenizer = load_tokenizer(place)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
+    fix_template(tokenizer, cfg.model)
     cfg = _with_model(cfg, adapter="none")
     return Checkpoint(str(path), cfg, Source(str(path), None, None), None, tokenizer, place)
 
@@ -87,9 +97,11 @@ def _weights(cfg: Config, path: Path) -> Checkpoint:
 def _open(cfg: Config, name: str, revision: str | None, folder: Path) -> tuple[Source, Any]:
     """A model and its tokenizer, named as in `model.source`: a hub model, a GGUF file or a folder."""
     try:
-        return open_source(name, revision, folder, dtype=cfg.compute.dtype)
+        source, tokenizer = open_source(name, revision, folder, dtype=cfg.compute.dtype)
     except UserError as error:
         raise UserError(f"--model {name}, read as model.source: {error}") from None
+    fix_template(tokenizer, cfg.model)
+    return source, tokenizer
 
 
 def _prepared_source() -> Source:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 FEW_STEPS, FEW_PROBLEMS, FEW_COMPLETIONS = 300, 500, 4
 SMALL_MODEL = 1_500_000_000  # parameters
 GSPO_EPSILON = 0.01
+LORA_RATE = 5.0e-6  # below it an adapter hardly moves; training all weights takes 1.0e-6 and the like
 
 
 def advice(
@@ -29,11 +30,11 @@ def advice(
     """
     grpo = cfg.grpo
     from_scratch = cfg.model.source == "scratch"
+    updates = None if steps is None else steps * grpo.minibatches_per_rollout * grpo.passes_per_rollout
     is_small = num_parameters is not None and num_parameters < SMALL_MODEL
     notes = {
-        f"grpo runs {steps} steps: rewards often move only after {FEW_STEPS}; raise grpo.steps": (
-            steps is not None and steps < FEW_STEPS
-        ),
+        f"grpo runs {steps} steps: enough where rewards are paid from the start; others may need {FEW_STEPS} "
+        "or more before rewards move (grpo.steps)": (steps is not None and steps < FEW_STEPS),
         f"{num_train} training problems: 10 can do, {FEW_PROBLEMS} or more are better": (
             num_train is not None and num_train < FEW_PROBLEMS
         ),
@@ -43,6 +44,10 @@ def advice(
         "nothing; the paper takes epsilon 3.0e-4 and epsilon_high 4.0e-4": (
             grpo.loss_type == "gspo" and grpo.epsilon > GSPO_EPSILON
         ),
+        f"grpo.warmup_steps {grpo.warmup_steps} for a run of {updates} optimizer steps: the learning rate only just "
+        "reaches its peak or never does; lower it": updates is not None and 0 < updates <= grpo.warmup_steps,
+        f"grpo.learning_rate {grpo.learning_rate:g} is a rate for training all weights: an adapter usually takes "
+        "1.0e-5 to 1.0e-4": cfg.model.adapter == "lora" and grpo.learning_rate < LORA_RATE,
         "a model under 1.5B parameters rarely learns to reason in tags by reinforcement alone; "
         "do the pre-finetune (sft.enabled: true)": is_small and not from_scratch and not pre_finetuned,
         "without the pre-finetune a model from scratch does not produce the format, and nothing is rewarded; "
@@ -51,3 +56,24 @@ def advice(
         + ("" if pre_finetuned else "; do the pre-finetune (sft.enabled: true)"): template_added,
     }
     return [note for note, applies in notes.items() if applies]
+
+
+def sft_advice(cfg: Config) -> list[str]:
+    """The same for the pre-finetune. It reads `sft`."""
+    if not cfg.sft.enabled or cfg.sft.warmup_steps < cfg.sft.max_steps:
+        return []
+    return [
+        f"sft.warmup_steps {cfg.sft.warmup_steps} for at most {cfg.sft.max_steps} steps: the learning rate only just "
+        "reaches its peak or never does; lower it"
+    ]
+
+
+def evaluation_advice(cfg: Config) -> list[str]:
+    """The same for the evaluation. It reads `rollout` and `evaluate`."""
+    trained, evaluated = cfg.rollout.temperature, cfg.evaluate.temperature
+    if trained == evaluated:
+        return []
+    return [
+        f"evaluate.temperature {evaluated:g} is not rollout.temperature {trained:g}: mean@k and pass@k are then about "
+        "another sampling than the one that was trained"
+    ]

@@ -65,6 +65,7 @@ class Prepare(Section):
     max_prompt_tokens: Positive
     few_shot: Annotated[int, Field(ge=0)]
     long_prompts: Literal["drop", "truncate"]
+    bad_golds: Literal["refuse", "drop"]
     arithmetic: Arithmetic
     gsm8k: Gsm8k
     records: Records

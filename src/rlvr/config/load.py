@@ -16,7 +16,9 @@ from rlvr.config.base import Section
 from rlvr.config.data import Prepare
 from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
+from rlvr.config.secrets import REMEDY, secrets_in
 from rlvr.config.training import VLLM_TEMPERATURES, Evaluate, Grpo, Memory, Report, Rollout, Sft
+from rlvr.runtime.files import read_text
 from rlvr.types import UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
@@ -50,10 +52,10 @@ class Config(Section):
                 f"sft.enabled needs prepare.sft_problems {self.prepare.sft_problems} and prepare.dev_problems "
                 f"{self.prepare.dev_problems} to be at least 1; set sft.enabled to false to go without"
             )
-        if self.compute.dtype == "float16" and self.model.adapter == "none":
+        if self.compute.dtype in ("bfloat16", "float16") and self.model.adapter == "none":
             raise ValueError(
-                "compute.dtype float16 cannot train all weights, which would lose small updates: set model.adapter to "
-                "lora, whose own weights stay in float32, or compute.dtype to float32 or bfloat16"
+                f"compute.dtype {self.compute.dtype} cannot train all weights, which would lose small updates: set "
+                "model.adapter to lora, whose own weights stay in float32, or compute.dtype to float32"
             )
         largest = max(self.grpo.completions_per_prompt, self.evaluate.samples_per_problem)
         if self.rollout.max_rows < largest:
@@ -86,10 +88,15 @@ class Config(Section):
 
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file. Raises UserError."""
-    try:
-        return parse_yaml(path.read_text(), str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist here; run from the top of the project") from None
+    return parse_yaml(read_params(path), str(path))
+
+
+def read_params(path: Path = PARAMS_FILE) -> str:
+    """The text of params.yaml. Raises UserError: where a project is above this folder, with the folder to run in."""
+    if path.exists():
+        return read_text(path)
+    top = next((f for f in Path.cwd().parents if (f / PARAMS_FILE).is_file() and (f / "dvc.yaml").is_file()), None)
+    raise UserError(f"{path} does not exist here; run from the top of the project" + (f": cd {top}" if top else ""))
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -113,6 +120,8 @@ def check_config(text: str, name: str) -> Config:
 def _check(raw: Any, name: str) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"{name} must be a mapping of sections, found {type(raw).__name__}")
+    if found := list(secrets_in(raw)):
+        raise UserError("\n".join([f"{name} holds a secret:", *(f"  {key}: {REMEDY}" for key in found)]))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

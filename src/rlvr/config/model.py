@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlvr.chat import tags_of
 from rlvr.config.base import Name, Positive, Section, Share
+
+OWN_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "tools")
+OUTPUTS = ("models", "data/prepared")  # of dvc.yaml, where a model could lie
 
 
 class Compute(Section):
@@ -42,10 +47,20 @@ class Lora(Section):
     alpha: Positive
 
 
+def _iso_date(value: Any) -> Any:
+    text = value.isoformat() if isinstance(value, datetime.date) else value
+    try:
+        datetime.date.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is no date such as 2026-01-31") from None
+    return text
+
+
 class Template(Section):
     tags: str | dict[str, str]
     system_prompt: str | None
     open_in_prompt: bool
+    date: Annotated[str, BeforeValidator(_iso_date)]
 
     @model_validator(mode="after")
     def _tags_exist(self) -> Self:
@@ -62,6 +77,28 @@ class Model(Section):
     dynamic_share: Share
     lora: Lora
     template: Template
+    chat_template_kwargs: dict[str, bool | int | float | str | list[str] | None]
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in values:
+            if not name.isidentifier() or name in OWN_VARIABLES:
+                raise ValueError(
+                    f"{name!r} is not a variable that can be set for a chat template; give one that the model's "
+                    "template reads, such as enable_thinking: false"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _is_input(self) -> Self:
+        path = Path(self.source).resolve()
+        if made := [folder for folder in OUTPUTS if Path(folder).resolve() in (path, *path.parents)]:
+            raise ValueError(
+                f"source {self.source!r} is in {made[0]}, which the pipeline writes and removes before it writes it "
+                f"again: copy it, as in cp -r {self.source} data/raw/first, and take data/raw/first"
+            )
+        return self
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:

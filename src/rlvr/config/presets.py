@@ -2,7 +2,7 @@
 
 presets/default.yaml holds every setting that another preset changes, with its default. Writing a preset writes the
 default first, so two presets never mix; settings that no preset changes keep the user's values. `rewards` is replaced
-as a whole: a rubric is one thing. So are the filters of a table.
+as a whole: a rubric is one thing. So are the filters of a table and the variables of a chat template.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from rlvr.runtime.files import read_text
 from rlvr.types import UserError
 
 FOLDER = Path("presets")
 DEFAULT = "default"
 FITS = "Fits on"  # begins the line that says which card a preset needs
-REPLACED = ("rewards", "filters")
+REPLACED = ("rewards", "filters", "chat_template_kwargs")
 
 Settings = MutableMapping[str, Any]
 
@@ -45,7 +46,7 @@ def header(name: str, folder: Path = FOLDER) -> list[str]:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"there is no preset {name!r}; there are {', '.join(known) or 'none here'}{hint}")
     lines = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.removeprefix("#").strip())
@@ -56,7 +57,7 @@ def with_preset(text: str, name: str, folder: Path = FOLDER) -> str:
     """The text of params.yaml with the preset's settings; comments and order stay. Raises UserError."""
     header(name, folder)
     for overlay in dict.fromkeys((DEFAULT, name)):
-        text = with_overlay(text, (folder / f"{overlay}.yaml").read_text())
+        text = with_overlay(text, read_text(folder / f"{overlay}.yaml"))
     return text
 
 

@@ -65,7 +65,9 @@ class Verifiers(Section):
 class Reward(Section):
     """`function` is a name of FUNCTIONS or judge (absent: the reward's own name), `python` a function of the user's.
 
-    `verifier` names whose verdict the function reads (absent: verifiers.answer).
+    `verifier` names whose verdict the function reads (absent: verifiers.answer). With `when` the function applies to
+    completions with that verdict only. For `python`: `sandbox` runs it in the sandbox of programs; `messages` says
+    whether it reads chats or texts (absent: as its code does).
     """
 
     weight: float
@@ -73,6 +75,9 @@ class Reward(Section):
     function: Name | None = None
     python: Name | None = None
     verifier: Name | None = None
+    when: Literal["right", "wrong"] | None = None
+    sandbox: bool = False
+    messages: bool | None = None
 
 
 def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -> None:
@@ -89,6 +94,8 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
             except ValueError as error:
                 raise ValueError(f"{key}.{error}") from None
             continue
+        if reward.sandbox or reward.messages is not None:
+            raise ValueError(f"{key}: sandbox and messages are for your own functions (python)")
         function = reward.function or name
         known = [*FUNCTIONS, judge.NAME]
         if function not in known:
@@ -135,7 +142,13 @@ def _check_judge(key: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_verifier(key: str, name: str) -> None:
-    if name not in VERIFIERS:
+    if ":" in name or name.endswith(".py"):
+        try:
+            custom.check_verifier(name)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+    elif name not in VERIFIERS:
         raise ValueError(
-            f"{key}: no such verifier {name!r}; there are {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}"
+            f"{key}: no such verifier {name!r}; there are {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}; "
+            "name your own by its file: user/my_verifier.py:my_function"
         )

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlvr.attention import PackedLayout
 from rlvr.memory.offload import Offload
+from rlvr.types import UserError
 
 PROBE_TOKENS = 8
 
@@ -54,7 +55,7 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
     if tile_rows < 1:
         raise ValueError(f"tile_rows is {tile_rows}; it must be 1 or more")
     body = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
-    layers: Sequence[nn.Module] = list(body.layers)
+    layers = layers_of(body)
     norms = [_norms(layer) for layer in layers]
     agrees = _probe(body, layers, norms, tile_rows=max(1, min(tile_rows, PROBE_TOKENS // 2)))
     home = Offload(len(layers), next(body.parameters()).device) if offload else None
@@ -66,6 +67,17 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
             _replace_forward(layer, None if home is None else home.device)
             unknown.append(f"layers.{number}")
     return unknown
+
+
+def layers_of(body: Any) -> list[nn.Module]:
+    """The decoder layers of a model's body. Raises UserError where they are not in a list `layers`."""
+    layers = getattr(body, "layers", None)
+    if layers is None:
+        raise UserError(
+            f"{type(body).__name__} does not keep its layers as others do: set memory.tile_rows to null and "
+            "model.quantization to none"
+        )
+    return list(layers)
 
 
 @dataclass(frozen=True)
@@ -110,8 +122,9 @@ def attention_half(layer: Any, norms: Norms, x: Tensor, options: Mapping[str, An
 
 
 def mlp_half(layer: Any, norms: Norms, x: Tensor) -> Tensor:
-    """x + norm(mlp(norm(x))) of any rows, [1, ..., D]."""
-    out: Tensor = layer.mlp(getattr(layer, norms.before_mlp)(x))
+    """x + norm(mlp(norm(x))) of any rows, [1, ..., D]; an MLP of experts may give what its router said, too."""
+    made = layer.mlp(getattr(layer, norms.before_mlp)(x))
+    out: Tensor = made[0] if isinstance(made, tuple) else made
     return x + (out if norms.after_mlp is None else getattr(layer, norms.after_mlp)(out))
 
 
@@ -197,7 +210,7 @@ def _trained(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 def _norms(layer: nn.Module) -> Norms | None:
     """The norms of a layer by the parts that it has; None when it has others, or drops values at random."""
-    if any(isinstance(module, nn.Dropout) and module.p > 0.0 for module in layer.modules()):
+    if any(isinstance(module, nn.Dropout) and module.p > 0.0 and module.training for module in layer.modules()):
         return None
     parts = {name for name, part in layer.named_children() if not isinstance(part, (nn.Dropout, nn.Identity))}
     known = {
@@ -220,10 +233,14 @@ def _probe(body: Any, layers: Sequence[nn.Module], norms: Sequence[Norms | None]
         whole, tiled = (
             LayerCall(layer, LayerSettings(number, its_norms, n, None), options) for n in (PROBE_TOKENS, tile_rows)
         )
-        h = whole.attention_half(inputs[0])
+        try:
+            h = whole.attention_half(inputs[0])
+            parts = _in_tiles(whole, h), _in_tiles(tiled, h)
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+            return  # its parts want to be called in another way
         size, rounding = (output - inputs[0]).norm(), torch.finfo(output.dtype).eps
-        is_whole = (_in_tiles(whole, h) - output).norm() <= rounding * size
-        agrees[number] = bool(is_whole and (_in_tiles(tiled, h) - output).norm() <= 16 * rounding * output.norm())
+        is_whole = (parts[0] - output).norm() <= rounding * size
+        agrees[number] = bool(is_whole and (parts[1] - output).norm() <= 16 * rounding * output.norm())
 
     hooks = [
         layer.register_forward_hook(partial(compare, number), with_kwargs=True) for number, layer in enumerate(layers)

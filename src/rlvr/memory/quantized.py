@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvr.memory.layer import layers_of
 from rlvr.types import UserError
 
 BLOCK = 64  # weights that share a scale
@@ -59,7 +60,7 @@ def quantize(model: Any, *, device: torch.device, keep: Collection[str] = ()) ->
 
 def decoder_linears(model: Any) -> dict[str, nn.Linear]:
     """The plain linear layers inside the decoder's layers, by name."""
-    inside = {id(module) for layer in model.get_decoder().layers for module in layer.modules()}
+    inside = {id(module) for layer in layers_of(model.get_decoder()) for module in layer.modules()}
     return {
         name: module
         for name, module in model.named_modules()

@@ -28,13 +28,11 @@ def dtype_named(setting: str, device: torch.device, *, is_frozen: bool) -> torch
 def fastest_dtype(kind: str, *, has_bfloat16: bool, is_frozen: bool) -> torch.dtype:
     """bfloat16 on a GPU, float16 on one without it, float32 on a device of another `kind`.
 
-    float16 is for frozen weights under an adapter: a GPU without bfloat16 trains all weights in float32.
+    16 bits are for frozen weights under an adapter: weights that are trained in them lose most small updates.
     """
-    if kind != "cuda":
+    if kind != "cuda" or not is_frozen:
         return torch.float32
-    if has_bfloat16:
-        return torch.bfloat16
-    return torch.float16 if is_frozen else torch.float32
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def has_bfloat16() -> bool:

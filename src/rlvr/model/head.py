@@ -9,6 +9,7 @@ import torch
 
 from rlvr.attention import PackedLayout
 from rlvr.logprob import LogitMap
+from rlvr.model.probe import refused
 from rlvr.types import UserError
 
 PROBE_TOKENS = 4
@@ -36,7 +37,8 @@ def check_head(model: Any, *, name: str) -> None:
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         raise UserError(f"{name}: models whose head has a bias are not supported")
-    product_SV, own_SV = _probe(model, head)
+    with refused(model, name):
+        product_SV, own_SV = _probe(model, head)
     expected_SV = logit_map(model.config).apply_(product_SV)
     if not bool((own_SV - expected_SV).norm() <= 4 * torch.finfo(model.dtype).eps * expected_SV.norm()):
         raise UserError(

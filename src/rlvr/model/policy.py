@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from torch.utils._python_dispatch import _disable_current_modes
+from transformers import AutoTokenizer
 
 from rlvr.attention import layout as attention
+from rlvr.attention.recurrent import carry
 from rlvr.attention.shared_prompt import BehindPrompt, SharedPrompt
 from rlvr.linear import through_onednn
 from rlvr.logprob import Impl, LogitMap, token_logprobs
@@ -24,18 +25,19 @@ from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.quantized import quantize, scales
-from rlvr.memory.views import NotShareable, Views, model_on
+from rlvr.memory.views import Views
+from rlvr.model.files import reason
 from rlvr.model.head import at_least_float32, check_head, logit_map
+from rlvr.model.probe import check_packed
 from rlvr.model.resolved import Lora
 from rlvr.model.source import Source
-from rlvr.model.tokenizer import turn_end
+from rlvr.model.tokenizer import check_template, turn_end
+from rlvr.model.weights import own_model, shared_model
 from rlvr.runtime.messages import note
 from rlvr.types import UserError
 
 if TYPE_CHECKING:
     from rlvr.batch import MicroBatch
-
-AttentionInterface.register(attention.NAME, attention.attention)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Policy:
     """A causal language model, its decoder `body` without the head, and the ids that end a completion.
 
     `kernels` and `logit_chunk_rows` choose the implementation and chunk size of token_logprobs and policy_loss.
+    `is_recurrent`: some layers carry a state, which no keys of a shared prompt hold.
     """
 
     model: Any
@@ -50,6 +53,7 @@ class Policy:
     eos_ids: tuple[int, ...]
     kernels: Impl
     logit_chunk_rows: int | None
+    is_recurrent: bool = False
 
     @property
     def head(self) -> Tensor:
@@ -100,8 +104,16 @@ class Policy:
         return {name: weight.detach() for name, weight in self.trainable().items()}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Raises ValueError unless names and shapes are those of what is trained."""
+        trained = self.trainable()
+        ours, theirs = ({name: tuple(weight.shape) for name, weight in weights.items()} for weights in (trained, state))
+        if ours != theirs:
+            first = min(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+            raise ValueError(
+                f"weights of another model: {first} has the shape {theirs.get(first)}, not {ours.get(first)}"
+            )
         with torch.no_grad():
-            for name, weight in self.trainable().items():
+            for name, weight in trained.items():
                 weight.copy_(state[name])
 
     def frozen_copy(self) -> Policy:
@@ -155,18 +167,24 @@ def load_policy(
         source = Source(str(start), None, None)
     if base is not None and lora is None:
         raise ValueError("only frozen weights can be shared with an engine: model.adapter must be lora")
-    shared = None if base is None else _shared_model(source, base, dtype)
-    model = _own_model(source, dtype) if shared is None else shared
+    shared = None if base is None else shared_model(source, base, dtype)
+    model = own_model(source, dtype) if shared is None else shared
     if nf4_except is not None and shared is None:
         for name, why in quantize(model, device=device, keep=nf4_except).left.items():
             if name not in nf4_except:
                 note(f"{name} stays in 16 bits: {why}")
-    model = model.to(device).train()
-    check_head(model, name=source.name)
+    model = model.to(device)
+    if lora is None and device.type == "cpu":
+        for weight in model.parameters():  # maps of the file: who writes over it would take back what is trained
+            weight.data = weight.data.clone()
+    is_recurrent = carry(model)
+    with _disable_current_modes():  # what the checks take is neither planned nor counted: it is free before training
+        check_head(model.eval(), name=source.name)
+        check_packed(model, name=source.name)
     eos_ids = end_of_sequence_ids(model.generation_config.eos_token_id, tokenizer)
     model = model if lora is None else _with_adapter(model, lora, start)
-    model = through_onednn(model, keeps_packed=shared is None)
-    return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None)
+    model = through_onednn(model.eval(), keeps_packed=shared is None)  # no dropout: sampler and trainer agree
+    return Policy(model, _base(model).get_decoder(), eos_ids, "auto", None, is_recurrent)
 
 
 def for_training(
@@ -214,7 +232,14 @@ def has_weights(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder)
+    """The tokenizer in `folder`. Raises UserError where it, or its chat template, cannot be used."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # each reader of its files raises its own
+        raise UserError(f"the tokenizer in {folder} cannot be loaded: {reason(error)}") from None
+    if tokenizer.chat_template is not None:
+        check_template(tokenizer)
+    return tokenizer
 
 
 def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tuple[int, ...]:
@@ -227,36 +252,6 @@ def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tup
             "no end-of-sequence token: neither the tokenizer, its chat template nor generation_config.json names one"
         )
     return tuple(sorted(ids))
-
-
-def _own_model(source: Source, dtype: torch.dtype) -> Any:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            source.name,
-            revision=source.revision or "main",
-            dtype=dtype,
-            attn_implementation=attention.NAME,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
-
-
-def _shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
-    """The model on the tensors of `base`, or None, with a note, when it cannot be built on them."""
-    where: dict[str, Any] = {"revision": source.revision or "main", "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(source.name, **where)
-        model = model_on(base, config, dtype=dtype, attention=attention.NAME)
-    except NotShareable as reason:
-        note(f"trainer and engine keep a copy of the weights each: {reason}")
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"the model {source.name!r} cannot be loaded: {error}") from None
-    with suppress(OSError):  # without the file, config.json says how a completion ends
-        model.generation_config = GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
-    return model
 
 
 def _base(model: Any) -> Any:

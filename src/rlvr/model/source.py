@@ -13,11 +13,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlvr.chat import CHAT_TEMPLATE
+from rlvr.model.files import ADAPTER, gguf_texts, reason, weight_files
+from rlvr.model.tokenizer import check_template
+from rlvr.runtime.files import check_pulled, read_text, why_missing
 from rlvr.types import UserError
 
 FILE = "source.json"
@@ -36,12 +42,16 @@ class Source:
 
     def write(self, folder: Path) -> None:
         name = "." if self.name == str(folder) else self.name
-        (folder / FILE).write_text(json.dumps(asdict(self) | {"name": name}, indent=2) + "\n")
+        (folder / FILE).write_text(json.dumps(asdict(self) | {"name": name}, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Source:
-        values = json.loads((folder / FILE).read_text())
-        return cls(**values | {"name": str(folder) if values["name"] == "." else values["name"]})
+        file = folder / FILE
+        try:
+            source = cls(**json.loads(read_text(file)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}): run `rlvr prepare`, which writes it") from None
+        return replace(source, name=str(folder)) if source.name == "." else source
 
 
 def open_source(name: str, revision: str | None, base: Path, *, dtype: str) -> tuple[Source, Any]:
@@ -52,16 +62,11 @@ def open_source(name: str, revision: str | None, base: Path, *, dtype: str) -> t
     they are. A model without a chat template gets the pipeline's. Raises UserError when there is no such model, when
     it may not be read, or when it has no safe weights.
     """
+    check_pulled(Path(name))
     if name.endswith(".gguf"):
         source, tokenizer = _open_gguf(gguf_file(name), base, dtype)
     elif (folder := Path(name)).is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise UserError(
-                f"model.source {name!r} has no *.safetensors file: only safetensors are read, since pickled "
-                "weights can run code; convert them with save_pretrained"
-            )
-        source = Source(str(folder), None, _hash(weights))
+        source = Source(str(folder), None, _hash(weight_files(folder)))
         tokenizer = _load_tokenizer(source)
     elif Path(name).exists() or name.startswith((".", "/", "~", "package:")):
         raise UserError(
@@ -73,9 +78,21 @@ def open_source(name: str, revision: str | None, base: Path, *, dtype: str) -> t
         tokenizer = _load_tokenizer(source)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
+    check_template(tokenizer)
     tokenizer.save_pretrained(base)
     source.write(base)
     return source, tokenizer
+
+
+def open_tokenizer(name: str, revision: str | None, base: Path) -> Any:
+    """The tokenizer of `open_source`, without reading weights where that can be. Raises UserError."""
+    if not name.endswith(".gguf"):
+        return open_source(name, revision, base, dtype="auto")[1]
+    file = gguf_file(name)
+    tokenizer = _gguf_tokenizer(file, gguf_texts(file))
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def gguf_file(source: str) -> Path:
@@ -83,7 +100,7 @@ def gguf_file(source: str) -> Path:
     if not source.startswith("package:"):
         path = Path(source).expanduser()
         if not path.is_file():
-            raise UserError(f"model.source {source!r}: there is no such file")
+            raise UserError(f"model.source {source!r}: there is no such file{why_missing()}")
         return path
     package, _, name = source.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -113,32 +130,59 @@ def config_file(source: Source) -> Path:
 
 def _open_gguf(path: Path, base: Path, dtype: str) -> tuple[Source, Any]:
     import torch  # noqa: PLC0415
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, GgufConfig  # noqa: PLC0415
 
+    about = gguf_texts(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
-            quantization_config=GgufConfig(dequantize=True),
+        with _alone(path) as folder:
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=path.name,
+                dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
+                quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except Exception as error:  # transformers has an own reader for each kind of model, each with its own errors
+        raise UserError(
+            f"model.source: {path.name} cannot be read as a GGUF model (general.architecture "
+            f"{about.get('general.architecture')}): {reason(error)}; take the model's safetensors"
+        ) from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(
+            f"model.source: {path.name} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} among "
+            "them, which would be random; take the model's safetensors"
         )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(f"model.source: {path.name} cannot be read as a GGUF model: {error}") from None
-    if _gguf_text(path, "tokenizer.ggml.pre") == "smollm":  # transformers leaves its digit splitting out
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
+    tokenizer = _gguf_tokenizer(path, about)
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.config._name_or_path = path.name
     model.save_pretrained(base)
     return Source(str(base), None, _hash([path])), tokenizer
 
 
-def _gguf_text(path: Path, key: str) -> str | None:
-    from gguf import GGUFReader  # noqa: PLC0415
+def _gguf_tokenizer(path: Path, about: Mapping[str, str]) -> Any:
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
-    field = GGUFReader(path).get_field(key)
-    return None if field is None else str(field.contents())
+    try:
+        with _alone(path) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
+    except Exception as error:  # each reader of its kinds of tokenizers raises its own
+        raise UserError(
+            f"model.source: the tokenizer of {path.name} cannot be read: {reason(error)}; take the model's safetensors"
+        ) from None
+    if about.get("tokenizer.ggml.pre") == "smollm":  # transformers leaves its digit splitting out
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
+    return tokenizer
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """A folder that holds the file only: transformers would read its neighbours, an adapter among them, too."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / path.name).symlink_to(path.resolve())
+        yield folder
 
 
 def _load_tokenizer(source: Source) -> Any:
@@ -146,8 +190,8 @@ def _load_tokenizer(source: Source) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of {source.name!r} cannot be loaded: {error}") from None
+    except Exception as error:  # each reader of its files raises its own
+        raise UserError(f"the tokenizer of {source.name!r} cannot be loaded: {reason(error)}") from None
 
 
 def _hub_revision(name: str, revision: str | None) -> str:
@@ -173,16 +217,33 @@ def _hub_revision(name: str, revision: str | None) -> str:
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
             f"{where} is neither a folder here nor a model of the hub that you may read: check the name; a private "
-            "model needs `hf auth login`"
+            f"model needs `hf auth login`{why_missing()}"
         ) from None
     except LocalEntryNotFoundError:
         raise UserError(
             f"{where} is not in the local cache and the hub cannot be reached: connect, or give a folder, a .gguf file "
-            "or package:NAME/FILE.gguf"
+            f"or package:NAME/FILE.gguf{why_missing()}"
         ) from None
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error}") from None
-    return Path(config).parent.name
+    commit = Path(config).parent.name
+    _refuse_hub_adapter(name, commit)
+    return commit
+
+
+def _refuse_hub_adapter(name: str, commit: str) -> None:
+    """Raises UserError for a model with an adapter next to its weights, which transformers would put over them."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
+
+    try:
+        hf_hub_download(name, ADAPTER, revision=commit)
+    except (EntryNotFoundError, OSError):
+        return
+    raise UserError(
+        f"model.source {name!r} holds an adapter ({ADAPTER}), not a whole model alone: merge it into its base model "
+        "with peft's merge_and_unload, save that to a folder and take the folder; or take the base model"
+    )
 
 
 def _hash(files: list[Path]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlvr.chat import Tags, messages
-from rlvr.types import UserError
+from rlvr.chat import Tags, messages, render_chat
+from rlvr.types import Message, UserError
 
 MARK = "0"  # an answer that every vocabulary holds
 
@@ -15,11 +15,17 @@ def turn_end(tokenizer: Any) -> int | None:
 
     Chat models stop there, whatever the tokenizer calls its end of sequence (Llama 3: <|eot_id|>).
     """
-    turn = [*messages(MARK, None), {"role": "assistant", "content": MARK}]
-    text: str = tokenizer.apply_chat_template(turn, tokenize=False)
-    after = tokenizer.encode(text[text.rindex(MARK) + len(MARK) :], add_special_tokens=False)
+    chat: list[Message] = [*messages(MARK, None), {"role": "assistant", "content": MARK}]
+    text = render_chat(tokenizer, chat, add_generation_prompt=False)
+    after = tokenizer.encode(text.rpartition(MARK)[2], add_special_tokens=False)
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     return next((token for token in after[:2] if token in special), None)
+
+
+def check_template(tokenizer: Any) -> None:
+    """Raises UserError for a chat template that cannot be rendered, or leaves out the question."""
+    if MARK not in render_chat(tokenizer, messages(MARK, None), add_generation_prompt=False):
+        raise UserError("the model's chat template writes no question into the prompt: take another model or template")
 
 
 def target_end(tokenizer: Any) -> int:

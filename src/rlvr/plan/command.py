@@ -36,6 +36,11 @@ def show(model: str | None, card: Card | None, context: int | None, settings: Pl
     if model is None:
         return _show_all(console, cards, context, settings)
     shape = find_shape(model)
+    if settings.prompt_tokens >= shape.max_position_embeddings:
+        raise UserError(
+            f"{shape.name} reads {shape.max_position_embeddings:,} tokens: --prompt {settings.prompt_tokens} leaves "
+            "none for an answer; lower --prompt"
+        )
     for line in warnings(shape, context, cards):
         console.print(line)
     if card is None:
@@ -107,7 +112,7 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
         raise UserError("--context needs a MODEL: without one, the longest context of each is shown")
     shapes = all_shapes()
     if not shapes:
-        raise UserError("there is no presets/shapes here: run this in the project's folder, or name a model's folder")
+        raise UserError("there is no presets/shapes here: run this in the project's folder, or name a model")
     console.print(_table(longest_grid(shapes, cards, settings)))
     console.print(
         "(all): the model was made for no more. –: not even 256 tokens. One model: rlvr plan MODEL --card CARD"

@@ -160,7 +160,8 @@ def remedies(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[
     """What would make it fit, in the order in which it hurts least."""
     thrifty = settings
     if settings.quantization == "none":
-        thrifty = replace(settings, method="lora", quantization="nf4", optimizer="adamw_8bit")
+        size = 2 if settings.is_cuda else settings.weight_bytes
+        thrifty = replace(settings, method="lora", quantization="nf4", optimizer="adamw_8bit", weight_bytes=size)
         yield f"a LoRA adapter on 4-bit weights (nf4), 8-bit optimizer: {_needs(shape, thrifty, card)}"
     longest = longest_context(shape, thrifty, card)
     if 0 < longest < settings.context:

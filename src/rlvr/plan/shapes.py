@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.files import read_text
 from rlvr.types import UserError
 
 FOLDER = Path("presets/shapes")
+FROM_ELSEWHERE = Path(__file__).parents[3] / FOLDER  # of the project that this source belongs to
+HUB_SECONDS = 10.0
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 REQUIRED = (
     "model_type",
     "hidden_size",
@@ -148,33 +153,73 @@ def all_shapes(folder: Path = FOLDER) -> list[Shape]:
 
 
 def find_shape(name: str, folder: Path = FOLDER) -> Shape:
-    """The shape called `name`: one of the project's, its hub name, or a folder with a config.json.
+    """The shape called `name`: one of the project's, its hub name, a config.json, or a folder with one.
 
-    The organization and a tuning's suffix (-Instruct, -it, -Base) do not matter. Raises UserError with the nearest
-    name otherwise.
+    The organization and a tuning's suffix (-Instruct, -it, -Base) do not matter for the project's own. The config of
+    another hub name comes from the local cache or the hub. Raises UserError with the nearest name otherwise.
     """
-    if (Path(name) / "config.json").is_file():
-        return read_shape(Path(name) / "config.json")
-    known = {path.stem.lower(): path for path in sorted(folder.glob("*.json"))}
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
+        return read_shape(path / "config.json")
+    if path.suffix == ".json" and path.is_file():
+        return read_shape(path)
+    shapes = folder if folder.is_dir() else FROM_ELSEWHERE
+    known = {path.stem.lower(): path for path in sorted(shapes.glob("*.json"))}
     query = _plain(name)
     if query in known:
         return read_shape(known[query])
+    if HUB_NAME.fullmatch(name) and not path.exists():
+        return _shape_of_hub(name)
     near = difflib.get_close_matches(query, known, n=1)
     hint = f"; did you mean {known[near[0]].stem}?" if near else ""
     listed = ", ".join(path.stem for path in known.values()) or f"none in {folder}"
-    raise UserError(f"there is no shape {name!r} and no {name}/config.json; there are {listed}{hint}")
+    raise UserError(
+        f"there is no shape {name!r} and no {name}/config.json; there are {listed}{hint}. Others: a hub name with its "
+        "owner (Qwen/Qwen3-8B), a folder with a config.json, or that file"
+    )
+
+
+def _shape_of_hub(name: str) -> Shape:
+    """The shape of a hub model by its config.json alone: the one in the local cache, else the hub's."""
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # noqa: PLC0415
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    short = name.partition("/")[2]
+    cached = try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return replace(read_shape(Path(cached)), name=short)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        url = hf_hub_url(name, "config.json")
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=HUB_SECONDS, follow_redirects=True)
+        answer.raise_for_status()
+        config = answer.json()
+    except Exception as error:  # of the session's own library, whose kinds change with its versions
+        raise UserError(
+            f"config.json of {name} is not in the local cache and the hub did not give it ({error}). Check the name "
+            "and the connection (a gated model needs `hf auth login`), or add the shape: save the model's config.json "
+            f"as presets/shapes/{short}.json, or name the file: rlvr plan path/to/config.json"
+        ) from None
+    return shape_of(_of_text(config, name), name=short, where=f"config.json of {name}")
 
 
 def read_shape(path: Path) -> Shape:
     """The shape in a file of presets/shapes or in a model's config.json. Raises UserError."""
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        values = json.loads(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold an object with the fields of a model's config")
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
-    return shape_of(values.get("text_config", values), name=name, where=str(path))
+    return shape_of(_of_text(values, str(path)), name=name, where=str(path))
+
+
+def _of_text(config: Any, where: str) -> dict[str, Any]:
+    """The part of a model's config that is of its language model."""
+    text = config.get("text_config", config) if isinstance(config, dict) else None
+    if not isinstance(text, dict):
+        raise UserError(f"{where} must hold an object with the fields of a model's config")
+    return text
 
 
 def shape_of(config: Mapping[str, Any], *, name: str, where: str) -> Shape:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rlvr.tasks import Pools
-from rlvr.tasks.text import normalized
+from rlvr.tasks import Pools, question_key
 from rlvr.types import Problem, UserError
 
 if TYPE_CHECKING:
     from rlvr.config import Prepare
 
 ORDER = ("evaluation", "dev", "sft", "train")  # so that the held-out splits do not depend on the training splits
+
+LONGEST_WORD = 40  # characters; more without a space are text without spaces, as in Chinese or Japanese
 
 Columns = dict[str, Any]  # a problem as text and tokens: prompt, prompt_tokens, target, target_tokens
 Encode = Callable[[Problem], Columns]
@@ -72,8 +73,8 @@ def set_aside(pools: Pools, count: int) -> tuple[list[Problem], Pools]:
 
     They are in no split, so that no prompt shows the answer to its own question. Raises UserError if there are too few.
     """
-    held_out = {normalized(problem.question) for problem in pools.evaluation or []} if count else set()
-    worked = (p for p in pools.training if p.working and normalized(p.question) not in held_out)
+    held_out = {question_key(problem) for problem in pools.evaluation or []} if count else set()
+    worked = (p for p in pools.training if p.working and question_key(p) not in held_out)
     examples = list(islice(worked, count))
     if len(examples) < count:
         raise UserError(
@@ -94,7 +95,7 @@ def select(
 
     No split holds a question of `examples`. Raises UserError if too few problems are left.
     """
-    first = {normalized(p.question): "the examples of few_shot" for p in examples}  # where a question was taken first
+    first = {question_key(p): "the examples of few_shot" for p in examples}  # where a question was taken first
     splits = {}
     training = pools.training
     for name in (name for name in ORDER if name in counts):
@@ -120,11 +121,11 @@ def _take(
                 split.pass_over(f"with a prompt over prepare.max_prompt_tokens {limits.prompt_tokens}", tokens=tokens)
                 continue
             problem, columns = shorter
-        question = normalized(problem.question)
+        question = question_key(problem)
         if question in first:
             split.pass_over(f"whose question is in {first[question]}")
         elif name == "sft" and not columns["target"]:
-            split.pass_over("without a worked solution")
+            split.pass_over("whose worked solution holds a tag" if problem.working else "without a worked solution")
             passed_on.append(original)
         elif name == "sft" and (tokens := len(columns["target_tokens"])) > limits.completion_tokens:
             reason = f"with a worked solution over rollout.max_completion_tokens {limits.completion_tokens}"
@@ -141,9 +142,14 @@ def _take(
 def shortened(problem: Problem, encode: Encode, limit: int) -> tuple[Problem, Columns] | None:
     """The problem with the longest end of its question that fits, in whole words; None if no word fits.
 
-    It keeps the end because a word problem asks its question there.
+    It keeps the end because a word problem asks its question there. A run of characters that no language separates
+    into words is cut between any two.
     """
-    starts = [word.start() for word in re.finditer(r"\S+", problem.question)]
+    starts = [
+        start
+        for word in re.finditer(r"\S+", problem.question)
+        for start in (range(word.start(), word.end()) if len(word[0]) > LONGEST_WORD else [word.start()])
+    ]
 
     def cut(start: int) -> tuple[Problem, Columns]:
         shorter = replace(problem, question=problem.question[start:])

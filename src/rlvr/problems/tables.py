@@ -11,28 +11,38 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rlvr.chat import Message
-from rlvr.types import Problem, Prompt
+from rlvr.types import Message, Problem, Prompt, UserError
 
 FOLDER = Path("data/prepared")
+AS_JSON = ("columns", "accepted", "context")
+MAKE_AGAIN = f"delete {FOLDER} and run the same command again, which makes it, or `rlvr prepare`"
 BASE = FOLDER / "base"  # the model before any training: tokenizer, and the weights of a scratch model
 
 
 def write_table(path: Path, rows: list[tuple[Problem, dict[str, Any]]]) -> None:
-    """One row per problem: its fields (columns as JSON), then prompt, prompt_tokens, target, target_tokens."""
+    """One row per problem: its fields, some as JSON, then prompt, prompt_tokens, target, target_tokens."""
     pd.DataFrame(
-        [asdict(problem) | {"columns": json.dumps(problem.columns)} | encoded for problem, encoded in rows]
+        [
+            asdict(problem) | {name: json.dumps(getattr(problem, name)) for name in AS_JSON} | encoded
+            for problem, encoded in rows
+        ]
     ).to_parquet(path, index=False)
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:
     """The problem in a row of a prepared table."""
     texts = {name: row[name] for name in ("id", "question", "answer", "working", "solution")}
-    return Problem(level=int(row["level"]), columns=json.loads(row["columns"]), **texts)
+    columns, accepted, context = (json.loads(row[name]) for name in AS_JSON)
+    return Problem(level=int(row["level"]), columns=columns, accepted=tuple(accepted), context=tuple(context), **texts)
 
 
 def read_table(split: str) -> pd.DataFrame:
-    return pd.read_parquet(FOLDER / f"{split}.parquet")
+    """The prepared table of a split. Raises UserError where prepare has not made it, or it is damaged."""
+    file = FOLDER / f"{split}.parquet"
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{file} cannot be read ({error}): {MAKE_AGAIN}") from None
 
 
 def read_examples(split: str) -> list[tuple[tuple[int, ...], torch.Tensor]]:
@@ -58,5 +68,7 @@ def read_prompts(split: str) -> list[Prompt]:
 
 def read_earlier() -> list[Message]:
     """The worked examples that every prompt shows as earlier turns; empty with `prepare.few_shot: 0`."""
-    chat = [dict(message) for message in read_table("evaluation")["messages"].iloc[0]]
-    return [message for message in chat[:-1] if message["role"] != "system"]
+    row = read_table("evaluation").iloc[0]
+    own = [message for message in json.loads(row["context"]) if message["role"] != "system"]
+    turns = [dict(message) for message in row["messages"] if message["role"] != "system"]
+    return turns[: len(turns) - len(own) - 1]

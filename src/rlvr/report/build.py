@@ -15,7 +15,7 @@ from rlvr.report.vram import memory_figure, vram
 def build_report(inputs: Inputs, *, examples: int, resamples: int, seed: int) -> tuple[Conclusion, dict[Path, bytes]]:
     """The conclusion, and the contents of every file by its path inside the report's folder."""
     weights = reward_weights(inputs)
-    changed = changes(inputs.evaluations[inputs.before], inputs.evaluations["grpo"], resamples=resamples, seed=seed)
+    changed = changes(inputs.evaluations[inputs.before], inputs.evaluations["grpo"])
     conclusion = conclude(inputs.before, inputs.summaries, changed, inputs.train)
     figures = draw_figures(
         inputs.log,

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from rlvr.evaluate import bootstrap, bootstrap_difference
+from rlvr.evaluate import bootstrap_difference, change_interval
 from rlvr.report.text import percent, percent_interval, percent_points
 
 Kind = Literal["rise", "fall", "unclear", "collapse"]
-FEW_PROBLEMS = 30  # below this, a percentile bootstrap is too narrow to rely on
+FEW_PROBLEMS = 30  # below this, the intervals are rough
 STARTS = {"base": "the base model", "sft": "after the pre-finetune"}
 
 
@@ -48,21 +48,19 @@ class Conclusion:
     sentences: tuple[str, ...]
 
 
-def paired_change(
-    before_N: np.ndarray[Any, Any], after_N: np.ndarray[Any, Any], *, resamples: int, seed: int
-) -> Change:
-    """Both means, and the percentile bootstrap interval of mean(after − before), resampling problems."""
-    low, high = bootstrap(after_N - before_N, resamples=resamples, seed=seed)
+def paired_change(before_N: np.ndarray[Any, Any], after_N: np.ndarray[Any, Any]) -> Change:
+    """Both means, and the interval of mean(after − before) over the problems."""
+    low, high = change_interval(after_N - before_N)
     return Change(float(before_N.mean()), float(after_N.mean()), low, high)
 
 
-def changes(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Change]:
+def changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Change]:
     """The changes of `accuracy` (greedy, strict) and `mean_at_k` between two evaluation tables of the same problems."""
     shares = {
         "accuracy": [table["correct"].to_numpy(float) for table in (before, after)],
         "mean_at_k": [(table["num_correct"] / table["num_samples"]).to_numpy(float) for table in (before, after)],
     }
-    return {name: paired_change(*pair, resamples=resamples, seed=seed) for name, pair in shares.items()}
+    return {name: paired_change(*pair) for name, pair in shares.items()}
 
 
 def training_changes(log: pd.DataFrame, names: Mapping[str, str], *, resamples: int, seed: int) -> dict[str, Change]:

@@ -115,7 +115,8 @@ def reward_functions(log: pd.DataFrame, rewards: Mapping[str, float]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (name, weight) in zip(panels, rewards.items(), strict=False):
         _line(panel, log, f"reward/{name}/mean", BLUE if weight else GREY, "")
-        panel.set(title=f"{name}  (weight {weight:g})" if weight else f"{name}  (logged only)", xlabel="step")
+        title = name.replace("$", r"\$")  # else it would be read as a formula
+        panel.set(title=f"{title}  (weight {weight:g})" if weight else f"{title}  (logged only)", xlabel="step")
     for panel in panels[len(rewards) :]:
         panel.set_visible(False)
     return figure

@@ -81,12 +81,12 @@ def load_inputs(root: Path) -> Inputs:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(_existing(path).read_text())
+    value: dict[str, Any] = json.loads(_existing(path).read_text(encoding="utf-8"))
     return value
 
 
 def _read_log(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    records = [json.loads(line) for line in _existing(path).read_text().splitlines()]
+    records = [json.loads(line) for line in _existing(path).read_text(encoding="utf-8").splitlines()]
     return pd.DataFrame(records) if records else pd.DataFrame(columns=list(columns), dtype=float)
 
 

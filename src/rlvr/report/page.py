@@ -109,9 +109,9 @@ def _comparison(inputs: Inputs, changed: Mapping[str, Change]) -> str:
     temperature = inputs.params["evaluate"]["temperature"]
     note = (
         f"Held-out problems; mean@{k} and pass@k are sampled at temperature {temperature:g}. 95% intervals: Wilson for "
-        f"greedy accuracy, bootstrap over problems for mean@{k}, paired bootstrap for the change from "
-        f"“{NAMES[inputs.before]}” to “{NAMES['grpo']}”. Lenient takes the last number of the text as the answer, "
-        "whatever the format."
+        f"greedy accuracy, Agresti-Coull over problems for mean@{k}, Agresti-Min over their changes from "
+        f"“{NAMES[inputs.before]}” to “{NAMES['grpo']}”. Lenient takes what follows the answer tag, whatever the "
+        "format, or else the last number in the text."
     )
     head = ["", *(NAMES[name] for name in summaries), "change"]
     return markup.section("Before and after", markup.table(head, rows), markup.paragraph(note, css="soft"))
@@ -271,7 +271,6 @@ def _memory_note(device: str, kind: str) -> str:
 def _settings(inputs: Inputs) -> str:
     card = inputs.policy_card
     made_by = [
-        ["commit", card["commit"] or "not in a git repository"],
         ["platform", card["platform"]],
         ["device", card["device"]],
         ["precision", card["precision"]],

@@ -49,8 +49,9 @@ def memory_section(account: Mapping[str, Any], png: bytes) -> str:
         markup.figure(png, "Where the bytes are", "Bars: planned, by row. Line: measured.", css="wide"),
         markup.paragraph("Chosen: " + "; ".join(account["settings"]) + "."),
         markup.paragraph(
-            f"The longest sequence that would fit {account['card']} ({_amount(account['card_bytes'])}): "
-            f"{account['longest_context_tokens']:,} tokens; this run's have up to {account['context_tokens']:,}."
+            f"Within the length that the model was made for, sequences of up to {account['longest_context_tokens']:,} "
+            f"tokens fit {account['card']} ({_amount(account['card_bytes'])}); this run's have up to "
+            f"{account['context_tokens']:,}."
         ),
         markup.table(["", "standard implementation, by formula", "this run, planned"], standard),
         markup.paragraph(

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rlvr.chat import Reading, Tags, read
-from rlvr.rewards import custom
+from rlvr.rewards import custom, probe
 from rlvr.rewards.functions import FUNCTIONS
 from rlvr.rewards.judge import options as language_model
 from rlvr.rewards.sample import Sample
 from rlvr.types import Answered, Problem, UserError
 from rlvr.verifiers.verdict import Verdict
-from rlvr.verifiers.verify import VerifierSettings, make_verifier, open_workers, settle
+from rlvr.verifiers.verify import Asked, VerifierSettings, make_verifier, open_workers, settle
 from rlvr.verifiers.workers.pool import Reply
 
 Points = float | None
@@ -39,6 +39,12 @@ class RewardSetting(Protocol):
     def python(self) -> str | None: ...
     @property
     def verifier(self) -> str | None: ...
+    @property
+    def when(self) -> Literal["right", "wrong"] | None: ...
+    @property
+    def messages(self) -> bool | None: ...
+    @property
+    def sandbox(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class _Pending:
     problem: Problem
     completions: Sequence[Answered]
     readings: Sequence[Reading]
-    verdicts: dict[str, list[Verdict | Future[Reply]]]
+    verdicts: dict[str, list[Asked]]
     replies: dict[str, Future[Reply]]
 
 
@@ -83,20 +89,37 @@ class Scorer:
         self.rubric, self.verifiers, self.tags = rubric, verifiers, tags
         self.workers = pools.enter_context(open_workers(verifiers))
         names = {verifiers.answer, *(reward.verifier for reward in rubric.values() if reward.verifier)}
+        probe.verifiers(names, verifiers, self.workers)
+        self.signatures = probe.signatures(rubric, verifiers, self.workers)
         self.running = {name: make_verifier(verifiers, name, self.workers) for name in sorted(names)}
         self.pending: list[_Pending] = []
+
+    def check_columns(self, problems: Sequence[Problem]) -> list[str]:
+        """Raise UserError when a user's function asks for a column that no row of the data has.
+
+        Returns a note for each column that a function cannot get, since its name has another meaning.
+        """
+        columns = {column for problem in problems for column in custom.columns_of(problem)}
+        notes = []
+        for name, signature in self.signatures.items():
+            try:
+                custom.check_columns(signature, columns)
+            except ValueError as error:
+                raise UserError(f"rewards.{name}: {error}") from None
+            notes += [f"rewards.{name}: {note}" for note in custom.hidden_columns(signature, columns)]
+        return notes
 
     def submit(self, problem: Problem, completions: Sequence[Answered]) -> None:
         """Start scoring the completions of one question."""
         readings = [read(completion.text, self.tags) for completion in completions]
         verdicts = {
-            name: [verifier.ask(reading.answer, problem.answer) for reading in readings]
+            name: [verifier.ask(reading.answer, problem) for reading in readings]
             for name, verifier in self.running.items()
         }
         replies = {
             name: future
             for name, reward in self.rubric.items()
-            if (future := self._in_worker(name, reward, problem, completions)) is not None
+            if (future := self._in_worker(name, reward, problem, completions, readings)) is not None
         }
         self.pending.append(_Pending(problem, completions, readings, verdicts, replies))
 
@@ -125,7 +148,7 @@ class Scorer:
         weights = tuple(reward.weight for reward in self.rubric.values())
         return Scores(tuple(self.rubric), weights, points, verdicts, tuple(messages))
 
-    def _samples(self, pending: _Pending, verdicts: Sequence[Verdict | Future[Reply]]) -> list[Sample]:
+    def _samples(self, pending: _Pending, verdicts: Sequence[Asked]) -> list[Sample]:
         """The input of the reward functions that use one verifier."""
         return [
             Sample(completion, pending.problem, self.tags, reading, settle(verdict))
@@ -133,12 +156,19 @@ class Scorer:
         ]
 
     def _in_worker(
-        self, name: str, reward: RewardSetting, problem: Problem, completions: Sequence[Answered]
+        self,
+        name: str,
+        reward: RewardSetting,
+        problem: Problem,
+        completions: Sequence[Answered],
+        readings: Sequence[Reading],
     ) -> Future[Reply] | None:
         """The future reply of a user's function or a judge about one group; None for the built-in functions."""
         if reward.python is not None:
-            arguments = custom.arguments(reward.python, reward.options, problem, completions)
-            return self.workers.submit(custom.TARGET, arguments, seconds=self.verifiers.function_seconds)
+            arguments = custom.arguments(
+                reward.python, reward.options, problem, completions, readings, messages=reward.messages
+            )
+            return self.workers.submit(**probe.job(self.verifiers, "call", arguments, in_sandbox=reward.sandbox))
         if (reward.function or name) == language_model.NAME:
             arguments = language_model.arguments(name, reward.options, problem, completions)
             num_completions = len(completions) * self.verifiers.workers
@@ -149,35 +179,37 @@ class Scorer:
     def _column(
         self, name: str, reward: RewardSetting, pending: _Pending, samples: Sequence[Sample]
     ) -> tuple[list[Points], list[str]]:
-        """The points of one function for each completion of a question, and what failed."""
+        """The points of one function for each completion of a question, and what failed.
+
+        With `when` the function applies to the completions with this verdict only.
+        """
+        column, failures = self._all_points(name, reward, pending, samples)
+        if reward.when is not None:
+            column = [
+                math.nan if sample.verdict.is_fault else points if sample.verdict.outcome == reward.when else None
+                for points, sample in zip(column, samples, strict=True)
+            ]
+        return column, failures
+
+    def _all_points(
+        self, name: str, reward: RewardSetting, pending: _Pending, samples: Sequence[Sample]
+    ) -> tuple[list[Points], list[str]]:
         if name in pending.replies:
             reply = pending.replies[name].result()
             if reply.failure is not None:
                 return [math.nan] * len(samples), [f"rewards.{name}: {reply.failure}: {reply.message}"]
-            if isinstance(reply.value, list):  # a user's function
-                return reply.value, []
             pairs = zip(reply.value["points"], reply.value["messages"], strict=True)
-            return reply.value["points"], [f"rewards.{name}: {reason}" for point, reason in pairs if math.isnan(point)]
+            failed = [reason for points, reason in pairs if points is not None and math.isnan(points)]
+            return reply.value["points"], [f"rewards.{name}: {reason}" for reason in failed]
         function: Callable[..., Points] = FUNCTIONS[reward.function or name]
         return [function(sample, **reward.options) for sample in samples], []
-
-
-def check_columns(rubric: Mapping[str, RewardSetting], problems: Sequence[Problem]) -> None:
-    """Raise UserError when a user's function asks for a column that no row of the data has."""
-    columns = {column for problem in problems for column in custom.columns_of(problem)}
-    for name, reward in rubric.items():
-        if reward.python is not None:
-            try:
-                custom.check_columns(custom.check(reward.python, options=reward.options), columns)
-            except ValueError as error:
-                raise UserError(f"rewards.{name}: {error}") from None
 
 
 @contextmanager
 def open_scorer(rubric: Mapping[str, RewardSetting], verifiers: VerifierSettings, tags: Tags) -> Iterator[Scorer]:
     """A scorer whose worker processes end with the block.
 
-    Raises UserError when a verifier or a judge cannot run on this machine.
+    Raises UserError when a verifier, a judge or a user's function cannot run on this machine.
     """
     for name, reward in rubric.items():
         if reward.python is None and (reward.function or name) == language_model.NAME:

@@ -122,12 +122,12 @@ def _device_peak(device: torch.device) -> Peak:
 def _forget_process_peak() -> None:
     """Reset the peak of this process. Only Linux can; elsewhere the peak is the largest so far."""
     if platform.system() == "Linux":
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _process_peak_bytes() -> int:
     if platform.system() == "Linux":
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 

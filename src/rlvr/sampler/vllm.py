@@ -49,7 +49,8 @@ class VllmSampler:
     def sync(self, policy: Policy) -> None:
         with alive("it took the new weights"):
             send_weights(self.llm, policy)
-        self.eos_ids = policy.eos_ids
+        words = self.llm.llm_engine.model_config.get_vocab_size()  # vLLM refuses an end that no model could sample
+        self.eos_ids = tuple(end for end in policy.eos_ids if end < words)
         self.adapter = adapter_request() if has_adapter(policy) else None
 
     def at(self, temperature: float) -> Self:
@@ -64,6 +65,7 @@ class VllmSampler:
         """
         assert self.eos_ids is not None, "sync() comes before sample()"
         engine = self.llm.llm_engine
+        assert not engine.is_sleeping(), "resume() comes before sample(): an engine that sleeps takes no step"
         waiting = {str(p): prompt for p, prompt in enumerate(prompts)}
         try:
             with alive("it took the prompts"):
@@ -78,7 +80,10 @@ class VllmSampler:
                 with alive("it sampled"), without_compiling(is_cuda=self.is_cuda):
                     finished = engine.step()
                 for output in finished:
-                    yield self._group(waiting.pop(output.request_id), output.outputs, self.eos_ids)
+                    group = self._group(waiting.pop(output.request_id), output.outputs, self.eos_ids)
+                    yield replace(
+                        group, completions=group.completions * (completions_per_prompt // len(output.outputs))
+                    )
         finally:  # nobody may be waiting for the rest
             with suppress(Exception):  # after its failure, which is told already; otherwise the next sync() complains
                 engine.abort_request(list(waiting))
@@ -95,7 +100,7 @@ class VllmSampler:
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         return SamplingParams(
-            n=completions,
+            n=completions if self.sampling.temperature > 0 else 1,  # it refuses several that would be the same
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_completion_tokens,
             seed=seed,

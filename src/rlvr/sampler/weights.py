@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rlvr.types import UserError
+
 if TYPE_CHECKING:
     from rlvr.model.policy import Policy
 
@@ -50,20 +52,29 @@ def adapter_request() -> Any:
 
 
 def _replace_adapter(worker: Any, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """Runs in the engine's worker."""
+    """Runs in the engine's worker. Raises UserError for an adapter of which the engine would leave out a part."""
     from vllm.lora.lora_model import LoRAModel  # noqa: PLC0415
     from vllm.lora.peft_helper import PEFTHelper  # noqa: PLC0415
 
     manager = worker.model_runner.lora_manager._adapter_manager
+    names = getattr(manager.model, "hf_to_vllm_mapper", None)
     adapter = LoRAModel.from_lora_tensors(
         ADAPTER,
         tensors,
         PEFTHelper.from_dict(settings),
         device=str(worker.device),
         dtype=manager.lora_config.lora_dtype,
+        weights_mapper=None if names is None else names.get_rename_mapper(),
+        skip_prefixes=getattr(manager.model, "lora_skip_prefixes", None),
     )
     manager.remove_adapter(ADAPTER)
     manager.add_adapter(adapter)
+    unknown = sorted(set(adapter.loras) - set(manager.modules))  # packed by now, as the engine's layers are
+    if unknown:
+        raise UserError(
+            f"vLLM would sample without {len(unknown)} parts of the adapter, since its {type(manager.model).__name__} "
+            f"has no layer {unknown[0]}: set rollout.sampler: native"
+        )
     manager.activate_adapter(ADAPTER)
 
 

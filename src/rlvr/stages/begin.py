@@ -4,26 +4,109 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from rlvr.config import Config, load_config
+from rlvr.runtime.lock import locked
+from rlvr.runtime.machine import check_folder, check_writable
+from rlvr.runtime.messages import note, warn
+from rlvr.stages.code import code_hash, copy_of_user, files_of_the_user
+from rlvr.stages.provenance import CARD, check_files, hash_files
 from rlvr.types import UserError
+
+LOCKS = Path(".checkpoints")
+TRAINS, READ_USER, SCORE = ("sft", "grpo"), ("grpo", "evaluate"), ("prepare", "sft", "grpo", "evaluate")
+LEAVES = [Path(name) for name in (".checkpoints", "models", "logs", "metrics")]
+WRITES = {
+    "prepare": [Path(".checkpoints"), Path("data")],
+    "sft": LEAVES,
+    "grpo": LEAVES,
+    "evaluate": [Path(name) for name in (".checkpoints", "evaluations", "metrics")],
+    "report": [Path("reports")],
+}
+PREPARED, MODELS = Path("data/prepared"), Path("models")
+READS = {
+    "sft": [PREPARED],
+    "grpo": [PREPARED, MODELS / "sft"],
+    "evaluate": [PREPARED, MODELS],
+}
+MADE_BY = {"prepare": PREPARED / CARD, "sft": MODELS / "sft" / CARD}  # written last
 
 
 @contextmanager
-def stage(name: str, sections: Sequence[str]) -> Iterator[Config]:
+def stage(name: str, sections: Sequence[str], *, after: Sequence[str] = ()) -> Iterator[Config]:
     """Give the parameters of `sections`, and only those: others cannot be read, so dvc.yaml cannot miss one.
 
-    Threads are set before any arithmetic. Raises UserError at the end if these parameters were edited meanwhile:
-    dvc.lock would record values that did not make this result.
+    Threads are set before any arithmetic. Raises UserError where a stage of `after` has not run or another process runs
+    this one, and at the end if these parameters, the code or what it reads were edited meanwhile: dvc.lock would record
+    what did not make this result.
     """
+    check_folder()
     cfg = load_config()
+    for other in after:
+        if not MADE_BY[other].is_file():
+            raise UserError(
+                f"{name} reads what {other} makes, and {MADE_BY[other]} does not exist: run `rlvr {other}` first, or "
+                "`snakemake --cores 1` for the whole pipeline"
+            )
+        check_files(MADE_BY[other].parent, other)
+    check_writable(WRITES.get(name, ()))
     _set_threads(cfg.compute.threads)
     quiet_transformers()
-    yield cfg.restricted(sections)
-    if load_config().digest(*sections) != cfg.digest(*sections):
-        raise UserError(f"params.yaml was edited while {name} ran: run it again for a result of the new values")
+    edited = edits(name, cfg, sections)
+    is_alone = locked(LOCKS, name) if name in WRITES and name not in TRAINS else nullcontext()  # a run has its own lock
+    with is_alone, copy_of_user() if name in SCORE else nullcontext():
+        yield cfg.restricted(sections)
+    if found := edited():
+        kept = "; with the old values put back, no step is trained again" if name in TRAINS else ""
+        raise UserError(f"{found} while {name} ran: run it again for a result of the new values{kept}")
+
+
+def edits(name: str, cfg: Config, sections: Sequence[str]) -> Callable[[], str | None]:
+    """A function that says what has been edited from now on, of what decides the result of a stage."""
+    code, user = code_hash(name), hash_files(*files_of_the_user())
+    read = {folder: hash_files(folder) for folder in READS.get(name, ()) if folder.is_dir()}
+
+    def found() -> str | None:
+        try:
+            if load_config().digest(*sections) != cfg.digest(*sections):
+                return "params.yaml was edited"
+            if code_hash(name) != code:
+                return "the code of this stage was edited"
+            if name in READ_USER and hash_files(*files_of_the_user()) != user:
+                return "user/ was edited"
+            for folder, digest in read.items():
+                if hash_files(folder) != digest:
+                    return f"{folder} was edited"
+        except UserError as error:
+            return f"params.yaml was edited ({str(error).splitlines()[0]})"
+        except OSError as error:  # an editor replaces a file while it is read
+            return f"{error.filename} was edited"
+        return None
+
+    return found
+
+
+def tell_edits(edited: Callable[[], str | None]) -> Callable[[], None]:
+    """A function that says once what `edited` finds, and once that it was taken back."""
+    said: str | None = None
+
+    def tell() -> None:
+        nonlocal said
+        if (found := edited()) == said:
+            return
+        said = found
+        if found is None:
+            note("the edit was taken back")
+        else:
+            warn(
+                f"{found}: this run continues with what it began with. Take the edit back before the run ends, or the "
+                "stage fails; what was trained is kept then, too"
+            )
+
+    return tell
 
 
 def _set_threads(threads: int) -> None:

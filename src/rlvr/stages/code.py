@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import rlvr
 
 TARGET = re.compile(r"rlvr(\.\w+)+(:\w+)?")  # a module, or a function in it
+USER = Path("user")
+COPY = "RLVR_USER_COPY"  # names the folder with the copy; verifiers/workers/own.py reads it
 # Reached by a stage, but unable to change its weights, answers or scores: an edit re-runs nothing. `config` only reads
 # and checks values; `runtime` watches and measures.
 WITHOUT_EFFECT = ("rlvr.config", "rlvr.runtime")
@@ -40,7 +46,8 @@ def imported(file: Path, *, top_level_only: bool = False, with_types: bool = Fal
     return names
 
 
-def reached(module: str, source: Path) -> set[Path]:
+@cache
+def reached(module: str, source: Path) -> frozenset[Path]:
     """The files of `module` and of all that it reaches, those in WITHOUT_EFFECT left out and not gone into."""
     files: set[Path] = set()
     todo = [module]
@@ -53,7 +60,7 @@ def reached(module: str, source: Path) -> set[Path]:
         todo += [other for other in imported(file) | _targets(file) if other.startswith("rlvr.")]
         todo += [name.rpartition(".")[0]] if "." in name else []
         files |= _named_neighbours(file)
-    return {file for file in files if not _is_empty(file)}
+    return frozenset(file for file in files if not _is_empty(file))
 
 
 def code_dependencies(stage: str, source: Path) -> list[str]:
@@ -76,9 +83,36 @@ def code_hash(stage: str) -> str:
     return digest.hexdigest()
 
 
+def files_of_the_user() -> list[Path]:
+    """The files under user/: other code gives other rewards, and a new run."""
+    return [path for path in sorted(USER.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+
+
+@contextmanager
+def copy_of_user() -> Iterator[None]:
+    """A block in which workers read the user's functions as they are now, whatever is edited meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="rlvr-user-") as folder:
+        for file in files_of_the_user():
+            (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, Path(folder) / file)
+        os.environ[COPY] = folder
+        try:
+            yield
+        finally:
+            del os.environ[COPY]
+
+
+def own_verifier_hash(verifier: str) -> str:
+    """A hash of the user's files where `verifier` is a function of theirs, and so a part of every verdict."""
+    if ":" not in verifier:
+        return ""
+    contents = [f"{path.as_posix()}\n".encode() + path.read_bytes() for path in files_of_the_user()]
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
+
 @cache
 def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _is_without_effect(name: str) -> bool:

@@ -24,6 +24,7 @@ from rlvr.runtime.messages import note
 from rlvr.runtime.meter import Meter
 from rlvr.runtime.vllm_versions import Wanted, check_engine, installed
 from rlvr.sampler import EngineSettings, NativeSampler, Sampler, Sampling, VllmSampler, start_engine
+from rlvr.sampler.probe import check_native
 from rlvr.stages.quantization import decide, kept_layers
 from rlvr.types import UserError
 
@@ -41,11 +42,14 @@ def open_policy(
 
     The layers in `kept` stay out of 4 bits.
     """
-    return load_policy(
+    policy = load_policy(
         source, tokenizer, device=resolved.device, dtype=resolved.dtype, lora=resolved.lora, start=start,
         nf4_except=kept if resolved.is_quantized else None,
         base=None if sampler is None else sampler.base_tensors(),
     )  # fmt: skip
+    if isinstance(sampler, NativeSampler):
+        check_native(policy, name=source.name)
+    return policy
 
 
 @contextmanager
@@ -87,7 +91,7 @@ def open_sampler(
     Raises UserError when an option is not possible on the device, or the engine with what is installed.
     """
     sampling = Sampling(temperature, cfg.rollout.max_completion_tokens, cfg.rollout.max_rows)
-    opening = opening_of(cfg.model.template)
+    opening = opening_of(cfg.model.template, tokenizer).given
     if not resolved.has_engine:
         return NativeSampler(tokenizer, opening, sampling)
     for text in check_sampler(cfg, resolved, source):

@@ -16,7 +16,7 @@ from rlvr.model.source import Source, config_file
 from rlvr.plan.cards import Card, this_host
 from rlvr.plan.planner import Plan
 from rlvr.plan.run_settings import RunSettings, plan_run, plan_sampling_run
-from rlvr.plan.settings import PlanSettings
+from rlvr.plan.settings import DRIVER_BYTES, PlanSettings
 from rlvr.plan.shapes import Shape, all_shapes, read_shape
 from rlvr.problems import tables
 from rlvr.types import Prompt
@@ -136,11 +136,12 @@ def run_settings(cfg: Config, resolved: ResolvedTraining, shape: Shape, *, minib
 
 
 def card_of(device: torch.device) -> Card:
-    """The memory that a run on `device` has."""
+    """The memory that a run on `device` has: what other programs hold of the card now is not counted."""
     if device.type != "cuda":
         return this_host()
-    about = torch.cuda.get_device_properties(device)
-    return Card(about.name, about.total_memory, has_bfloat16())
+    free, total = torch.cuda.mem_get_info(device)
+    others = max(total - free - torch.cuda.memory_reserved(device) - DRIVER_BYTES, 0)
+    return Card(torch.cuda.get_device_name(device), total - others, has_bfloat16())
 
 
 def _longest(prompts: Sequence[Prompt]) -> int:

@@ -110,5 +110,5 @@ def _summary() -> str:
 def _read() -> dict[str, Any]:
     if not FILE.exists():
         raise UserError(f"{FILE} does not exist: the stage sft chooses what nf4-dynamic keeps; run `dvc repro` for it")
-    chosen: dict[str, Any] = json.loads(FILE.read_text())
+    chosen: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return chosen

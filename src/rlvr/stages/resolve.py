@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from rlvr.config import Config
+from rlvr.linear import HAS_BFLOAT16
 from rlvr.model.device import device_named, dtype_named
 from rlvr.model.resolved import Lora, Resolved, ResolvedTraining
+from rlvr.runtime.messages import note
 from rlvr.training.mismatch import limit_of
 
 
@@ -38,9 +40,12 @@ def resolve_training(cfg: Config, *, device: torch.device | None = None) -> Reso
 def _common(cfg: Config, device: torch.device | None) -> dict[str, Any]:
     device = device_named(cfg.compute.device) if device is None else device
     is_frozen, has_engine = cfg.model.adapter == "lora", cfg.rollout.sampler == "vllm"
+    dtype = dtype_named(cfg.compute.dtype, device, is_frozen=is_frozen)
+    if device.type == "cpu" and dtype == torch.bfloat16 and not HAS_BFLOAT16:
+        note("compute.dtype bfloat16 is imitated on this processor, which makes it many times slower than float32")
     return {
         "device": device,
-        "dtype": dtype_named(cfg.compute.dtype, device, is_frozen=is_frozen),
+        "dtype": dtype,
         "lora": Lora(cfg.model.lora.rank, cfg.model.lora.alpha, cfg.compute.seed) if is_frozen else None,
         "is_quantized": cfg.model.quantization != "none",
         "has_engine": has_engine,

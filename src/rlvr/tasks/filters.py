@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
+from rlvr.tasks.cells import text_at
 from rlvr.tasks.table import TableRow
 from rlvr.tasks.text import plain_number
 from rlvr.types import UserError
@@ -16,9 +16,9 @@ Conditions = Mapping[Any, Any]  # one of min, max, in, not_empty → its value
 
 def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bool:
     """Whether the row meets all `conditions` on `column`. Raises UserError, naming `where`, for a bound on text."""
-    text = text_of(row, column, where)
+    text = text_at(row, column, where)
     if "in" in conditions and _comparable(text) not in {
-        _comparable(text_of({column: value}, column, where)) for value in conditions["in"]
+        _comparable(text_at({column: value}, column, where)) for value in conditions["in"]
     }:
         return False
     if "not_empty" in conditions and not text:
@@ -31,21 +31,6 @@ def passes(row: TableRow, column: str, conditions: Conditions, where: str) -> bo
         raise UserError(f"{where}: prepare.records.filters.{column} compares numbers, found {text!r}")
     least, most = bounds.get("min", -math.inf), bounds.get("max", math.inf)
     return bool(least <= float(number) <= most)
-
-
-def text_of(row: TableRow, column: str, where: str) -> str:
-    """A value as stripped text: empty for null and NaN, 4.0 as 4.
-
-    Raises UserError, naming `where`, for a value that is neither text nor number.
-    """
-    value = row.get(column)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and math.isfinite(value):
-        return plain_number(format(Decimal(repr(value)), "f")) or ""
-    if isinstance(value, list | dict | bytes):
-        raise UserError(f"{where}: column {column!r} must hold a text or a number, found {type(value).__name__}")
-    return str(value).strip()
 
 
 def _comparable(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr.tasks.text import normalized
@@ -24,11 +25,29 @@ class Pools:
     def problems(self) -> list[Problem]:
         return [*self.training, *(self.evaluation or [])]
 
+    def without(self, ids: Container[str]) -> Pools:
+        """The pools without the problems of these ids."""
+        training = [p for p in self.training if p.id not in ids]
+        evaluation = None if self.evaluation is None else [p for p in self.evaluation if p.id not in ids]
+        return replace(self, training=training, evaluation=evaluation)
+
+    def place(self, identity: str) -> str:
+        """Where the problem of this id stands: the source of the rows, if there is one, and its id there."""
+        is_held_out = any(p.id == identity for p in self.evaluation or [])
+        origin = self.origin.get("evaluation", self.origin) if is_held_out else self.origin
+        return f"{origin.get('source', '')} {identity}".strip()
+
+
+def question_key(problem: Problem) -> str:
+    """What two problems that ask the same have in common: the normal form of question and turns before it."""
+    turns = (message["content"] for message in problem.context if message["role"] != "system")
+    return normalized("\n".join([*turns, problem.question]))
+
 
 def check_distinct(problems: list[Problem]) -> None:
     """Raise UserError if a question, compared by normalised text, occurs twice."""
     first: dict[str, Problem] = {}
-    repeated = [p for p in problems if first.setdefault(normalized(p.question), p) is not p]
+    repeated = [p for p in problems if first.setdefault(question_key(p), p) is not p]
     if repeated:
         raise UserError(
             f"{len(repeated)} question(s) occur more than once, for example {repeated[0].question!r}. Remove the "

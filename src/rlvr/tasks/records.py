@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import random
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from rlvr.tasks.filters import passes, text_of
+from rlvr.tasks.cells import lookup, text_at, texts_at
+from rlvr.tasks.conversation import asked, is_conversation
+from rlvr.tasks.filters import passes
+from rlvr.tasks.layouts import KEY, Layout, layout_of
 from rlvr.tasks.pools import Pools
 from rlvr.tasks.source import DataSource, read
 from rlvr.tasks.table import TableRow
@@ -18,7 +21,8 @@ from rlvr.types import Problem, UserError
 if TYPE_CHECKING:
     from rlvr.config import Prepare, Records
 
-KEY = "prepare.records."
+NO_LEVEL, LONGEST_LEVEL = 0, 9  # the level of a row without one, and the most digits of one
+NUMBER, WHOLE = re.compile(r"(?:(?<!\w)-)?\d+(?:[.,]\d+)*"), re.compile(r"\d{1,9}")
 
 
 def load(prepare: Prepare, seed: int) -> Pools:
@@ -36,8 +40,9 @@ def load(prepare: Prepare, seed: int) -> Pools:
     source = records.evaluation_source or records.source
     revision = records.evaluation_revision if records.evaluation_source else origin.get("revision")
     evaluation_data = DataSource(
-        f"{KEY}evaluation_", source, records.subset, records.evaluation_split or records.split, revision
-    )
+        f"{KEY}evaluation_", source, records.subset, records.evaluation_split or records.split, revision,
+        has_own_split=records.evaluation_split is not None,
+    )  # fmt: skip
     evaluation, evaluation_origin = _pool(records, evaluation_data, "evaluation")
     rng.shuffle(evaluation)
     warnings = [*origin["warnings"], *evaluation_origin.pop("warnings")]
@@ -47,46 +52,56 @@ def load(prepare: Prepare, seed: int) -> Pools:
 def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of the rows that pass the filters, and the number of the others, for the card."""
     rows, origin = read(data)
-    _check_columns(records, rows, data.source)
+    layout = layout_of(records, rows, data.source)
     problems, left_out = [], Counter[str]()
     for i, row in enumerate(rows, start=1):
         where = f"{data.source} row {i}"
         failed = [name for name, conditions in records.filters.items() if not passes(row, name, conditions, where)]
-        problem = None if failed else _problem(records, row, f"{prefix}-{i}", where)
+        problem = None if failed else _problem(layout, row, f"{prefix}-{i}", where)
         if problem is None:
             left_out[f"filters.{failed[0]}" if failed else "empty question or answer"] += 1
         else:
             problems.append(problem)
     if not problems:
         raise UserError(f"{data.source}: none of the {len(rows)} rows is left (left out: {dict(left_out)})")
-    return problems, origin | {"rows": len(rows), "left_out": dict(left_out)}
+    warnings = [*origin["warnings"], *_notes(layout, problems, data.source)]
+    return problems, origin | {"rows": len(rows), "left_out": dict(left_out), "warnings": warnings}
 
 
-def _check_columns(records: Records, rows: list[TableRow], source: str) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    names = {f"columns.{key}": name for key, name in records.columns.model_dump().items() if name is not None}
-    for key, name in (names | {f"filters.{name}": name for name in records.filters}).items():
-        if name not in columns:
-            close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{KEY}{key}: {source} has no column {name!r}; it has {', '.join(columns)}{hint}")
+def _notes(layout: Layout, problems: list[Problem], source: str) -> list[str]:
+    notes = [layout.note] if layout.note else []
+    without = sum(problem.level == NO_LEVEL for problem in problems)
+    if layout.level and without:
+        notes.append(
+            f"{source}: {without} of {len(problems)} rows have no whole number in column {layout.level!r} and are in "
+            f"no level. It only splits a table of the report; {KEY}columns.level: null goes without"
+        )
+    return notes
 
 
-def _problem(records: Records, row: TableRow, identity: str, where: str) -> Problem | None:
+def _problem(layout: Layout, row: TableRow, identity: str, where: str) -> Problem | None:
     """The row as a problem; None if question or answer is empty."""
-    columns = records.columns
-    question, answer = (text_of(row, name, where) for name in (columns.question, columns.answer))
-    working = text_of(row, columns.working, where) if columns.working else ""
-    if not question or not answer:
+    conversation = lookup(row, layout.question)
+    if is_conversation(conversation):
+        context, question = asked(conversation, where)
+    else:
+        context, question = (), text_at(row, layout.question, where)
+    golds = texts_at(row, layout.answer, where)
+    if not question or not golds:
         return None
-    solution = text_of(row, columns.solution, where) if columns.solution else ""
-    level = text_of(row, columns.level, where) if columns.level else "1"
-    whole = plain_number(level)
-    if whole is None or "." in whole:
-        raise UserError(f"{where}: column {columns.level!r} must hold a whole number, found {level!r}")
-    named = set(columns.model_dump().values())
+    working = text_at(row, layout.working, where) if layout.working else ""
+    solution = text_at(row, layout.solution, where) if layout.solution else ""
+    level = _level(text_at(row, layout.level, where)) if layout.level else 1
+    named = set(layout.named().values())
     others = {name: _plain(value) for name, value in row.items() if name not in named}
-    return Problem(identity, question, plain_number(answer) or answer, working, int(whole), solution, others)
+    return Problem(identity, question, golds[0], working, level, solution, others, tuple(golds[1:]), context)
+
+
+def _level(text: str) -> int:
+    """The one whole number in `text`, as in Level 3; NO_LEVEL without one."""
+    numbers = NUMBER.findall(plain_number(text) or text)
+    is_one = len(numbers) == 1 and WHOLE.fullmatch(numbers[0]) and len(numbers[0]) <= LONGEST_LEVEL
+    return int(numbers[0]) if is_one else NO_LEVEL
 
 
 def _plain(value: Any) -> Any:

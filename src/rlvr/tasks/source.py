@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvr.tasks.table import READERS, TableRow, files_of, read_local
+from rlvr.tasks.table import READERS, TableRow, files_of, read_local, splits_of
 from rlvr.types import UserError
 
 FOLLOWED = (Path("data/raw"), Path("examples/records"))  # the data that prepare depends on in dvc.yaml
@@ -17,34 +17,77 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class DataSource:
-    """A file, a folder, or a part of a hub data set; `key` is the section of params.yaml that names it."""
+    """A file, a folder, or a part of a hub data set; `key` is the section of params.yaml that names it.
+
+    `has_own_split` says that the user chose the split and not only kept it, so that a file without splits is refused.
+    """
 
     key: str
     source: str
     subset: str | None
     split: str
     revision: str | None
+    has_own_split: bool = False
 
 
 def read(data: DataSource) -> tuple[list[TableRow], dict[str, Any]]:
     """The rows, and their origin for the card: commit or file hashes, and warnings. Raises UserError."""
     path = Path(data.source).expanduser()
-    if path.exists() or path.suffix in READERS or not HUB_NAME.fullmatch(data.source):
-        return read_local(path), describe(data.source, files_of(path))
+    if path.exists() or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(data.source):
+        return _read_local(data, path)
     commit, origin = pinned(data.source, data.revision, f"{data.key}revision")
     return read_hub(data.source, data.subset, data.split, commit), origin
 
 
+def _read_local(data: DataSource, path: Path) -> tuple[list[TableRow], dict[str, Any]]:
+    files = files_of(path, data.split)
+    is_of_split = path.is_dir() and all(data.split in splits_of(file, path) for file in files)
+    if data.has_own_split and not is_of_split:
+        raise UserError(
+            f"{data.key}split {data.split!r} is a split of a hub data set, or of a folder with files named for splits, "
+            f"and {path} has none of that name: set it to null, and give another file as {data.key}source"
+        )
+    rows = read_local(path, data.split)
+    origin = describe(data.source, files)
+    if is_of_split and (others := sorted({*files_of(path)} - {*files})):
+        names = ", ".join(str(file.relative_to(path)) for file in others)
+        origin["warnings"].append(f"{data.source}: the split {data.split} is its files alone; not in it: {names}")
+    if data.subset is not None:
+        origin["warnings"].append(f"prepare.records.subset {data.subset!r} is for hub data sets and is not used here")
+    return rows, origin
+
+
 def describe(source: str, files: list[Path]) -> dict[str, Any]:
     """The origin of local files, for the card. It warns of files outside the folders that DVC follows."""
-    hashes = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    hashes = {str(file): _sha256(file) for file in files}
     if all(any(file.resolve().is_relative_to(folder.resolve()) for folder in FOLLOWED) for file in files):
-        return {"source": source, "files": hashes, "warnings": []}
+        return {"source": source, "files": hashes, "warnings": _untracked(files)}
     warning = (
         f"{source} is outside data/raw, so editing it re-runs nothing, and queued experiments see only what git or "
         "DVC tracks. Copy it to data/raw and run `dvc add` on it"
     )
     return {"source": source, "files": hashes, "warnings": [warning]}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _untracked(files: list[Path]) -> list[str]:
+    """A warning of files in data/raw that DVC does not know, in a project that has DVC."""
+    if not Path(".dvc").is_dir():
+        return []
+    unknown = [
+        str(file)
+        for file in files
+        if file.resolve().is_relative_to(FOLLOWED[0].resolve())
+        and not any(Path(f"{place}.dvc").is_file() for place in (file, *file.parents))
+    ]
+    if not unknown:
+        return []
+    shown = " ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
+    return [f"DVC does not know {shown}: queued experiments will not find it. Run `dvc add {shown}`"]
 
 
 def pinned(name: str, revision: str | None, key: str) -> tuple[str, dict[str, Any]]:

@@ -1,50 +1,119 @@
-"""Read the rows of a table from a local file: JSONL, JSON, CSV or Parquet."""
+"""Read the rows of a table from a local file: JSONL, JSON, CSV, Parquet or Arrow."""
 
 from __future__ import annotations
 
-import csv
-import io
+import codecs
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.bounds import bounded, free_memory
+from rlvr.runtime.files import check_pulled, why_missing
+from rlvr.tasks.csv_table import read_csv
 from rlvr.types import UserError
 
 TableRow = dict[str, Any]
+ABOUT = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-.*\.arrow")  # what libraries leave next to tables
+FIRST = 4096  # bytes that tell another encoding
+KINDS = ".jsonl, .json, .csv, .parquet"  # the main ones, for messages
+SPLITS = ("train", "training", "test", "validation", "valid", "val", "dev", "eval", "evaluation")
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+REMEDIES = {
+    ".xlsx": ": save the sheet as CSV UTF-8",
+    ".xls": ": save the sheet as CSV UTF-8",
+    ".ods": ": save the sheet as CSV UTF-8",
+    ".gz": ": unpack it",
+    ".zip": ": unpack it",
+    ".zst": ": unpack it",
+}
 
 
-def read_local(path: Path) -> list[TableRow]:
-    """The rows of a file, or of all files of a folder in the order of their names.
+def read_local(path: Path, split: str | None = None) -> list[TableRow]:
+    """The rows of a file, or of the files of a folder, see files_of.
 
-    Raises UserError, naming file and line, for a file that is missing, empty, of another kind, not UTF-8 or malformed.
+    Raises UserError, naming file and line, for a file that is missing, empty, of another kind, not UTF-8 or malformed,
+    and for one whose rows need more than half of the memory that is free.
     """
-    rows = [row for file in files_of(path) for row in READERS[file.suffix](file)]
+    room = free_memory() // 2
+    try:
+        with bounded(num_bytes=room):
+            rows = [row for file in files_of(path, split) for row in READERS[file.suffix.lower()](file)]
+    except MemoryError:
+        raise UserError(
+            f"{path} needs more than {room / 2**30:.1f} GiB of memory to read, half of what is free: split it into "
+            "parts, keep the rows and columns that are used, or end what else uses the memory"
+        ) from None
     if not rows:
         raise UserError(f"{path} holds no rows: write one question with its answer per row")
     return rows
 
 
-def files_of(path: Path) -> list[Path]:
-    """The table at `path`, or the tables in that folder. Raises UserError if there is none."""
-    kinds = ", ".join(READERS)
+def files_of(path: Path, split: str | None = None) -> list[Path]:
+    """The table at `path`, or the tables in that folder, else in the folders below it, in the order of their names.
+
+    In a folder with files named for splits (train.csv, data/test-00000-of-00002.parquet, test/...), those of `split`.
+    Hidden files and what libraries leave next to tables are passed over. Raises UserError if there is none.
+    """
+    check_pulled(path)
     if not path.exists():
         raise UserError(
-            f"{path} does not exist: give a file ({kinds}), a folder of such files, or a hub name owner/name"
+            f"{path} does not exist: give a file ({KINDS}), a folder of such files, or a hub name owner/name"
+            + why_missing()
         )
-    files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
+    if not path.is_dir():
+        if path.suffix.lower() not in READERS:
+            remedy = REMEDIES.get(path.suffix.lower(), "")
+            raise UserError(f"{path}: cannot read files of kind {path.suffix!r}; use one of {KINDS}{remedy}")
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if _is_table(file, path)]
+    files = [file for file in files if file.parent == path] or files
     if not files:
-        raise UserError(f"the folder {path} holds no table ({kinds})")
-    if files[0].suffix not in READERS:
-        raise UserError(f"{path}: cannot read files of kind {path.suffix!r}; use one of {kinds}")
-    return files
+        raise UserError(f"the folder {path} holds no table ({KINDS})")
+    for file in files:
+        check_pulled(file)
+    named = [file for file in files if split is not None and split in splits_of(file, path)]
+    others = sorted({name for file in files for name in splits_of(file, path)} & set(SPLITS))
+    if split is not None and not named and others:
+        raise UserError(f"the folder {path} has no files of the split {split!r}; it has those of {', '.join(others)}")
+    return named or files
+
+
+def splits_of(file: Path, folder: Path) -> set[str]:
+    """What the names of a file and of its folders say of its split: train for train-00000-of-00002.parquet."""
+    within = file.relative_to(folder)
+    stem = re.sub(r"[-_.]\d+([-_]of[-_]\d+)?$", "", within.stem)
+    return {stem, stem.rpartition("-")[2], *within.parent.parts}
+
+
+def _is_table(file: Path, folder: Path) -> bool:
+    names = file.relative_to(folder).parts
+    is_hidden = any(name.startswith((".", "~$")) for name in names)
+    return file.suffix.lower() in READERS and not is_hidden and not ABOUT.fullmatch(file.name) and file.is_file()
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            start = file.read(FIRST)
+            encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8-sig")
+            if encoding == "utf-8-sig" and b"\0" in start:
+                raise UserError(f"{path} holds null characters, as UTF-16 without its mark does: save it as UTF-8")
+            data = start + file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        raise UserError(
+            f"{path} is not {encoding.removesuffix('-sig').upper()} (byte {error.start}): save it as UTF-8 (in a "
+            "spreadsheet: CSV UTF-8)"
+        ) from None
+    return text
 
 
 def _jsonl(path: Path) -> list[TableRow]:
@@ -53,14 +122,19 @@ def _jsonl(path: Path) -> list[TableRow]:
 
 
 def _json(path: Path) -> list[TableRow]:
+    text = _text(path)
     try:
-        rows = json.loads(_text(path) or "[]")
+        rows = json.loads(text or "[]")
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not valid JSON ({error.msg})") from None
+        remedy = "; for one object per line, name the file .jsonl" if text.lstrip().startswith("{") else ""
+        raise UserError(f"{path} line {error.lineno}: not valid JSON ({error.msg}){remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON here ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(
             f"{path} must be a list of objects, one per question; for one object per line, name the file .jsonl"
         )
+    _check_characters(text, rows, str(path))
     return rows
 
 
@@ -69,28 +143,26 @@ def _object(line: str, place: str) -> TableRow:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not valid JSON ({error.msg}); write one object per line") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid JSON here ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f'{place}: must be an object such as {{"question": ..., "answer": ...}}, found {line[:60]}')
+    _check_characters(line, row, place)
     return row
 
 
-def _csv(path: Path) -> list[TableRow]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+def _check_characters(text: str, value: Any, place: str) -> None:
+    """Raises UserError for half of a character, which JSON can write and no other file can hold."""
     try:
-        head = next(reader, [])
-        if len(set(head)) < len(head):
-            raise UserError(f"{path}: the header names a column twice: {', '.join(head)}")
-        rows = []
-        for fields in reader:
-            if fields and len(fields) != len(head):
-                raise UserError(
-                    f"{path} line {reader.line_num}: {len(fields)} values for {len(head)} columns: "
-                    'put values that hold a comma or a line break in "quotes"'
-                )
-            rows += [dict(zip(head, fields, strict=True))] if fields else []
-    except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}: not valid CSV ({error})") from None
-    return rows
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(f"{place}: holds {half}, half of a character: write the text again without it") from None
+
+
+def _csv(path: Path) -> list[TableRow]:
+    return [dict(row) for row in read_csv(_text(path), path)]
 
 
 def _parquet(path: Path) -> list[TableRow]:
@@ -98,10 +170,32 @@ def _parquet(path: Path) -> list[TableRow]:
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
-        rows: list[TableRow] = parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
+        for i, column in enumerate(table.schema):
+            if pyarrow.types.is_float32(column.type):  # as its shortest text: 8.1, not 8.100000381469727
+                table = table.set_column(i, column.name, table.column(i).cast("string").cast("float64"))
+        rows: list[TableRow] = table.to_pylist()
+    except pyarrow.ArrowMemoryError:
+        raise
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}") from None
     return rows
+
+
+def _arrow(path: Path) -> list[TableRow]:
+    """A table of a saved data set (a stream), or a file of Arrow's own."""
+    import pyarrow  # noqa: PLC0415
+
+    for opened in (pyarrow.ipc.open_stream, pyarrow.ipc.open_file):
+        try:
+            with pyarrow.memory_map(str(path)) as source:
+                rows: list[TableRow] = opened(source).read_all().to_pylist()
+        except pyarrow.ArrowMemoryError:
+            raise
+        except (OSError, pyarrow.ArrowException):
+            continue
+        return rows
+    raise UserError(f"{path} is not an Arrow file that can be read: save the data set again, or as Parquet")
 
 
 READERS: dict[str, Callable[[Path], list[TableRow]]] = {
@@ -109,4 +203,7 @@ READERS: dict[str, Callable[[Path], list[TableRow]]] = {
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".ndjson": _jsonl,
+    ".tsv": _csv,
 }

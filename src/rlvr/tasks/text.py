@@ -6,19 +6,45 @@ import re
 import unicodedata
 from decimal import Decimal
 
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+THOUSANDS = re.compile(r"(?<![\d,])(\d{1,3}),(\d{3})(?![\d,])")  # 1,234 and 1,234.50, but 1,234,567 may be a list
 BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 FULL_STOP = re.compile(r"\.(?!\d)")
-OPERATORS = "-.*/%"  # punctuation to Unicode, but 8-2, 8*2 and 8/2 are three questions
+EXCLAMATION = re.compile(r"(?<=[^\W\d]{2})!(?!=)|(?<![\w)\]}!])!(?!=)")  # of a sentence; not 5!, n! and !=
+APOSTROPHE = re.compile(r"(?<!\b[^\W\d])(?<!')'|'(?=[^\W\d])")  # all but the primes of f'(x) and y''
+COLON = re.compile(r"(?<!\d):|:(?!\d)")  # 3:4 is a ratio
+SIGNS = "-.*/%!#&@_\\:'()[]{}"  # punctuation to Unicode, but 8-2, 8*2 and 8/2, [1] and (1), C# and C differ
+SAME = str.maketrans("\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{RIGHT SINGLE QUOTATION MARK}\N{PRIME}", "---''")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 
 
 def normalized(text: str) -> str:
-    """`text` in lower case and NFKC, without punctuation, white space as single spaces; numbers and operators stay."""
-    folded = THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
-    folded = FULL_STOP.sub(" ", BETWEEN_LETTERS.sub(" ", folded))
-    letters = "".join(" " if unicodedata.category(c)[0] == "P" and c not in OPERATORS else c for c in folded)
-    return " ".join(letters.split()) or text
+    """`text` in lower case and NFKC, without the punctuation of sentences, white space as single spaces.
+
+    What can be mathematics or code stays: numbers, operators, brackets, powers, factorials, primes; and a mark that
+    stands alone between words, such as an empty field of a board.
+    """
+    raised = "".join(map(_raised, text))
+    folded = THOUSANDS.sub(r"\1\2", unicodedata.normalize("NFKC", raised).lower().translate(SAME))
+    *words, last = folded.split() or [""]
+    kept = [word if all(map(_is_punctuation, word)) else _bare(word) for word in words]
+    return " ".join(" ".join([*kept, _bare(last)]).split()) or text
+
+
+def _bare(word: str) -> str:
+    """`word` with spaces in place of the punctuation of sentences."""
+    for punctuation in (BETWEEN_LETTERS, FULL_STOP, EXCLAMATION, APOSTROPHE, COLON):
+        word = punctuation.sub(" ", word)
+    return "".join(" " if _is_punctuation(c) and c not in SIGNS else c for c in word)
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] == "P"
+
+
+def _raised(character: str) -> str:
+    """A raised or lowered character as ^ or _ and the plain one: NFKC alone makes 52 of 5²."""
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    return {"<super>": "^", "<sub>": "_"}.get(kind, "") + character
 
 
 def plain_number(text: str) -> str | None:

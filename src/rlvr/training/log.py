@@ -27,11 +27,14 @@ def step_record(
     statistics: Sequence[LossStats],
     meter: Meter,
 ) -> dict[str, Any]:
-    """The line of `step`. `policy/*` and `sampler/*` are means over the tokens of the groups that were computed."""
+    """The line of `step`. `policy/*` and `sampler/*` are means over the tokens of the groups that were computed.
+
+    `accuracy` and `verifier/*` are over all completions that were sampled, those of replaced groups included.
+    """
     scores, reward_PG = rollout.scores, rollout.reward_PG
     completions = [completion for group in rollout.groups for completion in group.completions]
     lengths = [len(completion.token_ids) for completion in completions]
-    known = [verdict.is_right for verdicts in scores.verdicts for verdict in verdicts if not verdict.is_fault]
+    known = [verdict.is_right for verdict in rollout.sampled_verdicts if not verdict.is_fault]
     column_KB = [[row[k] for group in scores.points for row in group] for k in range(len(scores.names))]
     record: dict[str, Any] = {
         "step": step,
@@ -51,8 +54,8 @@ def step_record(
         "completion/truncated": sum(completion.is_truncated for completion in completions) / len(completions),
     }
     record |= _policy_metrics(statistics)
-    record["verifier/unscorable"] = int(reward_PG.isnan().sum())
-    causes = Counter(verdict.cause for verdicts in scores.verdicts for verdict in verdicts)
+    record["verifier/unscorable"] = rollout.num_unscorable
+    causes = Counter(verdict.cause for verdict in rollout.sampled_verdicts)
     record |= {f"verifier/{cause}": causes[cause] for cause in (TIMEOUT, MEMORY, OUTPUT, CRASH, UNPARSABLE)}
     seconds = {phase: meter.seconds[phase] for phase in ("rollout", "score", "update")}
     record |= {f"time/{phase}": value for phase, value in seconds.items()}

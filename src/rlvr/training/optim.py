@@ -28,18 +28,18 @@ class LossScale:
     skipped: int = 0
 
     def note(self, *, is_finite: bool) -> None:
-        """Take account of a step. Raises UserError when even a scale of 1 is too much."""
-        if not is_finite:
-            self.value, self.good_steps, self.skipped = self.value / 2, 0, self.skipped + 1
-        else:
+        """Take account of a step. Raises UserError when even a scale of 1 is too much, and takes no account of that."""
+        if is_finite:
             self.good_steps += 1
             if self.good_steps == 2000:
                 self.value, self.good_steps = self.value * 2, 0
-        if self.value < 1.0:
+        elif self.value < 2.0:
             raise UserError(
                 "gradients are beyond float16 however small the loss is made: the model needs a wider range; set "
                 "compute.dtype to float32, or to bfloat16 on a card that has it, or lower the learning rate"
             )
+        else:
+            self.value, self.good_steps, self.skipped = self.value / 2, 0, self.skipped + 1
 
 
 class Optimizer:
@@ -73,6 +73,11 @@ class Optimizer:
         self.host = HostStates() if on_host else None
         self.loss_scale = LossScale() if scales_loss else None
         self.steps_taken = 0
+
+    @property
+    def moves(self) -> int:
+        """How often a weight, a state or the loss scale was changed."""
+        return self.steps_taken + (0 if self.loss_scale is None else self.loss_scale.skipped)
 
     def rate(self) -> float:
         """The learning rate of the next step."""
@@ -120,11 +125,13 @@ class Optimizer:
             group["lr"] = self.rate()
         if self.host is not None:
             self.host.fetch(self.adamw)
+        self.steps_taken += (
+            1  # before the first weight moves, so that an error in the middle is seen to have moved some
+        )
         self.adamw.step()
         if self.host is not None:
             self.host.park(self.adamw)
         torch.autograd.graph.increment_version(self.parameters)  # the fused kernel leaves it, linear.Linear reads it
-        self.steps_taken += 1
 
     def record(self) -> dict[str, float | None]:
         """What the log says of the loss scale; None and 0 where there is none."""

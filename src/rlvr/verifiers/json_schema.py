@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from functools import lru_cache
+from collections.abc import Iterator
+from datetime import datetime
+from fractions import Fraction
+from functools import lru_cache, partial
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
 from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 
 from rlvr.verifiers.fences import unfence
 from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, wrong
 
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # of a host name
 DEPTH = 32  # nesting of the answer; a recursive schema takes many Python frames per level
 MESSAGE_LENGTH = 300
 
@@ -26,12 +30,14 @@ def verify(answer: str, gold: str) -> Verdict:
     """Right if `answer` is JSON, bare or in a code fence, that the JSON Schema `gold` allows.
 
     The JSON is strict: no NaN, no number beyond the range of a double, no key twice. Supports drafts 3 to 2020-12, as
-    named by $schema, else 2020-12. A $ref to another document is never fetched. Source: https://json-schema.org
+    named by $schema, else 2020-12. A $ref to another document is never fetched. multipleOf is exact: 19.99 is a
+    multiple of 0.01. These formats are checked: date, date-time, time, email, hostname, ipv4, ipv6, regex, uri, uuid;
+    others are not. Source: https://json-schema.org
     """
     try:
         schema = validator(gold)
-    except (ValueError, SchemaError, RecursionError) as error:
-        return fault(GOLD, f"the gold is not a JSON Schema: {shorten(error)}")
+    except (ValueError, SchemaError, RecursionError):
+        return check_gold(gold)
     try:
         value = strict(unfence(answer))
     except (ValueError, RecursionError) as error:
@@ -47,6 +53,15 @@ def verify(answer: str, gold: str) -> Verdict:
     return Verdict("wrong", None, f"{complaint.json_path}: {complaint.message}"[:MESSAGE_LENGTH])
 
 
+def check_gold(gold: str) -> Verdict:
+    """A fault unless `gold` is a JSON Schema."""
+    try:
+        validator(gold)
+    except (ValueError, SchemaError, RecursionError) as error:
+        return fault(GOLD, f"the gold is not a JSON Schema: {shorten(error)}")
+    return RIGHT
+
+
 @lru_cache(maxsize=256)  # the completions of a group share a gold
 def validator(gold: str) -> Validator:
     schema = strict(gold)
@@ -54,7 +69,44 @@ def validator(gold: str) -> Validator:
         raise ValueError(f"a schema is an object or a boolean, not a {type(schema).__name__}")
     kind = validator_for(schema, default=Draft202012Validator)
     kind.check_schema(schema)
-    return kind(schema, registry=REGISTRY)  # only the known drafts: the default registry asks the network
+    exact = extend(kind, {"multipleOf": multiple_of, "divisibleBy": multiple_of})
+    # only the known drafts: the default registry asks the network
+    return exact(schema, registry=REGISTRY, format_checker=FORMATS)
+
+
+def multiple_of(_: Validator, step: Any, value: Any, __: Any) -> Iterator[ValidationError]:
+    """The keyword multipleOf for decimals as they are written."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (Fraction(repr(value)) / Fraction(repr(step))).denominator != 1:
+        yield ValidationError(f"{value!r} is not a multiple of {step!r}")
+
+
+def _formats() -> FormatChecker:
+    """The formats of jsonschema that need no other package, and the common ones that it leaves out."""
+    checker = FormatChecker()
+    time = r"\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)"
+    patterns = {
+        "email": r"[^@\s]+@[^@\s]+",
+        "hostname": rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*",
+        "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+",
+        "date-time": rf"\d{{4}}-\d\d-\d\d[Tt ]{time}",
+        "time": time,
+    }
+    for name, pattern in patterns.items():
+        checker.checks(name)(partial(_fits, re.compile(pattern), {"date-time": "", "time": "2000-01-01T"}.get(name)))
+    return checker
+
+
+def _fits(pattern: re.Pattern[str], day: str | None, value: object) -> bool:
+    """Whether a text fits; with `day`, which goes before it, it must also be a moment that there is."""
+    if not isinstance(value, str):
+        return True
+    if not pattern.fullmatch(value):
+        return False
+    try:
+        return day is None or bool(datetime.fromisoformat(day + value.upper().replace(" ", "T")))
+    except ValueError:
+        return False
 
 
 def strict(text: str) -> Any:
@@ -99,3 +151,6 @@ def depth(value: Any) -> int:
 
 def shorten(error: Exception) -> str:
     return ascii(str(error).partition("\n")[0])[:MESSAGE_LENGTH]
+
+
+FORMATS = _formats()

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
+
+from rlvr.verifiers.assertions import Split
 
 FORMS = (
     'a JSON list, not empty, of {"stdin": TEXT, "stdout": TEXT}, {"assert": "assert f(2) == 4"} or '
     '{"call": "f", "args": [2], "kwargs": {}, "result": 4} (kwargs may be left out)'
 )
-OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
-}
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,19 @@ class Call:
 
     request: dict[str, Any]
     passes: Callable[[Any], bool]
+
+    @property
+    def names(self) -> set[str]:
+        """The names that the test expects of the program."""
+        if "name" in self.request:
+            return {self.request["name"]}
+        nodes = list(ast.walk(ast.parse(f"{self.request['before']}\n{self.request['expression']}")))
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        own = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+        own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        own |= {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+        return used - own - set(dir(builtins))
 
 
 def read_tests(gold: str) -> list[Script | Call]:
@@ -74,44 +79,15 @@ def _test(number: int, test: Any) -> Script | Call:
 
 
 def _assertion(number: int, source: str) -> Call:
-    """`E op LITERAL` is split: the sandbox computes E, and the literal never enters it."""
     try:
         *before, last = ast.parse(source).body
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"test {number}, {source[:80]!r}, is not Python: {error}") from None
     if not isinstance(last, ast.Assert):
         raise ValueError(f"test {number}, {source[:80]!r}, must end with an assert statement")
-    expression: ast.expr = last.test
-    compare: Callable[[Any, Any], Any] = operator.is_
-    truth: Any = True
-    match last.test:
-        case ast.Compare(left, [comparison], [right]) if _is_literal(right):
-            expression, compare, truth = left, OPERATORS[type(comparison)], ast.literal_eval(right)
-        case ast.Compare(left, [comparison], [right]) if _is_literal(left):
-            expression, compare, truth = right, _turned(OPERATORS[type(comparison)]), ast.literal_eval(left)
-        case ast.UnaryOp(ast.Not(), operand):
-            expression, truth = _truth(operand), False
-        case _:
-            expression = _truth(last.test)
-    request = {"before": "\n".join(ast.unparse(node) for node in before), "expression": ast.unparse(expression)}
-    return Call(request, lambda result: bool(compare(result, truth)))
-
-
-def _turned(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda left, right: compare(right, left)
-
-
-def _truth(node: ast.expr) -> ast.expr:
-    """`not not node`: its truth value, even if the program redefines bool."""
-    return ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node))
-
-
-def _is_literal(node: ast.expr) -> bool:
-    try:
-        ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return False
-    return True
+    split = Split(last.test)
+    lines = "\n".join(ast.unparse(node) for node in before)
+    return Call({"before": lines, "expression": ast.unparse(split.expression)}, split.holds)
 
 
 def same(value: Any, expected: Any) -> bool:
@@ -130,10 +106,10 @@ def same(value: Any, expected: Any) -> bool:
         return is_whole and all(same(named[key], item) for key, item in expected.items())
     if isinstance(expected, bool) or isinstance(value, bool) or expected is None or value is None:
         return value is expected
-    if isinstance(expected, float) and isinstance(value, int | float):
-        return math.isclose(value, expected) if abs(value) < 1e300 else value == expected
+    if isinstance(expected, float) and isinstance(value, int | float | Fraction | Decimal):
+        return math.isclose(value, expected) if -(10**300) < value < 10**300 else bool(value == expected)
     if isinstance(expected, int | float):
-        return isinstance(value, int | float) and bool(value == expected)
+        return isinstance(value, int | float | Fraction | Decimal) and bool(value == expected)
     return isinstance(value, str) and value == expected
 
 
@@ -148,6 +124,12 @@ def decode(value: Any) -> Any:
                 return int(content, 16)
             case "float":
                 return float(content)
+            case "complex":
+                return complex(content)
+            case "Decimal":
+                return Decimal(content)
+            case "Fraction":
+                return Fraction(content)
             case "str":
                 return bytes.fromhex(content).decode("utf-8", "surrogatepass")
             case "bytes":
@@ -157,7 +139,7 @@ def decode(value: Any) -> Any:
             case "list" | "tuple" | "set" | "frozenset":
                 make = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind]
                 return make(decode(item) for item in content)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"not a reply of the harness: {error}") from None
     raise ValueError(f"not a reply of the harness: {str(kind)[:40]}")
 

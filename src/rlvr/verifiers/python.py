@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from rlvr.verifiers.fences import program_in
 from rlvr.verifiers.program_tests import Call, Script, decode, read_tests
 from rlvr.verifiers.sandbox.run import Ending, Kind, ProgramLimits, ProgramRun, SandboxError, execute
-from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, WORKER, Verdict, fault
+from rlvr.verifiers.verdict import CRASH, GOLD, MEMORY, RIGHT, WORKER, Verdict, fault
 
 MIB, KIB = 2**20, 2**10
-FENCE = "```"
 
 
 def verify(
@@ -31,23 +31,25 @@ def verify(
     program is a module (so `if __name__ == "__main__"` is false). `details` are compiles and runs (0 or 1; it runs if
     no test ended in an exception, a crash or a limit), tests_passed and tests_total.
 
-    No expected output, result or literal enters the sandbox. So a program passes a script, a call or
-    `assert E op LITERAL` only with the right output or value, whatever it does to its process. In `assert E op LITERAL`
-    it can still redefine names that E uses, such as `len`. Any other assert, such as `assert f(1) == g(1)`, is decided
-    in the program's own process, which can make it true: prefer the first three forms.
+    No expected output, result or literal enters the sandbox. So a program passes a script, a call,
+    `assert E op LITERAL`, a chain of comparisons, `assert abs(E - LITERAL) < LITERAL` or math.isclose only with the
+    right output or value, whatever it does to its process. It can still redefine names that E uses, such as `len`. Any
+    other assert, such as `assert f(1) == g(1)`, is decided in the program's own process, which can make it true: prefer
+    the other forms.
     """
     try:
         tests = read_tests(gold)
-    except ValueError as error:
-        return fault(GOLD, str(error))
+    except ValueError:
+        return check_gold(gold)
     scripts = [test for test in tests if isinstance(test, Script)]
     calls = [test for test in tests if isinstance(test, Call)]
     runs = [ProgramRun(test.stdin) for test in scripts]
     if calls:
         runs.append(ProgramRun(calls=tuple(call.request for call in calls)))
     limits = ProgramLimits(wall_seconds, cpu_seconds, memory_mib * MIB, file_mib * MIB, processes, output_kib * KIB)
+    program = program_in(answer, {name for call in calls for name in call.names})
     try:
-        report = execute(program_in(answer), runs, limits=limits, kind=kind)
+        report = execute(program, runs, limits=limits, kind=kind)
     except SandboxError as error:
         return fault(WORKER, f"the sandbox did not start: {error}")
     results = [_script_result(test, ending) for test, ending in zip(scripts, report.endings, strict=False)]
@@ -56,10 +58,13 @@ def verify(
     return _verdict(results, tests_total=len(tests), compiles=int(report.compiles))
 
 
-def program_in(answer: str) -> str:
-    """The last fenced block of `answer`, or all of it without a fence."""
-    blocks = answer.split(FENCE)[1::2]
-    return blocks[-1].partition("\n")[2] if blocks else answer
+def check_gold(gold: str, **_: object) -> Verdict:
+    """A fault unless `gold` holds tests, whatever the limits."""
+    try:
+        read_tests(gold)
+    except ValueError as error:
+        return fault(GOLD, str(error))
+    return RIGHT
 
 
 Result = tuple[bool, str | None, str]  # whether it passed, the cause if it did not finish, a message
@@ -91,7 +96,7 @@ def _call_result(call: Call, line: bytes) -> Result:
         return False, None, str(value)[:200]
     try:
         return call.passes(value), None, f"found {ascii(encoded)[:80]}"
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ArithmeticError) as error:
         return False, None, f"cannot be compared: {error}"
 
 

@@ -6,14 +6,15 @@ import json
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from rlvr.verifiers.fences import unfence
-from rlvr.verifiers.verdict import GOLD, OUTPUT, UNPARSABLE, Verdict, fault, right_if, wrong
+from rlvr.verifiers.verdict import GOLD, OUTPUT, RIGHT, UNPARSABLE, Verdict, fault, right_if, wrong
 
 ROWS = 100_000  # maximum rows in the gold's result
 VALUE_BYTES = 10_000_000  # maximum size of a value or row
-FIELDS = {"setup": str, "query": str, "ordered": bool}
+FIELDS: dict[str, type | tuple[type, ...]] = {"setup": (str, list), "query": str, "ordered": bool}
 
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: VALUE_BYTES,
@@ -26,62 +27,105 @@ FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_
 SqlRow = tuple[Any, ...]
 
 
-def verify(answer: str, gold: str) -> Verdict:
-    """Right if the query `answer` returns the same rows as the gold's query, on the database of the gold's setup.
+@dataclass(frozen=True)
+class Result:
+    """The rows of a query, its columns, and the tables that it read."""
 
-    `gold` is JSON: {"setup": "CREATE …; INSERT …", "query": "SELECT …", "ordered": bool}. Rows are compared as a
-    multiset, or in their order if `ordered`; columns by position, not by name; numbers to 9 digits. The answer is one
-    statement, bare or in a code fence, that may only read (enforced by sqlite's authorizer).
+    rows: list[SqlRow]
+    num_columns: int
+    tables: frozenset[str]
+
+
+def verify(answer: str, gold: str) -> Verdict:
+    """Right if the query `answer` returns the same rows as the gold's query, on each database that the gold sets up.
+
+    `gold` is JSON: {"setup": "CREATE …; INSERT …", "query": "SELECT …", "ordered": bool}. With a list of setups, an
+    answer that fits only one database by chance is wrong. Rows are compared as a multiset, or in their order if
+    `ordered`; columns by position, not by name; numbers to 9 digits. The answer is one statement, bare or in a code
+    fence, that may only read (enforced by sqlite's authorizer). It must read a table where the gold's query does.
     """
     try:
         task = read(gold)
     except ValueError as error:
         return fault(GOLD, f"the gold is not an SQL task: {error}")
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+    for setup in task["setup"]:
+        verdict = _verify_on(setup, answer, task)
+        if not verdict.is_right:
+            return verdict
+    return RIGHT
+
+
+def check_gold(gold: str) -> Verdict:
+    """A fault unless `gold` is a task whose own query runs on each of its databases."""
+    try:
+        return verify(read(gold)["query"], gold)
+    except ValueError as error:
+        return fault(GOLD, f"the gold is not an SQL task: {error}")
+
+
+def _verify_on(setup: str, answer: str, task: dict[str, Any]) -> Verdict:
+    # without a cache: sqlite asks the authorizer only about statements that it has not prepared yet
+    with closing(sqlite3.connect(":memory:", isolation_level=None, cached_statements=0)) as database:
         try:
-            prepare(database, task["setup"])
-            gold_query = database.execute(task["query"])
-            expected = gold_query.fetchmany(ROWS + 1)
+            tables = prepare(database, setup)
+            expected = run(database, task["query"], ROWS + 1, tables)
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             return fault(GOLD, f"the gold's SQL fails: {str(error)!a}")
-        if len(expected) > ROWS:
+        if len(expected.rows) > ROWS:
             return fault(GOLD, f"the gold's query returns more than {ROWS:,} rows")
         try:
-            query = database.execute(unfence(answer))
-            rows = query.fetchmany(len(expected) + 1)  # more are wrong anyway
+            found = run(database, unfence(answer), len(expected.rows) + 1, tables)  # more are wrong anyway
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             is_too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
             return wrong(OUTPUT if is_too_big else UNPARSABLE, ascii(str(error))[:300])
-        if query.description is None:
-            return wrong(UNPARSABLE, "not a query")
-        has_columns = len(query.description) == len(gold_query.description or ())
-    return right_if(has_columns and same(rows, expected, is_ordered=task["ordered"]))
+    if not found.num_columns:
+        return wrong(UNPARSABLE, "not a query")
+    if expected.tables and not found.tables:
+        return Verdict("wrong", None, "it writes the result down, without reading a table")
+    is_same = same(found.rows, expected.rows, is_ordered=task["ordered"])
+    return right_if(found.num_columns == expected.num_columns and is_same)
 
 
 def read(gold: str) -> dict[str, Any]:
+    """The task, with `setup` as a list. Raises ValueError."""
     task = json.loads(gold)
     if not isinstance(task, dict) or task.keys() != FIELDS.keys():
         raise ValueError(f"it must be a JSON object with {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
         if not isinstance(task[name], kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, found {type(task[name]).__name__}")
-    return task
+            raise ValueError(f"{name} must not be a {type(task[name]).__name__}")
+    setups = [task["setup"]] if isinstance(task["setup"], str) else task["setup"]
+    if not setups or not all(isinstance(setup, str) for setup in setups):
+        raise ValueError("setup must be SQL, or a list of it with one text for each database")
+    return task | {"setup": setups}
 
 
-def prepare(database: sqlite3.Connection, setup: str) -> None:
-    """Run the setup, then make the database read-only."""
+def run(database: sqlite3.Connection, query: str, rows: int, tables: set[str]) -> Result:
+    """At most that many rows of the query; `tables` collects what the database reads."""
+    tables.clear()
+    cursor = database.execute(query)
+    return Result(cursor.fetchmany(rows), len(cursor.description or ()), frozenset(tables))
+
+
+def prepare(database: sqlite3.Connection, setup: str) -> set[str]:
+    """Run the setup, then make the database read-only; the set will hold the tables that a statement reads."""
     for limit, value in LIMITS.items():
         database.setlimit(limit, value)
     database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
     database.execute("PRAGMA temp_store = MEMORY")  # memory is limited, the disk is not
     database.executescript(setup)
+    database.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')")  # their first use declares them as tables
     database.execute("PRAGMA query_only = ON")
+    tables: set[str] = set()
+
+    def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_READ and first:
+            tables.add(first)
+        is_forbidden = action == sqlite3.SQLITE_FUNCTION and second in FORBIDDEN_FUNCTIONS
+        return sqlite3.SQLITE_OK if action in READING and not is_forbidden else sqlite3.SQLITE_DENY
+
     database.set_authorizer(authorize)
-
-
-def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    is_forbidden = action == sqlite3.SQLITE_FUNCTION and second in FORBIDDEN_FUNCTIONS
-    return sqlite3.SQLITE_OK if action in READING and not is_forbidden else sqlite3.SQLITE_DENY
+    return tables
 
 
 def same(rows: list[SqlRow], expected: list[SqlRow], *, is_ordered: bool) -> bool:

@@ -10,6 +10,7 @@ Outcome = Literal["right", "wrong", "not_applicable", "fault"]
 
 # Causes of a wrong answer whose content was never compared …
 MISSING, UNPARSABLE, TIMEOUT, MEMORY, OUTPUT, CRASH = "missing", "unparsable", "timeout", "memory", "output", "crash"
+ECHO = "echo"  # … or that only copies the question …
 # … and causes of a fault: the verification itself failed.
 WORKER, GOLD, ENDPOINT = "worker", "gold", "endpoint"
 

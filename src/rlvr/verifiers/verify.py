@@ -1,4 +1,4 @@
-"""Run verifiers on answers: here where that is safe, in a worker process with a deadline where it is not."""
+"""Run verifiers on answers and golds: here where that is safe, in a worker process with a deadline where it is not."""
 
 from __future__ import annotations
 
@@ -9,50 +9,63 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlvr.types import Problem, UserError
-from rlvr.verifiers import VERIFIERS
+from rlvr.types import Problem
+from rlvr.verifiers import verifier_named
 from rlvr.verifiers.sandbox import run as sandbox
-from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, TIMEOUT, WORKER, Verdict, fault, wrong
+from rlvr.verifiers.verdict import CRASH, MEMORY, MISSING, RIGHT, TIMEOUT, WORKER, Verdict, fault, wrong
 from rlvr.verifiers.workers.pool import Reply, Workers
 
 SANDBOX_START_SECONDS = 15.0  # it may take on a busy machine before a program's own time begins
-GOLDS_READ = 32  # by check_golds with an isolated verifier
+HELD_UP_SECONDS = 300.0  # a machine may keep a verifier from its CPU time before the verdict is given up
 CAUSES = {"timeout": TIMEOUT, "memory": MEMORY, "crash": CRASH, "error": CRASH}
 
-AnswerAndGold = tuple[str | None, str]  # the answer is None where a completion has none
-Verify = Callable[[Sequence[AnswerAndGold]], list[Verdict]]
+Answer = tuple[str | None, Problem]  # the text is None where a completion has no answer
+Asked = Verdict | Future[Reply] | tuple[Verdict | Future[Reply], ...]  # a verdict for each gold of several
+Verify = Callable[[Sequence[Answer]], list[Verdict]]
 
 
 @dataclass
 class RunningVerifier:
-    """One verifier with its options. An isolated one runs only once for the same answer and gold."""
+    """One verifier with its options. An isolated one runs only once for the same answer, gold and question.
+
+    A verdict may take `cpu_seconds` in its worker, and is given up after `seconds`.
+    """
 
     name: str
     options: Mapping[str, Any]
+    cpu_seconds: float
     seconds: float
     workers: Workers
-    replies: dict[tuple[str, str], Future[Reply]] = field(default_factory=dict)
+    replies: dict[tuple[Any, ...], Future[Reply]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UserError when the verifier cannot run on this machine."""
         if self.name == "python":
             sandbox.check(self.options["kind"])
-        self.verifier = VERIFIERS[self.name]
-        self.function: Callable[..., Verdict] | None = None
-        if not self.verifier.isolated:
-            module, _, function = self.verifier.target.partition(":")
-            self.function = getattr(importlib.import_module(module), function)
+        self.verifier = verifier_named(self.name)
 
-    def ask(self, answer: str | None, gold: str) -> Verdict | Future[Reply]:
-        """The verdict, or the promise of one; `answer` is None where a completion has none."""
+    def ask(self, answer: str | None, problem: Problem) -> Asked:
+        """The verdict, or the promise of one, for each gold; `answer` is None where a completion has none."""
         if answer is None:
             return wrong(MISSING)
-        if self.function is not None:
-            return self.function(answer, gold, **self.options)
-        key = answer, gold
+        arguments = {"answer": answer} | ({"question": problem.question} if self.verifier.reads_question else {})
+        asked = tuple(self._call(self.verifier.target, arguments | {"gold": gold}) for gold in problem.golds)
+        return asked if problem.accepted else asked[0]
+
+    def ask_gold(self, gold: str) -> Verdict | Future[Reply]:
+        """Right for a gold that the verifier can use, else a fault."""
+        return RIGHT if self.verifier.any_gold else self._call(self.verifier.check_gold, {"gold": gold})
+
+    def _call(self, target: str, arguments: dict[str, str]) -> Verdict | Future[Reply]:
+        if not self.verifier.isolated:
+            module, _, name = target.partition(":")
+            function: Callable[..., Verdict] = getattr(importlib.import_module(module), name)
+            return function(**arguments, **self.options)
+        key = target, *arguments.values()
         if key not in self.replies:
-            arguments = {"answer": answer, "gold": gold, **self.options}
-            self.replies[key] = self.workers.submit(self.verifier.target, arguments, seconds=self.seconds)
+            self.replies[key] = self.workers.submit(
+                target, {**arguments, **self.options}, seconds=self.seconds, cpu_seconds=self.cpu_seconds
+            )
         return self.replies[key]
 
     def forget(self) -> None:
@@ -92,14 +105,18 @@ class VerifierSettings(Protocol):
 
 def options_of(settings: VerifierSettings, name: str) -> dict[str, Any]:
     """The arguments of verifier `name` besides answer and gold."""
+    if ":" in name:
+        path, _, function = name.partition(":")
+        return {"path": path, "function": function}
     if name == "number":
         return settings.number.model_dump()
     return settings.python.model_dump() | {"kind": settings.sandbox} if name == "python" else {}
 
 
-def deadline_seconds(settings: VerifierSettings, name: str) -> float:
+def longest_seconds(settings: VerifierSettings, name: str) -> float:
     """When a call of verifier `name` is given up. The sandbox keeps its own time, and ends before."""
-    return settings.seconds + (SANDBOX_START_SECONDS + settings.python.wall_seconds if name == "python" else 0.0)
+    sandbox_seconds = SANDBOX_START_SECONDS + settings.python.wall_seconds if name == "python" else 0.0
+    return settings.seconds + sandbox_seconds + HELD_UP_SECONDS
 
 
 def open_workers(settings: VerifierSettings) -> Workers:
@@ -108,43 +125,28 @@ def open_workers(settings: VerifierSettings) -> Workers:
 
 
 def make_verifier(settings: VerifierSettings, name: str, workers: Workers) -> RunningVerifier:
-    return RunningVerifier(name, options_of(settings, name), deadline_seconds(settings, name), workers)
+    return RunningVerifier(name, options_of(settings, name), settings.seconds, longest_seconds(settings, name), workers)
 
 
 @contextmanager
 def open_verifier(settings: VerifierSettings) -> Iterator[Verify]:
-    """A function from (answer, gold) pairs to the verdicts of `verifiers.answer`."""
+    """A function from answers and their problems to the verdicts of `verifiers.answer`."""
     with open_workers(settings) as workers:
         verifier = make_verifier(settings, settings.answer, workers)
 
-        def verify(pairs: Sequence[AnswerAndGold]) -> list[Verdict]:
-            verdicts = [verifier.ask(answer, gold) for answer, gold in pairs]
+        def verify(answers: Sequence[Answer]) -> list[Verdict]:
+            verdicts = [verifier.ask(answer, problem) for answer, problem in answers]
             verifier.forget()
             return [settle(verdict) for verdict in verdicts]
 
         yield verify
 
 
-def check_golds(settings: VerifierSettings, problems: Sequence[Problem]) -> None:
-    """Raise UserError when `verifiers.answer` cannot read golds of the data. Each gold is verified against itself.
-
-    An isolated verifier is slow, so it reads only the first GOLDS_READ of them.
-    """
-    sample = problems[:GOLDS_READ] if VERIFIERS[settings.answer].isolated else problems
-    with open_verifier(settings) as verify:
-        verdicts = verify([(problem.solution or problem.answer, problem.answer) for problem in sample])
-    faults = [(problem, verdict) for problem, verdict in zip(sample, verdicts, strict=True) if verdict.is_fault]
-    if faults:
-        problem, verdict = faults[0]
-        raise UserError(
-            f"verifiers.answer {settings.answer} cannot read the answer of {len(faults)} of {len(sample)} problems, "
-            f"the first {problem.id} ({problem.question[:60]!r}): {verdict.message}. Fix or filter these rows, or "
-            "choose another verifier (text compares words): docs/rewards.md"
-        )
-
-
-def settle(verdict: Verdict | Future[Reply]) -> Verdict:
-    """Wait for the verdict."""
+def settle(verdict: Asked) -> Verdict:
+    """Wait for the verdict. Of several, one that is right, else one that failed, else the first."""
+    if isinstance(verdict, tuple):
+        verdicts = [settle(one) for one in verdict]
+        return max(verdicts, key=lambda one: (one.is_right, one.is_fault))
     return verdict if isinstance(verdict, Verdict) else verdict_of(verdict.result())
 
 

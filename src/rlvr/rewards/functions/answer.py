@@ -24,9 +24,9 @@ def answer(
 ) -> float:
     """Points for the answer of a well-formed completion; the further from the gold, the fewer.
 
-    `exact` is for the same text; `stripped` for the same text up to white space, the same number, or an answer that the
-    verifier calls right. The other numbers are graded by |x − g| / |g|, which is infinite for a gold of 0. NaN if the
-    verifier failed.
+    `exact` is for the same text; `stripped` for an answer that the verifier calls right, the same text up to white
+    space, or the same number. The other numbers are graded by |x − g| / |g|, which is infinite for a gold of 0; where
+    the gold is not a number, every other answer is `wrong`. NaN if the verifier failed.
     Source: Unsloth's advanced GRPO notebook, check_answer, in the form of docs/decisions/0003.
     """
     guess, gold = sample.reading.answer, sample.problem.answer
@@ -39,7 +39,9 @@ def answer(
     if sample.verdict.is_right or guess.strip() == gold.strip():
         return stripped
     number, wanted = parse(guess), parse(gold)
-    if number is None or wanted is None:
+    if wanted is None:
+        return wrong
+    if number is None:
         return not_a_number
     distance = abs(number - wanted)
     if not distance:
@@ -50,14 +52,17 @@ def answer(
 
 
 def number(sample: Sample, *, right: float, wrong: float, missing: float) -> float | None:
-    """Points for the first number after the answer tag, in any format; None if the gold is not a number.
+    """Points for an answer that the verifier calls right or that is the gold's number in any notation, otherwise for
+    the first number after the answer tag, in any format; None if the gold is not a number.
 
     Source: Unsloth's advanced GRPO notebook, check_numbers.
     """
-    gold = parse(sample.problem.answer)
+    gold, text = parse(sample.problem.answer), sample.reading.tagged or ""
     if gold is None:
         return None
-    guess = first(sample.reading.tagged or "")
+    if sample.verdict.is_right or parse(text) == gold:
+        return right
+    guess = first(text)
     if guess is None:
         return missing
     return right if guess == gold else wrong
@@ -100,12 +105,14 @@ def proximity_smooth(sample: Sample, *, top: float, bottom: float, halfway: floa
     """bottom + (top − bottom) / (1 + (e / halfway)²) for the relative error e = |x − g| / |g|; e = |x| for a gold of 0.
 
     This gives `top` at the gold, the mean of both at e = `halfway`, and approaches `bottom`, the penalty for outliers,
-    far away. `missing` without a number. None if the gold is not a number. Written for this project: a smooth version
-    of the bands of `answer`.
+    far away. `top` for an answer that the verifier calls right. `missing` without a number. None if the gold is not a
+    number. Written for this project: a smooth version of the bands of `answer`.
     """
     gold = parse(sample.problem.answer)
     if gold is None:
         return None
+    if sample.verdict.is_right:
+        return top
     guess = parse(sample.reading.answer or "")
     if guess is None:
         return missing

@@ -12,11 +12,18 @@ from rlvr.rewards.functions.prose import LONGEST
 from rlvr.rewards.sample import Sample
 from rlvr.types import UserError
 
+MIN_DIGITS, MAX_DIGITS = 7, 15  # of a phone number
 SIGNATURE_CHARACTERS = 400  # at the end of the answer, searched for a signature block
 
 _TITLES = frozenset({"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "professor", "sir", "madam"})
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+")
 _PHONE = re.compile(r"(?<![\w.])\+?\(?\d[\d ()./-]{5,24}\d(?!\w)")
+_YEAR = r"(?:19|20)\d\d"
+_DATE = re.compile(
+    rf"(?<!\d)(?:\d{{1,2}}([./ -])\d{{1,2}}\1{_YEAR}|{_YEAR}([./ -])\d{{1,2}}\2\d{{1,2}}|{_YEAR} ?[-/] ?{_YEAR}"
+    rf"|{_YEAR}[01]\d[0-3]\d)(?!\d)"
+)
+_MONEY = re.compile(r"[$€£¥]|\b(?:eur|usd|gbp|chf|euro|dollar|pound)")
 _STREETS = "street|st|road|rd|avenue|ave|lane|ln|drive|square|boulevard|blvd|court|place|quay|terrace|way"
 _STREET = re.compile(
     rf"\b\d{{1,5}}[a-z]?,? (?:[\w.'-]{{1,30}} ){{1,3}}(?:{_STREETS})\b|\w{{2,30}}(?:straße|strasse) \d"
@@ -55,11 +62,19 @@ def recipient_name(sample: Sample, *, column: str, points: float) -> float | Non
 def signature_block(sample: Sample, *, points: float) -> float:
     """`points` if the last 400 characters of the answer contain a phone number, e-mail address or street address.
 
+    Dates, spans of years and amounts of money are no phone numbers.
     Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
     end = (sample.reading.tagged or "").rstrip()[-SIGNATURE_CHARACTERS:]
-    is_signed = _ADDRESS.search(end) or _PHONE.search(end) or _STREET.search(end.lower())
+    phones = [match for match in _PHONE.finditer(end) if not _is_another_number(end, match)]
+    is_signed = _ADDRESS.search(end) or phones or _STREET.search(end.lower())
     return points if is_signed else 0.0
+
+
+def _is_another_number(text: str, match: re.Match[str]) -> bool:
+    digits = sum(character.isdigit() for character in _DATE.sub("", match[0]))
+    around = text[max(0, match.start() - 2) : match.start()] + text[match.end() : match.end() + 5]
+    return not MIN_DIGITS <= digits <= MAX_DIGITS or _MONEY.search(around.lower()) is not None
 
 
 def _listed(value: Any, column: str) -> list[str]:

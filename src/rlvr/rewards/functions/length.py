@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlvr.rewards.functions.prose import LONGEST, count_words
 from rlvr.rewards.sample import Sample
 
 
@@ -34,8 +35,13 @@ def max_length(sample: Sample, *, tokens: int, points: float) -> float:
 
 
 def too_long(sample: Sample, *, words: int, points: float) -> float:
-    """`points` (a penalty is negative) for an answer of more than `words` words, else 0.
+    """`points` (a penalty is negative) for more than `words` words from the first answer tag after the reasoning to the
+    end of the completion, else 0.
 
-    Source: the e-mail rubric of Unsloth's GRPO guide: -1.
+    Two characters of a script without spaces (Chinese, Thai …) are a word, and so are 20 of a longer one. Source: the
+    e-mail rubric of Unsloth's GRPO guide: -1.
     """
-    return points if len((sample.reading.tagged or "").split(maxsplit=words)) > words else 0.0
+    _, end, answer_start, answer_end = sample.tags.marks()
+    text = sample.completion.text[:LONGEST]
+    after = (text.partition(end)[2] or text).partition(answer_start)[2]
+    return points if count_words(after.replace(answer_end, " ")) > words else 0.0

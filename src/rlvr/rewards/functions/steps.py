@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,15 +24,20 @@ _TIMES = re.compile(r"(?<=[\d)]) ?x ?(?=[\d(])")
 
 
 def step_check(sample: Sample, *, points: float) -> float | None:
-    """`points` times the share of true equations among those in the reasoning; None if there are none.
+    """`points` if the answer is right and every equation in the reasoning is true, else 0; None without an equation.
 
+    True equations next to a wrong answer or a false equation earn nothing, since anyone can write `1+1=2`.
     An equation has numbers and + - * / × · ÷ ^ on both sides of `=`, at least one operator, and no letters:
     `12*3 = 36`, `<<12*3=36>>`, `12 × 3 = 36`. The check is exact, except that a plain right side with decimals may be
     rounded: 10 / 3 = 3.33. It reads the first 20,000 characters, and 100 on each side of `=`. Source: the
     calculator annotations of GSM8K (Cobbe et al., arXiv 2110.14168).
     """
     steps = list(stated_steps((sample.reading.reasoning or sample.completion.text)[:LONGEST]))
-    return points * sum(steps) / len(steps) if steps else None
+    if not steps:
+        return None
+    if sample.verdict.is_fault:
+        return math.nan
+    return points if sample.verdict.outcome != "wrong" and all(steps) else 0.0
 
 
 def stated_steps(text: str) -> Iterator[bool]:

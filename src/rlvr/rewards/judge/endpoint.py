@@ -16,6 +16,8 @@ from rlvr.rewards.judge import ledger
 from rlvr.rewards.judge.options import LONGEST_WAIT_SECONDS, Options, find_key
 
 FIRST_WAIT_SECONDS = 0.5
+REPLY_BYTES = 2**16  # a longer reply is not read
+SHOWN = 300  # characters of a refusal in a message
 MORE_TOKENS = 100  # at most that many are added to a request by a chat template
 
 Ask = Callable[[dict[str, Any]], Awaitable[str]]
@@ -42,7 +44,8 @@ async def connect(options: Options, key: str, account: ledger.Account) -> AsyncI
     Too many requests, a server error, a timeout and a lost connection are retried `retries` times, after the time given
     by Retry-After or after 0.5 s, 1 s, 2 s and so on.
     """
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Accept-Encoding": "identity"}  # a few compressed bytes may hold gigabytes
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
     json_mode: dict[str, Any] = {"response_format": {"type": "json_object"}}
     turns = asyncio.Semaphore(options.concurrency)  # of this process: more would only wait for slots
     async with httpx2.AsyncClient(headers=headers, timeout=None) as client:
@@ -107,7 +110,7 @@ async def _post(
     url = f"{options.base_url.rstrip('/')}/chat/completions"
     try:
         async with asyncio.timeout(options.seconds):  # for the whole request, even if the reply trickles
-            response = await client.post(url, json=body)
+            response = await _limited(client, url, body, find_key(options))
     except TimeoutError:
         raise _Failure(f"{url} gave no reply within {options.seconds:g} s", False, is_billed=True) from None
     except httpx2.ConnectError as error:
@@ -117,22 +120,34 @@ async def _post(
     if response.status_code != 200:
         again = response.status_code in (408, 429) or response.status_code >= 500
         hint = f"; check the key in {options.api_key_env}" if response.status_code in (401, 403) else ""
-        message = f"{url} answered {response.status_code}{hint}: {_shown(response.text, options)}"
+        message = f"{url} answered {response.status_code}{hint}: {response.text[:SHOWN]}"
         raise _Failure(message, not again, is_billed=False, wait_seconds=_wait(response.headers.get("Retry-After")))
     try:
         reply = response.json()
         text = reply["choices"][0]["message"]["content"] or ""
         usage = reply.get("usage")
-        counts = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
+        counts = (_count(usage["prompt_tokens"]), _count(usage["completion_tokens"])) if usage else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        message = f"{url} did not answer with a chat completion: {_shown(response.text, options)!r}"
+        message = f"{url} did not answer with a chat completion: {response.text[:SHOWN]!r}"
         raise _Failure(message, False, is_billed=True) from None
     return str(text), counts
 
 
-def _shown(text: str, options: Options) -> str:
-    key = find_key(options)
-    return (text.replace(key, "***") if key else text)[:300]
+async def _limited(client: httpx2.AsyncClient, url: str, body: dict[str, Any], key: str) -> httpx2.Response:
+    """The response, of which REPLY_BYTES are read at most, without the key. Raises _Failure for a longer one."""
+    async with client.stream("POST", url, json=body) as response:
+        content = bytearray()
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > REPLY_BYTES:
+                raise _Failure(f"{url} sent more than {REPLY_BYTES:,} bytes", True, is_billed=True)
+    shown = bytes(content.replace(key.encode(), b"***") if key else content)
+    return httpx2.Response(response.status_code, headers=response.headers, content=shown)
+
+
+def _count(tokens: Any) -> int:
+    """A number of tokens; a negative one would refund what was spent."""
+    return max(0, int(tokens))
 
 
 def _wait(header: str | None) -> float | None:

@@ -37,7 +37,7 @@ def file_name(name: str) -> str:
 def read(folder: Path, key: str) -> dict[str, Any] | None:
     """The verdict stored under `key`, or None."""
     try:
-        verdict: dict[str, Any] = json.loads(_verdict_file(folder, key).read_text())
+        verdict: dict[str, Any] = json.loads(_verdict_file(folder, key).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return verdict
@@ -49,7 +49,7 @@ def write(folder: Path, key: str, verdict: dict[str, Any]) -> None:
 
 def spent(account: Account) -> float:
     try:
-        return float(json.loads((account.folder / "spent.json").read_text())["cost"])
+        return float(json.loads((account.folder / "spent.json").read_text(encoding="utf-8"))["cost"])
     except FileNotFoundError:
         return 0.0
 
@@ -96,7 +96,7 @@ def _free_slot(account: Account) -> int | None:
 @contextmanager
 def _locked(account: Account) -> Iterator[None]:
     account.folder.mkdir(parents=True, exist_ok=True)
-    with (account.folder / "spent.lock").open("w") as lock:
+    with (account.folder / "spent.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -107,6 +107,8 @@ def _verdict_file(folder: Path, key: str) -> Path:
 
 def _replace(file: Path, values: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".writing", delete=False) as writing:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=file.parent, suffix=".writing", delete=False, encoding="utf-8"
+    ) as writing:
         json.dump(values, writing)
     Path(writing.name).replace(file)

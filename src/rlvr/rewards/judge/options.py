@@ -9,8 +9,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.files import EXPERIMENTS
 from rlvr.types import Answered, Problem
 
 NAME = "judge"
@@ -94,4 +96,10 @@ def arguments(
         {"question": problem.question, "completion": completion.text, "answer": problem.answer}
         for completion in completions
     ]
-    return {"items": items, "name": name, "folder": FOLDER, **options}
+    return {"items": items, "name": name, "folder": str(folder()), **options}
+
+
+def folder() -> Path:
+    """Where verdicts and costs are kept: in the project. An experiment in a copy of it shares them, and the cap."""
+    here, experiment, _ = Path.cwd().as_posix().partition(EXPERIMENTS)
+    return Path(here, FOLDER) if experiment else Path(FOLDER)

@@ -18,6 +18,7 @@ from rlvr.rewards.judge.endpoint import Ask, EndpointError, connect
 from rlvr.rewards.judge.options import Options, find_key
 
 SEED = 0
+LONGEST = 2000  # characters of a reason, and of a reply that is sent back
 SYSTEM = """\
 You judge one answer of a language model.
 
@@ -67,7 +68,7 @@ async def _judge(conversation: list[dict[str, str]], folder: Path, options: Opti
             score, reason = parse(reply, options)
         except ValueError as error:
             again = {"role": "user", "content": REPAIR.format(problem=error)}
-            turns = [*conversation, {"role": "assistant", "content": clean(reply)}, again]
+            turns = [*conversation, {"role": "assistant", "content": clean(reply)[:LONGEST]}, again]
             score, reason = parse(await ask(body | {"messages": turns}), options)
     except EndpointError as error:
         return math.nan, str(error)
@@ -108,9 +109,9 @@ def parse(reply: str, options: Options) -> tuple[float, str]:
         raise ValueError(f"not exactly score and reason: {clean(reply)[:100]!r}")
     score, reason = dict(pairs)["score"], dict(pairs)["reason"]
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise ValueError(f"score {score!r} is not a number")
+        raise ValueError(f"score {repr(score)[:40]} is not a number")
     if not options.low <= score <= options.high:
         raise ValueError(f"score {str(score)[:40]} is not from {options.low:g} to {options.high:g}")
     if not isinstance(reason, str):
-        raise ValueError(f"reason {reason!r} is not text")
-    return float(score), clean(reason)
+        raise ValueError(f"reason {repr(reason)[:40]} is not text")
+    return float(score), clean(reason)[:LONGEST]

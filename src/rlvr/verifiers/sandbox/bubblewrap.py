@@ -108,5 +108,8 @@ def as_nobody() -> tuple[str, ...]:
 
 def _is_mapped(user: int) -> bool:
     """Whether this user exists here. In a container of an ordinary user it may not."""
-    rows = [[int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    rows = [
+        [int(word) for word in line.split()]
+        for line in Path("/proc/self/uid_map").read_text(encoding="utf-8").splitlines()
+    ]
     return any(first <= user < first + count for first, _, count in rows)

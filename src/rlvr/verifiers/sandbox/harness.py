@@ -159,6 +159,10 @@ def _encode(value: Any) -> str:
         return f'["int","{int.__index__(value):x}"]'
     if isinstance(value, float):
         return f'["float","{float.__repr__(value)}"]'
+    for module, name in (("builtins", "complex"), ("decimal", "Decimal"), ("fractions", "Fraction")):
+        kind = getattr(sys.modules.get(module), name, None)  # not imported here: a value of it comes with its module
+        if kind is not None and isinstance(value, kind):
+            return f'["{name}","{kind.__str__(value)}"]'
     if isinstance(value, str):
         return f'["str","{str.encode(value, "utf-8", "surrogatepass").hex()}"]'
     if isinstance(value, bytes):

@@ -1,7 +1,8 @@
 """The child process of pool.py: calls functions by name, one at a time, as JSON lines over two pipes.
 
-A request is {"target": "module:function", "arguments": {…}}. The answer is {"begun": true}, written when the module is
-loaded and the call begins, followed by one reply: {"value": …} or {"failure": …, "message": …}.
+A request is {"target": "module:function", "arguments": {…}, "cpu_seconds": …}. The answer is {"begun": true}, written
+when the module is loaded and the call begins, followed by one reply: {"value": …} or {"failure": …, "message": …}.
+SIGPROF ends the process when a call computes for longer than its cpu_seconds, unless these are null.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -68,7 +70,9 @@ def serve(requests: BinaryIO, replies: BinaryIO, memory_bytes: int) -> None:
                 continue
             base_bytes = address_space_bytes()
         send(replies, {"begun": True})
+        signal.setitimer(signal.ITIMER_PROF, request["cpu_seconds"] or 0)
         reply = call(functions[target], request["arguments"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
         del line, request
         is_spent = address_space_bytes() - base_bytes > (memory_bytes - base_bytes) / 2
         replies.write(reply[:-1] + b', "is_spent": %s}\n' % (b"true" if is_spent else b"false"))

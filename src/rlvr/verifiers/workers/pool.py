@@ -1,8 +1,9 @@
-"""Worker processes for calls that may hang or exhaust memory: each call has a deadline, each process a memory limit.
+"""Worker processes for calls that may hang or exhaust memory: each call has a limit of time, each process of memory.
 
 A process is a fresh interpreter (never a fork, since this process has threads) in its own session. If a call exceeds
-its deadline, the whole session is killed and replaced. One thread per process supervises it and only waits for pipes.
-JSON lines use two separate pipes, so that the called code may print.
+its limit, the whole session is killed and replaced. A limit of CPU time does not depend on what else the machine does.
+One thread per process supervises it and only waits for pipes. JSON lines use two separate pipes, so that the called
+code may print.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Reply:
     """The JSON value that a call returned, or the reason why it returned none.
 
     `failure` is None, or "timeout" · "memory" · "crash" (its process died) · "error" (it raised, or its result is not
-    JSON or too long) · "worker" (the process or module could not be loaded, or the pool was closed: not the call's
-    fault).
+    JSON or too long) · "worker" (the process or module could not be loaded, the machine was too slow for a call with a
+    limit of CPU time, or the pool was closed: not the call's fault).
     """
 
     value: Any
@@ -73,14 +74,18 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, target: str, arguments: dict[str, Any], *, seconds: float) -> Future[Reply]:
+    def submit(
+        self, target: str, arguments: dict[str, Any], *, seconds: float, cpu_seconds: float | None = None
+    ) -> Future[Reply]:
         """Call `target` ("module:function") as function(**arguments) in a worker; the future has its Reply.
 
         The `seconds` count from the start of the call in the worker: waiting for a worker and loading the module are
-        not included. Raises RuntimeError after close, and TypeError or ValueError for arguments that are not JSON.
+        not included. With `cpu_seconds`, the failure "timeout" means that the worker computed for longer than that, and
+        a call that is not done after `seconds` has the failure "worker".
+        Raises RuntimeError after close, and TypeError or ValueError for arguments that are not JSON.
         """
-        line = json.dumps({"target": target, "arguments": arguments}).encode() + b"\n"
-        job = _Job(line, target, seconds)
+        request = {"target": target, "arguments": arguments, "cpu_seconds": cpu_seconds}
+        job = _Job(json.dumps(request).encode() + b"\n", target, seconds, cpu_seconds)
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the workers are closed: no more calls can be submitted")
@@ -110,6 +115,7 @@ class _Job:
     line: bytes
     target: str
     seconds: float
+    cpu_seconds: float | None
     future: Future[Reply] = field(default_factory=Future)
 
 
@@ -206,7 +212,7 @@ def _exchange(process: _Process, job: _Job, closing: int) -> tuple[Reply, bool]:
             chunk = os.read(process.replies, CHUNK_BYTES)
             received += chunk
             if not chunk:
-                return _death(process.kill()), has_begun
+                return _death(job, process.kill()), has_begun
             if not has_begun and received.startswith(BEGUN):
                 del received[: len(BEGUN)]
                 has_begun, deadline = True, time.monotonic() + job.seconds
@@ -244,7 +250,9 @@ def _reply(process: _Process, received: bytearray) -> Reply:
     return reply
 
 
-def _death(status: int | None) -> Reply:
+def _death(job: _Job, status: int | None) -> Reply:
+    if status == -signal.SIGPROF:
+        return Reply(None, "timeout", f"over its limit of {job.cpu_seconds:g} s of CPU time")
     if status == OUT_OF_MEMORY:
         return Reply(None, "memory", "over its memory limit")
     if status is None:
@@ -255,6 +263,10 @@ def _death(status: int | None) -> Reply:
 
 
 def _overdue(job: _Job, has_begun: bool) -> Reply:
-    if has_begun:
+    if has_begun and job.cpu_seconds is None:
         return Reply(None, "timeout", f"over its limit of {job.seconds:g} s")
+    if has_begun:
+        return Reply(
+            None, "worker", f"not done after {job.seconds:g} s, with less than {job.cpu_seconds:g} s of CPU time"
+        )
     return Reply(None, "worker", f"{job.target} was not loaded within {LOAD_SECONDS:g} s")

@@ -1,0 +1,75 @@
+"""`rlvr check --data`: read the table, judge its golds and deal its rows, before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rlvr.config import Config
+from rlvr.model.source import open_tokenizer
+from rlvr.problems.prepare import deal, scratch_tokenizer, with_template
+from rlvr.problems.selection import Split
+from rlvr.runtime.messages import note
+from rlvr.runtime.printing import print_table
+from rlvr.tasks import TASKS
+from rlvr.types import Problem, UserError
+from rlvr.verifiers.number import parse
+
+FOR_NUMBERS = ("answer", "number", "proximity_smooth", "is_integer", "number_detected")  # rewards that want a number
+WORDS = "docs/data.md#answers-in-words"
+
+
+def main(cfg: Config) -> None:
+    """Print what `prepare` would make of the data. Raises UserError for what would stop it, with the remedy."""
+    pools = TASKS[cfg.prepare.task](cfg.prepare, cfg.compute.seed)
+    problems = pools.problems()
+    left_out = ", ".join(f"{count} {reason}" for reason, count in pools.origin.get("left_out", {}).items() if count)
+    print(f"{pools.origin.get('source', cfg.prepare.task)}: {len(problems)} problems; left out: {left_out or 'none'}")
+    for warning in pools.origin["warnings"]:
+        note(warning)
+    _check_kind(cfg, problems)
+    tokenizer = scratch_tokenizer(cfg, problems) if cfg.model.source == "scratch" else _tokenizer(cfg)
+    _, splits, _ = deal(cfg, tokenizer, pools)
+    print(f"verifiers.answer {cfg.verifiers.answer} reads the answers")
+    print_table(["split", "rows", "prompt tokens", "left out"], [_row(name, split) for name, split in splits.items()])
+    _advise(cfg, problems, num_train=len(splits["train"].rows))
+
+
+def _tokenizer(cfg: Config) -> object:
+    with TemporaryDirectory() as folder:
+        return with_template(cfg, open_tokenizer(cfg.model.source, cfg.model.revision, Path(folder)))
+
+
+def _check_kind(cfg: Config, problems: Sequence[Problem]) -> None:
+    """Raise UserError where most answers are words, and the verifier reads numbers."""
+    words = [problem.answer for problem in problems if parse(problem.answer) is None]
+    if cfg.verifiers.answer == "number" and 2 * len(words) > len(problems):
+        raise UserError(
+            f"{len(words)} of {len(problems)} answers are words, such as {words[0][:60]!r}, and the verifier reads "
+            f"numbers: set verifiers.answer: text (for formulas math, for the letters of a choice choice), see {WORDS}"
+        )
+
+
+def _advise(cfg: Config, problems: Sequence[Problem], *, num_train: int) -> None:
+    if cfg.grpo.prompts_per_step > num_train:
+        note(f"grpo.prompts_per_step {cfg.grpo.prompts_per_step} will be lowered to the {num_train} training problems")
+    numeric = sum(parse(problem.answer) is not None for problem in problems)
+    rewards = [
+        name
+        for name, reward in cfg.rewards.items()
+        if reward.weight and not reward.python and (reward.function or name) in FOR_NUMBERS
+    ]
+    if cfg.verifiers.answer == "number" or not rewards:
+        return
+    if numeric == 0:
+        note(f"rewards {', '.join(rewards)} grade numbers, and no answer is one: take a rubric for words, see {WORDS}")
+    elif numeric == len(problems) and cfg.verifiers.answer in ("text", "exact"):
+        note("all answers are numbers: verifiers.answer number reads them in any notation")
+
+
+def _row(name: str, split: Split) -> list[str]:
+    lengths = [len(columns["prompt_tokens"]) for _, columns in split.rows]
+    tokens = f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}"
+    cut = f"; {split.truncated} questions cut" if split.truncated else ""
+    return [name, str(len(split.rows)), tokens, (split.reasons() or "none") + cut]

@@ -1,0 +1,66 @@
+"""Parse an answer with latex2sympy."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, convert_to_pct, latex2sympy, normalize_latex
+from math_verify.grader import should_treat_as_complex
+from sympy import Basic, Eq, FiniteSet, I, Intersection, MatrixBase, Set, Union
+
+from rlvr.verifiers.mathematics.limits import refuse_bombs
+from rlvr.verifiers.mathematics.notation import PERCENT, SIGNS, Unreadable, plain_to_latex, unwrap
+from rlvr.verifiers.mathematics.units import GAP
+
+LENGTH = 2000  # maximum characters of an answer
+
+# units are dropped by notation.py: the package's own list holds single letters, which would turn 2t into 2
+NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+JOIN = re.compile(
+    rf"{GAP}(?:,{GAP})?(?:\\(?:text|mbox|textrm|mathrm)\s*\{{\s*(or|and)\s*\}}|(?<=\s)(or|and)(?=\s)){GAP}"
+)
+RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|leqslant|geqslant)(?![A-Za-z])")
+
+
+@lru_cache(maxsize=256)  # the completions of a group share a gold
+def read(text: str) -> Basic | MatrixBase:
+    """Parse all of `text` as one expression. Raises Unreadable."""
+    if len(text) > LENGTH:
+        raise Unreadable(f"{len(text):,} characters; at most {LENGTH:,} are allowed")
+    bare = unwrap(text.translate(SIGNS)).replace("\n", " ")
+    refuse_bombs(bare)
+    words = [word for match in JOIN.finditer(bare) for word in match.groups() if word]
+    if len(set(words)) == 1 and RELATION.search(bare):
+        sets = [_as_set(_expression(part)) for part in JOIN.sub("\n", bare).split("\n")]
+        return Union(*sets) if words[0] == "or" else Intersection(*sets)
+    return _expression(JOIN.sub(",", bare) if words else bare)
+
+
+def _expression(text: str) -> Basic | MatrixBase:
+    number = unwrap(PERCENT.sub("", text))
+    source = normalize_latex(plain_to_latex(number), config=NORMALIZATION)
+    is_complex = should_treat_as_complex(source)
+    try:
+        expression = latex2sympy(source, is_real=not is_complex, normalization_config=None)
+    except MemoryError:
+        raise
+    except Exception as error:  # the parser raises many kinds of errors
+        raise Unreadable(f"the parser reports: {ascii(str(error).partition(chr(10))[0])[:200]}") from None
+    if not isinstance(expression, Basic | MatrixBase):
+        raise Unreadable(f"it reads as a {type(expression).__name__}")
+    if is_complex:
+        expression = expression.xreplace({symbol: I for symbol in expression.free_symbols if str(symbol) == "i"})
+    return convert_to_pct(expression) if PERCENT.search(text) else expression
+
+
+def _as_set(expression: Basic | MatrixBase) -> Set:
+    """The values that a relation in one unknown allows. Raises Unreadable for anything else."""
+    if isinstance(expression, Set):
+        return expression
+    if isinstance(expression, Eq) and expression.lhs.is_Symbol:
+        return FiniteSet(expression.rhs)
+    try:
+        return expression.as_set()
+    except Exception:
+        raise Unreadable("only relations in one unknown can be joined by or and and") from None
