@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/correctness.py          # on an NVIDIA card, a minute or two; needs pytest
 
-It runs tests/logprob/head_kernel_cases.py and tests/loss/loss_kernel_cases.py, which read the kernels' results on the
-GPU. In miniature one case of each runs in Triton's interpreter.
+It runs head_kernel_cases.py, loss_kernel_cases.py and norm_kernel_cases.py of tests/, which read the kernels' results
+on the GPU. In miniature one case of each runs in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from pathlib import Path
 from figures import Bench, begin
 
 ROOT = Path(__file__).parents[2]
-CASES = {"head": "logprob/head_kernel_cases.py", "loss": "loss/loss_kernel_cases.py"}
-TINY = {"head": "no_tokens", "loss": "reported_is_the_one_applied"}
+CASES = {
+    "head": "logprob/head_kernel_cases.py",
+    "loss": "loss/loss_kernel_cases.py",
+    "norm": "memory/norm_kernel_cases.py",
+}
+TINY = {"head": "no_tokens", "loss": "reported_is_the_one_applied", "norm": "no_rows"}
 
 
 def run_cases(bench: Bench, name: str) -> int:

@@ -13,9 +13,10 @@ import torch
 
 pytest.importorskip("triton", reason="triton is for Linux on x86_64")
 TESTS = Path(__file__).parent.parent
+CASES = ("logprob/head_kernel_cases.py", "loss/loss_kernel_cases.py", "memory/norm_kernel_cases.py")
 
 
-@pytest.mark.parametrize("cases", ["logprob/head_kernel_cases.py", "loss/loss_kernel_cases.py"])
+@pytest.mark.parametrize("cases", CASES)
 def test_the_kernels_are_right(cases: str) -> None:
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
@@ -41,10 +42,11 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(kernel: Any, capability: int, out: str, **constants: Any) -> bytes:
         types = {"logits": "*fp32", "out": out, "target_C": "*i64", "start_R": "*i64", "stride": "i32"}
-        types["vocabulary"] = "i32"
+        types |= dict.fromkeys(("vocabulary", "num_rows", "width"), "i32")
+        types |= dict.fromkeys(("grad_ND", "x_ND", "y_ND", "grad_x_ND", "weight_D"), out)
         signature = {}
         for name in kernel.arg_names:
-            pointer = "*fp32" if name.endswith(("_C", "_T")) else "fp32"
+            pointer = "*fp32" if name.endswith(("_C", "_T", "_N", "_PD")) else "fp32"
             signature[name] = "constexpr" if name in constants else types.get(name, pointer)
         source = ASTSource(kernel, signature, constants)
         target = GPUTarget("cuda", capability, 32)
@@ -60,7 +62,12 @@ def test_the_kernels_compile(build: Any, capability: int, out: str, entropy: boo
     """For the T4 and the H100, with every branch and with none."""
     from rlvr.logprob import kernel as head  # noqa: PLC0415
     from rlvr.loss import kernel as loss  # noqa: PLC0415
+    from rlvr.memory import norm_kernel as norm  # noqa: PLC0415
 
+    for width in (64, 128, 4096, 16384):
+        sizes = {name: size for name, size in norm.launch(width).items() if name != "num_warps"}
+        assert build(norm.forward_kernel, capability, out, ROUNDS_FIRST=entropy, **sizes)
+        assert build(norm.backward_kernel, capability, out, NEEDS_WEIGHT=entropy, **sizes)
     assert build(head.statistics_kernel, capability, out, CAPPED=entropy, BLOCK=8192)
     assert build(head.gradient_kernel, capability, out, CAPPED=entropy, ENTROPY=entropy, BLOCK=8192)
     for family in (0, 1, 2):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
+from rlvr.model.policy import for_training
 from support.precision import assert_gradients
 from support.tiny_models import gradients, make_model, stream
 
@@ -123,3 +124,31 @@ def test_an_adapter_that_is_off_stays_off() -> None:
     with policy.model.disable_adapter():
         assert torch.equal(policy.hidden_stream(*stream()), expected)
     assert not torch.allclose(policy.hidden_stream(*stream()), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_pass_of_training_takes_pefts_or_transformers_way(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the pass that is differentiated, nor the first of a recomputed layer, nor one without gradients."""
+    policy = make_model(family, adapter=True, dtype=torch.float32)
+    taken: list[str] = []
+    mlps = [layer.mlp for layer in policy.body.layers]
+    norms = [module for module in policy.model.modules() if type(module).__name__.endswith("RMSNorm")]
+    kinds = {type(m) for m in (*mlps, *norms, *(m for m in policy.model.modules() if isinstance(m, LoraLayer)))}
+    for kind in kinds:
+        monkeypatch.setattr(kind, "forward", counted(kind.forward, kind.__name__, taken))
+    policy.hidden_stream(*stream())
+    assert set(taken) == {kind.__name__ for kind in kinds}
+    policy = for_training(policy, tile_rows=6, offload=True, kernels="auto", logit_chunk_rows=None)
+    taken.clear()
+    with_graph = gradients(policy)["output"]
+    with torch.no_grad():
+        without = policy.hidden_stream(*stream())
+    assert taken == [] and torch.equal(with_graph, without)
+
+
+def counted(forward: Any, name: str, taken: list[str]) -> Any:
+    def counting(self: Any, *args: Any, **options: Any) -> Any:
+        taken.append(name)
+        return forward(self, *args, **options)
+
+    return counting

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from rlvr.attention import PackedLayout
 from rlvr.linear import through_onednn
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
@@ -67,6 +68,29 @@ def test_a_fused_adapter_trains_on_the_same_weights(family: str) -> None:
     assert_gradients(fused, peft, 4e-6)
     for name, g in gradients(policy).items():
         assert (fused[name] - g).norm() <= 4e-6 * g.norm()
+
+
+def test_tiles_unpack_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain_model("llama")
+    quantize(model, device=CPU)
+    policy = with_adapter(model)
+    fuse(policy.model)
+    install(policy.model, tile_rows=64, offload=False)
+    import bitsandbytes  # noqa: PLC0415
+
+    own, unpacked = bitsandbytes.functional.dequantize_4bit, []
+
+    def counting(packed: Tensor, state: Any) -> Tensor:
+        unpacked.append(tuple(state.shape))
+        weight: Tensor = own(packed, state)
+        return weight
+
+    monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", counting)
+    layout = PackedLayout([], [200], [0], CPU)
+    found = gradients(policy, (torch.arange(200) % 50, torch.arange(200), layout))
+    assert unpacked.count((128, 64)) == 2 * 2 * 3 and unpacked.count((64, 128)) == 2 * 3  # forward and backward
+    install(policy.model, tile_rows=200, offload=False)
+    assert_gradients(gradients(policy, (torch.arange(200) % 50, torch.arange(200), layout)), found, 1e-5)
 
 
 def dense_forward(layer: Any) -> Any:
@@ -151,6 +175,8 @@ def test_the_adapter_has_pefts_layout(tmp_path: Path) -> None:
     quantize(again, device=CPU)
     again = PeftModel.from_pretrained(again, tmp_path)
     other = Policy(again, again.get_base_model().get_decoder(), (0,), "auto", None)
+    install(other.model, tile_rows=6, offload=True)
+    fuse(other.model)
     with torch.no_grad():
         assert torch.equal(other.hidden_stream(*stream()), policy.hidden_stream(*stream()))
 

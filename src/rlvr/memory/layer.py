@@ -10,7 +10,7 @@ checkpoints (Chen et al. 2016, arXiv 1604.06174), and its wide tensors exist for
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import save_on_cpu
+from torch.autograd.graph import get_gradient_edge, save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from rlvr.attention import PackedLayout
 from rlvr.memory.offload import Offload
-from rlvr.types import UserError
+from rlvr.memory.quantized import layers_of, unpacked
 
 PROBE_TOKENS = 8
 
@@ -48,14 +48,17 @@ FOUR_NORMS = Norms(
 def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
     """Let the decoder layers of `model` keep nothing but their input for backward, on the host where `offload`.
 
-    Modules, names and parameters stay as they are, and without gradients each layer runs as before. Returns the names
-    of layers that are not built of the two halves above, as a probe of a few tokens finds: those run under
-    torch.utils.checkpoint, their MLP in one piece. Raises ValueError when `tile_rows` is below 1.
+    Modules, names and parameters stay as they are. Without gradients a layer runs the same two halves, so that both
+    passes round alike; a sampler's pass, which has a cache, runs as before. Returns the names of layers that are not
+    built of the two halves above, as a probe of a few tokens finds: those run under torch.utils.checkpoint, their MLP
+    in one piece. Raises ValueError when `tile_rows` is below 1.
     """
     if tile_rows < 1:
         raise ValueError(f"tile_rows is {tile_rows}; it must be 1 or more")
     body = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
     layers = layers_of(body)
+    for layer in layers:
+        vars(layer).pop("forward", None)  # of an install before: the probe is of the layer's own
     norms = [_norms(layer) for layer in layers]
     agrees = _probe(body, layers, norms, tile_rows=max(1, min(tile_rows, PROBE_TOKENS // 2)))
     home = Offload(len(layers), next(body.parameters()).device) if offload else None
@@ -67,17 +70,6 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
             _replace_forward(layer, None if home is None else home.device)
             unknown.append(f"layers.{number}")
     return unknown
-
-
-def layers_of(body: Any) -> list[nn.Module]:
-    """The decoder layers of a model's body. Raises UserError where they are not in a list `layers`."""
-    layers = getattr(body, "layers", None)
-    if layers is None:
-        raise UserError(
-            f"{type(body).__name__} does not keep its layers as others do: set memory.tile_rows to null and "
-            "model.quantization to none"
-        )
-    return list(layers)
 
 
 @dataclass(frozen=True)
@@ -103,6 +95,13 @@ class LayerCall:
 
     def mlp_half(self, x: Tensor) -> Tensor:
         return mlp_half(self.layer, self.settings.norms, x)
+
+    @contextmanager
+    def tiles(self, x: Tensor) -> Iterator[list[slice]]:
+        """The rows of each tile; inside, where there are several, the MLP's weights are unpacked once for all."""
+        num_rows, tile_rows = x.shape[1], self.settings.tile_rows
+        with unpacked(self.layer.mlp, x.dtype) if num_rows > tile_rows else nullcontext():
+            yield [slice(first, first + tile_rows) for first in range(0, num_rows, tile_rows)]
 
     def trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters with a gradient, of the attention half and of the MLP half."""
@@ -150,15 +149,18 @@ class _Layer(torch.autograd.Function):
         grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:])
         if not h.requires_grad:
             return None, None, *[None] * of_attention, *mlp_grads
+        end_of_half = get_gradient_edge(h)
+        del h  # its values are of no more use
         leaves = [*([x] if x.requires_grad else []), *trained[:of_attention]]
-        found = list(torch.autograd.grad(h, leaves, grad_h, allow_unused=True))
+        found = list(torch.autograd.grad(end_of_half, leaves, grad_h, allow_unused=True))
         return found.pop(0) if x.requires_grad else None, None, *found, *mlp_grads
 
 
 def _in_tiles(call: LayerCall, h: Tensor) -> Tensor:
     out = torch.empty_like(h)
-    for rows in _tiles(h.shape[1], call.settings.tile_rows):
-        out[:, rows] = call.mlp_half(h[:, rows])
+    with call.tiles(h) as tiles:
+        for rows in tiles:
+            out[:, rows] = call.mlp_half(h[:, rows])
     return out
 
 
@@ -168,20 +170,17 @@ def _mlp_backward(
     """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile."""
     grad_h = torch.empty_like(h)
     totals: list[Tensor | None] = [None] * len(trained)
-    for rows in _tiles(h.shape[1], call.settings.tile_rows):
-        tile = h[:, rows].detach().requires_grad_()
-        with torch.enable_grad():
-            out = call.mlp_half(tile)
-        grad_h[:, rows], *found = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
-        del out
-        for i, part in enumerate(found):
-            total = totals[i]
-            totals[i] = part if total is None or part is None else total.add_(part)
+    with call.tiles(h) as tiles:
+        for rows in tiles:
+            tile = h[:, rows].detach().requires_grad_()
+            with torch.enable_grad():
+                out = call.mlp_half(tile)
+            grad_h[:, rows], *found = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
+            del out
+            for i, part in enumerate(found):
+                total = totals[i]
+                totals[i] = part if total is None or part is None else total.add_(part)
     return grad_h, totals
-
-
-def _tiles(num_rows: int, tile_rows: int) -> Iterator[slice]:
-    return (slice(first, first + tile_rows) for first in range(0, num_rows, tile_rows))
 
 
 def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> None:
@@ -189,16 +188,19 @@ def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> No
 
     def forward(self: Any, hidden_states: Tensor, **options: Any) -> Any:
         plain = partial(type(self).forward, self)
-        if not torch.is_grad_enabled() or options.get("past_key_values") is not None:
+        if options.get("past_key_values") is not None:
             return plain(hidden_states, **options)
         if not isinstance(how, LayerSettings):
+            if not torch.is_grad_enabled():
+                return plain(hidden_states, **options)
             saved = nullcontext() if how is None else save_on_cpu(pin_memory=how.type == "cuda")
             with saved:
                 return checkpoint(plain, hidden_states, use_reentrant=False, **options)
         call = LayerCall(self, how, options)
         attention, mlp = call.trained()
-        if not (hidden_states.requires_grad or attention or mlp):
-            return plain(hidden_states, **options)
+        if not torch.is_grad_enabled() or not (hidden_states.requires_grad or attention or mlp):
+            with torch.no_grad():
+                return _in_tiles(call, call.attention_half(hidden_states))
         return _Layer.apply(hidden_states, call, *attention, *mlp)  # type: ignore[no-untyped-call]
 
     layer.forward = MethodType(forward, layer)

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlvr.linear import Linear, linear
+from rlvr.linear import Linear, linear, product
 from rlvr.memory.quantized import is_quantized, weight_of
+
+FEW_ROWS = 64  # below: a sampler's rows, for which the frozen layer has kernels of its kind
 
 
 def fuse(model: nn.Module) -> list[str]:
-    """Let PEFT's LoRA layers of `model` run as one function while training; without gradients they run as before.
+    """Let PEFT's LoRA layers of `model` run as one function, with gradients and without.
 
     Products are in the type of the input, whatever the type of the adapter. Modules, names and parameters stay as they
     are. Returns the names of LoRA layers that keep PEFT's own way: those with dropout, a variant such as DoRA, their
@@ -50,13 +52,13 @@ def _can_fuse(module: Any) -> bool:
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
-    if not torch.is_grad_enabled() or self.disable_adapters or self.merged or args or options:
+    if self.disable_adapters or self.merged or args or options:
         plain: Tensor = type(self).forward(self, x, *args, **options)
         return plain
     (name,) = self.active_adapters
     a_RD, b_OR = self.lora_A[name].weight, self.lora_B[name].weight
-    product: Tensor = _LoraLinear.apply(x, a_RD, b_OR, self.get_base_layer(), self.scaling[name])  # type: ignore[no-untyped-call]
-    return product
+    y: Tensor = _LoraLinear.apply(x, a_RD, b_OR, self.get_base_layer(), self.scaling[name])  # type: ignore[no-untyped-call]
+    return y
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -65,9 +67,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx.base, ctx.scale = base, scale
         x_TD = x.reshape(-1, x.shape[-1])
         xa_TR = linear(x_TD, a_RD.to(x.dtype))
-        y_TO = linear(x_TD, weight_of(base, x.dtype))
-        if base.bias is not None:
-            y_TO += base.bias.to(x.dtype)
+        y_TO = _frozen_product(base, x_TD)
         y_TO.addmm_(xa_TR, b_OR.T.to(x.dtype), alpha=scale)
         ctx.save_for_backward(x, xa_TR, a_RD, b_OR)
         return y_TO.view(*x.shape[:-1], -1)
@@ -85,3 +85,12 @@ class _LoraLinear(torch.autograd.Function):
             grad_x = linear(grad_TO, weight_of(ctx.base, grad.dtype).T)
             grad_x = grad_x.addmm_(grad_xa_TR, a_RD.to(grad.dtype)).view(x.shape)
         return grad_x, grad_a, grad_b, None, None
+
+
+def _frozen_product(base: Any, x_TD: Tensor) -> Tensor:
+    """x·Wᵀ + b. [T, O]"""
+    if len(x_TD) < FEW_ROWS:
+        few: Tensor = base(x_TD)
+        return few
+    bias = None if base.bias is None else base.bias.to(x_TD.dtype)
+    return product(x_TD, weight_of(base, x_TD.dtype), bias)

@@ -26,7 +26,7 @@ TOGETHER = ("gate_up_proj", "down_proj", "activation_fn")
 
 
 def gate_in_place(model: nn.Module) -> int:
-    """Let the gated MLPs of `model` use the gate above while training; returns how many it knows.
+    """Let the gated MLPs of `model` use the gate above; returns how many it knows.
 
     Modules, names and parameters stay as they are; an MLP of another form, or with another activation, runs as before.
     """
@@ -50,17 +50,11 @@ def _activation(module: Any) -> str | None:
 
 
 def _separate(self: Any, x: Tensor, *, activation: str) -> Tensor:
-    if not torch.is_grad_enabled():
-        plain: Tensor = type(self).forward(self, x)
-        return plain
     down: Tensor = self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x), activation))  # type: ignore[no-untyped-call]
     return down
 
 
 def _together(self: Any, x: Tensor, *, activation: str) -> Tensor:
-    if not torch.is_grad_enabled():
-        plain: Tensor = type(self).forward(self, x)
-        return plain
     down: Tensor = self.down_proj(_GateOfBoth.apply(self.gate_up_proj(x), activation))  # type: ignore[no-untyped-call]
     return down
 

@@ -7,14 +7,14 @@ linear layers of the decoder are quantised; embeddings, head and norms are not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlvr.memory.layer import layers_of
 from rlvr.types import UserError
 
 BLOCK = 64  # weights that share a scale
@@ -56,6 +56,17 @@ def quantize(model: Any, *, device: torch.device, keep: Collection[str] = ()) ->
             done[name] = weight_bytes(small)
     model.is_loaded_in_4bit = True  # PEFT asks for it, to take its 4-bit LoRA layer
     return Quantized(done, left)
+
+
+def layers_of(body: Any) -> list[nn.Module]:
+    """The decoder layers of a model's body. Raises UserError where they are not in a list `layers`."""
+    layers = getattr(body, "layers", None)
+    if layers is None:
+        raise UserError(
+            f"{type(body).__name__} does not keep its layers as others do: set memory.tile_rows to null and "
+            "model.quantization to none"
+        )
+    return list(layers)
 
 
 def decoder_linears(model: Any) -> dict[str, nn.Linear]:
@@ -108,12 +119,27 @@ def is_quantized(layer: nn.Module) -> bool:
 
 
 def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """The weight [O, D] in `dtype`: dequantised for this use where it is in 4 bits."""
+    """The weight [O, D] in `dtype`: dequantised for this use where it is in 4 bits, and not `unpacked` already."""
     if not is_quantized(layer):
         return layer.weight.to(dtype)
+    if (known := vars(layer).get("unpacked")) is not None:
+        return known  # type: ignore[no-any-return]
     packed: Any = layer.weight
     weight: Tensor = _bitsandbytes().functional.dequantize_4bit(packed.data, packed.quant_state)
     return weight.to(dtype)
+
+
+@contextmanager
+def unpacked(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, the 4-bit weights of `module` are there in `dtype`: for uses so near that unpacking once is worth it."""
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear) and is_quantized(part)]
+    for layer in layers:
+        vars(layer)["unpacked"] = weight_of(layer, dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["unpacked"]
 
 
 def scales(model: nn.Module) -> dict[int, Any]:

@@ -24,6 +24,7 @@ from rlvr.logprob import Impl, LogitMap, token_logprobs
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
 from rlvr.memory.mlp import gate_in_place
+from rlvr.memory.norm import fuse_norms
 from rlvr.memory.quantized import quantize, scales
 from rlvr.memory.views import Views
 from rlvr.model.files import reason
@@ -190,14 +191,15 @@ def load_policy(
 def for_training(
     policy: Policy, *, tile_rows: int | None, offload: bool, kernels: Impl, logit_chunk_rows: int | None
 ) -> Policy:
-    """`policy` with cheaper updates: fused adapters, gates in place, layers recomputed in tiles of `tile_rows`.
+    """`policy` with cheaper updates: fused adapters and norms, gates in place, layers in tiles of `tile_rows`.
 
     With `offload` recomputed layers keep their inputs on the host; `kernels` and `logit_chunk_rows` are the policy's.
-    Sampling runs as before. Modules, names and parameters stay as they are.
+    Modules, names and parameters stay as they are.
     """
     if hasattr(policy.model, "get_base_model"):
         fuse(policy.model)
     gate_in_place(policy.model)
+    fuse_norms(policy.model, impl=kernels)
     if tile_rows is not None:
         for name in install(policy.model, tile_rows=tile_rows, offload=offload):
             note(f"{name} is recomputed as a whole, not in tiles: its layout is not known")

@@ -178,14 +178,13 @@ def head_chunk_bytes(shape: Shape, settings: PlanSettings, head_rows: int) -> in
 
 def _head_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     stream = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-    upcast = 2 * stream if settings.weight_bytes < 4 else 0
     trained = choice.sequences * settings.completion_tokens
     targets = trained * shape.hidden_size * settings.weight_bytes
     return [
         *_kept_inputs(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        PlanRow("last hidden states, normed and their gradient", 2 * stream + upcast + targets, is_transient=True),
+        PlanRow("last hidden states, normed and their gradient", 2 * stream + targets, is_transient=True),
         PlanRow(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
         *_head_gradient(shape, settings),
     ]

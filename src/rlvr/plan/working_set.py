@@ -42,18 +42,17 @@ def bytes_per_token(shape: Shape, settings: PlanSettings, choice: Choice) -> flo
 
 def kept_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """Bytes that one layer keeps for its backward pass when nothing is recomputed."""
-    of_input = 4 + (shape.hidden_size * settings.weight_bytes if settings.weight_bytes == 4 else 0)  # 1 / rms · input
-    of_attention = input_tokens(settings, choice) * (_kept(shape, settings) + of_input)
-    return of_attention + feed_forward_kept_bytes(shape, settings, choice)
+    of_attention = _kept(shape, settings) + shape.hidden_size * settings.weight_bytes  # and the layer's input
+    return input_tokens(settings, choice) * of_attention + feed_forward_kept_bytes(shape, settings, choice)
 
 
 def feed_forward_kept_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """The part of it that the feed-forward and its norms keep, and free first; the gate works in place."""
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
-    per_token = D * (_fresh_norm_bytes(shape, settings) + size) + 4  # middle, in the norm · normed · 1 / rms
+    per_token = 2 * D * size + 4  # middle · normed · 1 / rms
     per_token += 3 * F * size  # gate, up and their product
     if shape.family.norms_per_layer == 4:
-        per_token += D * _fresh_norm_bytes(shape, settings)
+        per_token += D * size + 4
     if settings.method == "lora":
         per_token += 3 * settings.rank * size
     return input_tokens(settings, choice) * per_token
@@ -69,7 +68,7 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
     feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
     in_gate = {
         "kept by the last feed-forward": feed_forward_kept_bytes(shape, settings, choice),
-        "output gradient and its sum": 2 * tokens * D * (size if size == 4 else size + 4),  # in a norm: in float32
+        "output gradient and its sum": 2 * tokens * D * size,
         "gradient of the gate": tokens * F * size,
         "gradients not added yet": max(feed_forward) * size if settings.method == "full" else 0,
     }
@@ -84,14 +83,14 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
 def _kept(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    kept = D * (_norm_bytes(shape, settings) + size)  # in the norm · normed
+    kept = D * size + 4  # normed · 1 / rms
     kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
     if shape.family.is_fused:
         kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
-        kept += (Q + K) * _fresh_norm_bytes(shape, settings)
+        kept += (Q + K) * size + 4 * (Q + K) // shape.head_dim
     if shape.family.norms_per_layer == 4:
-        kept += D * _fresh_norm_bytes(shape, settings)
+        kept += D * size + 4
     if settings.method == "lora":
         kept += 4 * settings.rank * size
     return kept
@@ -101,10 +100,10 @@ def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> 
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     tokens = input_tokens(settings, choice)
     rows = min(tokens, choice.tile_rows) if settings.recompute == "tiles" else tokens
-    inner = D * (_norm_bytes(shape, settings) + 2 * size)  # in the norm · normed · its gradient
+    inner = 2 * D * size + 4  # normed · its gradient · 1 / rms
     inner += 4 * F * size  # gate and up, over which their gradients are written, the product's gradient and up's
     if shape.family.norms_per_layer == 4:
-        inner += D * _fresh_norm_bytes(shape, settings)
+        inner += D * size + 4
     if settings.method == "lora":
         inner += 3 * settings.rank * size
     feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
@@ -121,7 +120,7 @@ def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dic
     tokens = input_tokens(settings, choice)
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
-        "output gradient, middle and its gradient": 3 * tokens * shape.hidden_size * settings.weight_bytes,
+        "output gradient and that of the middle": 2 * tokens * shape.hidden_size * settings.weight_bytes,
         "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
         WORKSPACE: _workspace(shape, settings, choice),
@@ -134,9 +133,7 @@ def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -
     gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
     if shape.family.norms_per_layer != 4:
         return gradients
-    workspace = _workspace(shape, settings, choice) // input_tokens(settings, choice)
-    left = D * _fresh_norm_bytes(shape, settings)  # the norm behind attention comes first, in float32, and leaves
-    return max(0, gradients - left, 4 * 4 * D - workspace)
+    return max(0, gradients - D * settings.weight_bytes)  # what the norm behind attention kept has left
 
 
 def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
@@ -190,14 +187,3 @@ def _gradient_bytes(linears: Sequence[LinearShape], settings: PlanSettings) -> i
     if settings.method == "full":
         return sum(linear.weights for linear in linears) * settings.weight_bytes
     return 4 * sum(settings.rank * (linear.inputs + linear.outputs) for linear in linears)
-
-
-def _norm_bytes(shape: Shape, settings: PlanSettings) -> int:
-    """What a norm keeps of each value besides its input: a float32 copy, and the product that its weight scales."""
-    product = 4 if shape.family.norms_per_layer == 4 else settings.weight_bytes
-    return (4 if settings.weight_bytes < 4 else 0) + (product if settings.method == "full" else 0)
-
-
-def _fresh_norm_bytes(shape: Shape, settings: PlanSettings) -> int:
-    """The same where nothing else keeps the norm's input."""
-    return _norm_bytes(shape, settings) + (settings.weight_bytes if settings.weight_bytes == 4 else 0)

@@ -1,0 +1,145 @@
+"""RMSNorm as one function: backward needs the input and one number a row, and computes the rest again.
+
+y = w · x / √(mean(x²) + ε) (Zhang & Sennrich 2019, arXiv 1910.07467). transformers writes it as a chain of operations:
+autograd keeps the input again in float32, and backward holds six tensors of that size, the peak of a long update. Here
+it is one pass over the rows each way, rounded where transformers rounds, on a GPU in one kernel.
+"""
+# N rows · D width
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
+
+from rlvr.logprob import Impl, resolve
+
+NUMBERS = 2**18  # in float32 at a time, where no kernel runs
+
+
+@dataclass(frozen=True)
+class Form:
+    """What x / rms is multiplied with, `offset` + w, and whether it is rounded to the type of x before."""
+
+    offset: float
+    rounds_first: bool
+
+
+FORMS = Form(0.0, rounds_first=True), Form(1.0, rounds_first=False), Form(0.0, rounds_first=False)  # Llama, Gemma, OLMo
+
+
+def fuse_norms(model: nn.Module, *, impl: Impl) -> int:
+    """Let the RMSNorms of `model` run as one function; returns how many it knows.
+
+    Modules, names and parameters stay as they are; a norm of another form runs as before, and so does float64.
+    """
+    known = 0
+    for module in model.modules():
+        if (form := form_of(module)) is not None:
+            module.forward = MethodType(partial(_forward, form=form, impl=impl), module)  # a deep copy gets its own
+            known += 1
+    return known
+
+
+@torch.no_grad()
+def form_of(module: nn.Module) -> Form | None:
+    """The form whose values a norm has in bfloat16, where every rounding shows; None for every other module."""
+    weights = dict(module.named_parameters())
+    if weights.keys() != {"weight"} or weights["weight"].dim() != 1 or _epsilon(module) is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    x_ND, weight_D = (torch.randn(size, generator=generator).bfloat16() for size in ((64, 96), (96,)))
+    try:
+        y_ND = functional_call(module, {"weight": weight_D}, (x_ND,))
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return None  # it wants to be called in another way
+    return next((f for f in FORMS if torch.equal(y_ND, rms_norm(x_ND, weight_D, _epsilon(module), f))), None)
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, epsilon: float, form: Form, impl: Impl = "auto") -> Tensor:
+    """The norm of x [..., D] over its last dimension, in the type of x: 16 bits or float32."""
+    normed: Tensor = _RMSNorm.apply(x, weight_D, epsilon, form, impl)  # type: ignore[no-untyped-call]
+    return normed
+
+
+def _forward(self: Any, x: Tensor, *, form: Form, impl: Impl) -> Tensor:
+    if x.dtype == torch.float64 or x.dtype != self.weight.dtype:
+        plain: Tensor = type(self).forward(self, x)
+        return plain
+    return rms_norm(x, self.weight, _epsilon(self), form, impl)
+
+
+def _epsilon(module: Any) -> Any:
+    """Its ε, under either of the names that transformers gives it."""
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float, form: Form, impl: Impl) -> Tensor:
+        ctx.form, ctx.uses_kernel = form, resolve(impl, x) == "triton"
+        x_ND = x.reshape(-1, x.shape[-1])
+        y_ND, scale_N = torch.empty_like(x_ND), x_ND.new_empty(len(x_ND), dtype=torch.float32)
+        if ctx.uses_kernel:
+            from rlvr.memory import norm_kernel  # noqa: PLC0415
+
+            norm_kernel.forward(x_ND, weight_D, y_ND, scale_N, epsilon, form.offset, form.rounds_first)
+        else:
+            for rows in _blocks(x_ND):
+                _normalize(x_ND[rows], weight_D, y_ND[rows], scale_N[rows], epsilon, form)
+        ctx.save_for_backward(x, weight_D, scale_N)
+        return y_ND.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_D, scale_N = ctx.saved_tensors
+        x_ND, grad_ND = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_x_ND = torch.empty_like(x_ND)
+        if ctx.uses_kernel:
+            from rlvr.memory import norm_kernel  # noqa: PLC0415
+
+            grad_weight_D = norm_kernel.backward(
+                grad_ND, x_ND, weight_D, scale_N, grad_x_ND, ctx.form.offset, needs_weight=ctx.needs_input_grad[1]
+            )
+        else:
+            grad_weight_D = torch.zeros_like(weight_D, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+            wide_weight_D = weight_D.float() + ctx.form.offset
+            for rows in _blocks(x_ND):
+                _go_back(grad_ND[rows], x_ND[rows], wide_weight_D, scale_N[rows], grad_x_ND[rows], grad_weight_D)
+        return grad_x_ND.view(x.shape), None if grad_weight_D is None else grad_weight_D.to(weight_D.dtype), *[None] * 3
+
+
+def _normalize(x_ND: Tensor, weight_D: Tensor, y_ND: Tensor, scale_N: Tensor, epsilon: float, form: Form) -> None:
+    """Writes y and 1 / rms."""
+    wide_ND = x_ND.float()
+    scale_N.copy_(wide_ND.square().mean(-1).add_(epsilon).rsqrt_())
+    normed_ND = wide_ND * scale_N[:, None]
+    if form.rounds_first:
+        torch.mul(normed_ND.to(x_ND.dtype), weight_D, out=y_ND)
+    else:
+        y_ND.copy_(normed_ND.mul_(weight_D.float() + form.offset))
+
+
+def _go_back(
+    grad_ND: Tensor, x_ND: Tensor, weight_D: Tensor, scale_N: Tensor, grad_x_ND: Tensor, grad_weight_D: Tensor | None
+) -> None:
+    """Writes the gradient of x, and adds that of w where there is one; `weight_D` is offset + w in float32."""
+    normed_ND = x_ND * scale_N[:, None]
+    of_normed_ND = grad_ND * weight_D
+    if grad_weight_D is not None:
+        grad_weight_D += (grad_ND * normed_ND).sum(0)
+    shared_N = (of_normed_ND * normed_ND).mean(-1)
+    grad_x_ND.copy_(of_normed_ND.sub_(normed_ND.mul_(shared_N[:, None])).mul_(scale_N[:, None]))
+
+
+def _blocks(x_ND: Tensor) -> Iterator[slice]:
+    rows = max(1, NUMBERS // x_ND.shape[1])
+    return (slice(first, first + rows) for first in range(0, len(x_ND), rows))

@@ -1,0 +1,88 @@
+"""A fused RMSNorm has the bits of transformers' own and its gradients, and keeps its input and a number a row."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
+
+from rlvr.memory.norm import FORMS, form_of, fuse_norms
+from support.precision import assert_gradients, assert_same_bits
+from support.tiny_models import exact_norm, gradients, make_model
+
+NORMS = {LlamaRMSNorm: FORMS[0], Gemma3RMSNorm: FORMS[1], Olmo2RMSNorm: FORMS[2]}
+COUNTS = {"llama": 7, "qwen2": 7, "qwen3": 13, "phi3": 7, "gemma3_text": 19, "olmo2": 13, "granite": 7}  # of 3 layers
+
+
+def make_norm(kind: Any, width: int, dtype: torch.dtype) -> Any:
+    torch.manual_seed(0)
+    norm = kind(width)
+    nn.init.normal_(norm.weight)
+    return norm.to(dtype)
+
+
+def results(norm: Any, x: Tensor) -> list[Tensor]:
+    leaf = x.clone().requires_grad_()
+    y = norm(leaf)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, [leaf, norm.weight], direction)]
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (1, 30, 64), (2, 5, 4, 64), (3, 4000, 64)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", NORMS)
+def test_it_is_transformers_own(kind: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    norm, exact = make_norm(kind, 64, dtype), make_norm(kind, 64, dtype).double()
+    exact.forward = MethodType(exact_norm, exact)
+    x = (torch.randn(shape, generator=torch.Generator().manual_seed(2)) * 3).to(dtype)
+    assert form_of(norm) == NORMS[kind]
+    own = results(norm, x)
+    assert fuse_norms(norm, impl="torch") == 1
+    found, true = results(norm, x), results(exact, x.double())
+    assert torch.equal(found[0], own[0])
+    for ours, theirs, truth in zip(found, own, true, strict=True):
+        ours_off, theirs_off = ((t.double() - truth).norm() / truth.norm() for t in (ours, theirs))
+        assert ours.dtype == dtype and ours_off <= 1.1 * theirs_off + 1e-7, f"{ours_off:.1e}, its own {theirs_off:.1e}"
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("family", COUNTS)
+def test_a_model_with_fused_norms(family: str, adapter: bool) -> None:
+    policy = make_model(family, adapter=adapter, dtype=torch.float32)
+    expected = gradients(policy)
+    assert fuse_norms(policy.model, impl="auto") == COUNTS[family]
+    found = gradients(policy)
+    assert_same_bits({"output": found["output"]}, {"output": expected["output"]})
+    assert_gradients(found, expected, 2e-6)
+
+
+def test_what_it_keeps() -> None:
+    norm = make_norm(LlamaRMSNorm, 64, torch.bfloat16).requires_grad_(False)
+    fuse_norms(norm, impl="auto")
+    x = torch.randn(2, 30, 64, dtype=torch.bfloat16, requires_grad=True)
+    kept: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        norm(x)
+    others = [t for t in kept if t.data_ptr() not in (x.data_ptr(), norm.weight.data_ptr())]
+    assert [t.nbytes for t in others] == [4 * 2 * 30]
+
+
+OTHERS = (nn.LayerNorm(64), nn.Linear(64, 64), nn.RMSNorm(64), Qwen3_5RMSNormGated(64))
+
+
+@pytest.mark.parametrize("module", OTHERS, ids=lambda module: type(module).__name__)
+def test_other_modules_are_left_alone(module: Any) -> None:
+    assert form_of(module) is None
+    assert fuse_norms(module, impl="auto") == 0 and "forward" not in vars(module)
