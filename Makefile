@@ -8,7 +8,7 @@ COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py 
 	plan/test_run_settings.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help run test test-all torture check deps docs bench gpu clean
+.PHONY: help run test test-all torture check deps docs bench gpu simulate clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench: .venv/bench ## compare a step with TRL's, after make run
 
 gpu: .venv/dev ## run the suite for an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu/suite.py
+
+simulate: .venv/dev ## print the memory of updates that need a large GPU, simulated next to the plan; minutes, no GPU
+	$(BIN)/python benchmarks/gpu/simulate.py
 
 .venv/core: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "rlvr needs Python 3.11, 3.12 or 3.13 on PATH (or make PYTHON=/path/to/python3.11 ...)"; exit 1; }

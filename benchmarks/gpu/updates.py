@@ -79,12 +79,14 @@ def make_trainer(bench: Bench, model: str, *, rank: int = RANK, **changes: Any) 
     return Trainer(shape, rank, policy, optimizer)
 
 
-def micro_batches(trainer: Trainer, settings: PlanSettings, choice: Choice) -> tuple[list[MicroBatch], Totals]:
+def micro_batches(
+    shape: Shape, settings: PlanSettings, choice: Choice, device: torch.device
+) -> tuple[list[MicroBatch], Totals]:
     """The completions of one prompt, of random tokens, `choice.sequences` to a micro-batch."""
     generator = torch.Generator().manual_seed(0)
 
     def tokens(count: int) -> torch.Tensor:
-        return torch.randint(trainer.shape.vocab_size, (count,), generator=generator)
+        return torch.randint(shape.vocab_size, (count,), generator=generator)
 
     length, prompt = settings.completion_tokens, tuple(tokens(max(1, settings.prompt_tokens)).tolist())
     rows = tuple(
@@ -93,23 +95,26 @@ def micro_batches(trainer: Trainer, settings: PlanSettings, choice: Choice) -> t
     totals = Totals(len(rows), len(rows) * length)
     budget = choice.sequences * length + (0 if shares_prompt(settings, choice) else len(prompt) - 1)
     share: SharePrompts = "auto" if choice.share_prompts else "off"
-    return MiniBatch(rows, totals).split_sharing(budget, trainer.policy.device, share_prompts=share), totals
+    return MiniBatch(rows, totals).split_sharing(budget, device, share_prompts=share), totals
 
 
 def update(trainer: Trainer, policy: Policy, micros: Sequence[MicroBatch], totals: Totals, phase: Phase) -> None:
-    """One optimizer step. Phase "prompt" is what runs between micro-batches: the passes of a prompt that they share."""
+    """One optimizer step. Phase "prompt" is what runs between micro-batches: the passes of a prompt that they share.
+
+    As in rlvr.grpo.update, nothing here holds the last hidden states when the loss is known.
+    """
     with phase("prompt"):
         for micro in in_turn(policy, micros, with_gradient=True):
             with phase("forward"):
-                hidden = policy.hidden(micro)
+                states = [policy.hidden(micro)]
             with phase("head"):
                 loss, _ = policy_loss(
-                    hidden, policy.head, micro, totals=totals, spec=SPEC, impl=policy.kernels,
+                    states.pop(), policy.head, micro, totals=totals, spec=SPEC, impl=policy.kernels,
                     chunk_rows=policy.logit_chunk_rows,
                 )  # fmt: skip
             with phase("backward"):
                 trainer.optimizer.backward(loss)
-                del loss, hidden
+                del loss
     with phase("optimizer"):
         trainer.optimizer.step_clipped(MAX_GRAD_NORM)
 
@@ -122,8 +127,8 @@ def measured_update(
     def figures() -> dict[str, Any]:
         policy = trained(trainer.policy, tile_rows=choice.tile_rows, offload=choice.offload, head_rows=choice.head_rows)
         short = replace(settings, completions=1, prompt_tokens=0, completion_tokens=WARM_TOKENS)
-        update(trainer, policy, *micro_batches(trainer, short, choice), unmeasured)
-        micros, totals = micro_batches(trainer, settings, choice)
+        update(trainer, policy, *micro_batches(trainer.shape, short, choice, bench.device), unmeasured)
+        micros, totals = micro_batches(trainer.shape, settings, choice, bench.device)
         settle(bench.device)
         ledger = Ledger(bench.device, trainer.policy.model.parameters())
         started = time.perf_counter()

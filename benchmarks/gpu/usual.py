@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench, _ = begin(__doc__, arguments)
     trainer = make_trainer(bench, "Llama-3.1-8B")
     trainer.policy.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    batch = micro_batches(trainer, *long_run(bench, TOKENS, 2, sequences=1, offload=False))
+    long = long_run(bench, TOKENS, 2, sequences=1, offload=False)
+    batch = micro_batches(trainer.shape, *long, bench.device)
     losses: dict[str, Loss] = {
         f"logits by {rivals.trl()[0]}": trl_loss,
         "loss by Liger": partial(liger_loss, compiled=bench.is_cuda),

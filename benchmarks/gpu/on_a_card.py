@@ -1,0 +1,66 @@
+"""What a program needs to take, on tensors of the device `meta`, the branches that it takes on a card.
+
+Tensors without memory have no values and are not on CUDA. All that asks for either is replaced here, and nothing else:
+the kernels' choice by device, Triton's launches, checks at load and norms that read values, and memory of the host.
+"""
+# M rows of a · N rows of b
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
+
+from rlvr.attention import kernels
+from rlvr.logprob import fused
+from rlvr.loss import policy as loss_policy
+from rlvr.memory import layer, offload, quantized, states
+from tracing import Trace
+
+
+@contextmanager
+def as_on_a_card(trace: Trace) -> Iterator[None]:
+    """Meanwhile the project computes on `meta` as on an NVIDIA card since Ampere, as far as memory and work go."""
+    clip = nn.utils.clip_grad_norm_
+
+    def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
+        if a_MK.dtype in fused.HALF:
+            return torch.mm(a_MK, b_NK.T, out_dtype=torch.float32)
+        return torch.mm(a_MK, b_NK.T)
+
+    def launch(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        trace.launched(x for x in (*args, *options.values()) if isinstance(x, Tensor))
+
+    def clipped(*args: Any, **options: Any) -> Tensor:
+        clip(*args, **options)
+        return torch.ones(())  # whose value can be read
+
+    substitutes: list[tuple[Any, str, Any]] = [
+        (kernels, "has_flash", has_flash),
+        (fused, "product", product),
+        (loss_policy, "resolve", lambda impl, hidden_TD: "triton" if impl == "auto" else impl),
+        (JITFunction, "run", launch),
+        (InterpretedFunction, "run", launch),
+        (nn.utils, "clip_grad_norm_", clipped),
+        (sys.modules[torch.optim.Optimizer.__module__], "_get_fused_kernels_supported_devices", lambda: ["meta"]),
+        (layer, "_probe", lambda _, layers, norms, **__: [one is not None for one in norms]),
+        (quantized, "_check_round_trip", lambda *_: None),
+        (offload, "host_memory", trace.host_memory),
+        (states, "host_memory", trace.host_memory),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in substitutes:
+            stack.enter_context(patch.object(owner, name, value))
+        yield
+
+
+def has_flash(x: Tensor) -> bool:
+    """kernels.has_flash of a card."""
+    return x.dtype in fused.HALF and len(x) > 1 and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0
