@@ -1,0 +1,69 @@
+"""The plan next to the simulation: updates of two layers of real width, in every family and with every setting."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
+SUITE = Path(__file__).parents[2] / "benchmarks/gpu"
+TOLERANCE = 0.03  # of the simulated peak
+VOCABULARY = "16384"  # so that what comes and goes is most of a peak
+PHASES = ("head", "backward", "optimizer", "update")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Options of simulate.py."""
+
+    name: str
+    shape: str
+    options: str
+
+    @property
+    def arguments(self) -> list[str]:
+        return [self.shape, "--layers", "2", "--vocabulary", VOCABULARY, *self.options.split()]
+
+
+SETTINGS = (
+    Setting("inputs on the host", "Llama-3.1-8B", "--tokens 8192"),
+    Setting("inputs on the card", "Llama-3.1-8B", "--tokens 4096 --sequences 2 --completions 4 --no-offload"),
+    Setting("a group", "Qwen2.5-1.5B", "--tokens 1536 --prompt-tokens 512 --sequences 8 --no-offload"),
+    Setting("a shared prompt", "Qwen2.5-1.5B", "--tokens 6144 --prompt-tokens 4096 --sequences 2 --completions 4"),
+    Setting("norms of queries and keys", "Qwen3-4B", "--tokens 8192 --tile-rows 1024"),
+    Setting("four norms, windows", "Gemma-3-1B", "--tokens 8192 --no-offload"),
+    Setting("fused projections", "Phi-4", "--tokens 8192"),
+    Setting("nothing recomputed", "Llama-3.2-3B", "--tokens 4096 --tile-rows 0"),
+    Setting("all weights", "Qwen2.5-0.5B", "--tokens 8192 --full --bits 16 --no-offload"),
+    Setting("states on the host", "Mistral-7B-v0.3", "--tokens 8192 --bits 16 --optimizer adamw --states-on-host"),
+)
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SUITE)
+        yield importlib.import_module("simulate")
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=lambda setting: setting.name.replace(" ", "-"))
+def found(script: Any, request: pytest.FixtureRequest) -> Any:
+    (case,), _ = script.cases(request.param.arguments)
+    return script.simulate(case.shape, case.settings, case.choice)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_plan_is_the_simulation(script: Any, found: Any, phase: str) -> None:
+    peak, planned = found.compared()[phase]
+    difference = planned / peak.bytes - 1.0
+    assert abs(difference) <= TOLERANCE, "\n".join([f"{difference:+.1%}", *script.row_lines(found, phase)])
+
+
+def test_the_host_holds_what_is_planned(found: Any) -> None:
+    assert found.host_bytes == pytest.approx(found.prediction.host_bytes, rel=TOLERANCE)
