@@ -19,10 +19,10 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from rlvr.attention import kernels
-from rlvr.logprob import fused
+from rlvr.logprob import Impl, fused
 from rlvr.loss import policy as loss_policy
-from rlvr.memory import layer, offload, quantized, states
-from tracing import Trace
+from rlvr.memory import layer, norm, offload, quantized, states
+from tracing import META, Trace
 
 
 @contextmanager
@@ -45,7 +45,8 @@ def as_on_a_card(trace: Trace) -> Iterator[None]:
     substitutes: list[tuple[Any, str, Any]] = [
         (kernels, "has_flash", has_flash),
         (fused, "product", product),
-        (loss_policy, "resolve", lambda impl, hidden_TD: "triton" if impl == "auto" else impl),
+        (loss_policy, "resolve", resolve),
+        (norm, "resolve", resolve),
         (JITFunction, "run", launch),
         (InterpretedFunction, "run", launch),
         (nn.utils, "clip_grad_norm_", clipped),
@@ -64,3 +65,8 @@ def as_on_a_card(trace: Trace) -> Iterator[None]:
 def has_flash(x: Tensor) -> bool:
     """kernels.has_flash of a card."""
     return x.dtype in fused.HALF and len(x) > 1 and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0
+
+
+def resolve(impl: Impl, x: Tensor) -> Impl:
+    """logprob.resolve of a card; on the host, where norms show their form, nothing changes."""
+    return ("triton" if x.device == META else "torch") if impl == "auto" else impl
