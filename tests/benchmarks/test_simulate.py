@@ -34,7 +34,7 @@ class Setting:
 SETTINGS = (
     Setting("inputs on the host", "Llama-3.1-8B", "--tokens 8192"),
     Setting("inputs on the card", "Llama-3.1-8B", "--tokens 4096 --sequences 2 --completions 4 --no-offload"),
-    Setting("a group", "Qwen2.5-1.5B", "--tokens 1536 --prompt-tokens 512 --sequences 8 --no-offload"),
+    Setting("a group", "Qwen2.5-1.5B", "--tokens 2048 --prompt-tokens 512 --sequences 8 --no-offload"),
     Setting("a shared prompt", "Qwen2.5-1.5B", "--tokens 6144 --prompt-tokens 4096 --sequences 2 --completions 4"),
     Setting("norms of queries and keys", "Qwen3-4B", "--tokens 8192 --tile-rows 1024"),
     Setting("four norms, windows", "Gemma-3-1B", "--tokens 8192 --no-offload"),

@@ -12,11 +12,12 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from rlvr.attention import layout as attention
 from rlvr.batch import MiniBatch, TrainRow
-from rlvr.linear import through_onednn
+from rlvr.linear import HAS_BFLOAT16, SUMMANDS, through_onednn
 from rlvr.logprob import token_logprobs
 from rlvr.memory import layer as layer_function
 from rlvr.memory import lora as lora_function
 from rlvr.memory.mlp import gate_in_place
+from rlvr.memory.norm import fuse_norms
 from rlvr.model.policy import Policy, in_turn
 from rlvr.plan.predict import predict
 from rlvr.plan.settings import Choice, PlanSettings, Recompute, shares_prompt
@@ -47,6 +48,7 @@ def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, 
         assert lora_function.fuse(model) == []
     model = through_onednn(model)
     assert gate_in_place(model) == SIZES["num_hidden_layers"]
+    assert fuse_norms(model, impl="auto") > 2 * SIZES["num_hidden_layers"]
     if recompute == "none":
         return model
     assert layer_function.install(model, tile_rows=choice.tile_rows, offload=choice.offload) == []
@@ -182,7 +184,10 @@ def compare(
     recompute: Recompute = "tiles",
     **changes: int,
 ) -> None:
-    """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one."""
+    """Two micro-batches, so that the gradients are there, within 5 %; on a CPU host and device are one.
+
+    A processor without bfloat16 also takes the bounded float32 copies of linear.py, which no plan counts.
+    """
     completions = completions or choice.sequences
     settings = PlanSettings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
@@ -200,7 +205,10 @@ def compare(
     states = next(row for row in prediction.phases["optimizer"] if "states" in row.name)
     expected = prediction.training_bytes - states.amount_bytes + prediction.host_bytes
     phase = max(("head", "backward"), key=prediction.allocated_bytes)
+    measured = ledger.peaks["update"].allocated_bytes
+    is_upcast = dtype == torch.bfloat16 and not HAS_BFLOAT16
+    copies = 4 * SUMMANDS * (128 + 352) if is_upcast else 0  # of what goes in and comes out of a feed-forward
     assert_bytes(
-        f"{phase} without states, with the host's", expected, ledger.peaks["update"].allocated_bytes, within=0.05,
+        f"{phase} without states, with the host's", expected, measured, within=0.05 + copies / measured,
         rows=(*prediction.phases[phase], *prediction.host), case=f"{family}, {method}, {dtype}, {choice}",
     )  # fmt: skip

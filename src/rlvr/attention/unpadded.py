@@ -103,6 +103,7 @@ def unpadded(
     pieces behind are those of `prompts`, and without any those of the stream itself. Backward adds to the sums of
     `prompts`.
     """
+    q_SHE = q_SHE.contiguous()  # flash attention lays out its output alike, which the next projection wants whole
     out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, sink_H, pieces, scale, prompts)  # type: ignore[no-untyped-call]
     return out_SHE
 

@@ -167,8 +167,11 @@ def _in_tiles(call: LayerCall, h: Tensor) -> Tensor:
 def _mlp_backward(
     call: LayerCall, h: Tensor, grad: Tensor, trained: list[Tensor]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile."""
-    grad_h = torch.empty_like(h)
+    """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile.
+
+    That of the input is written over `grad` where nobody else holds it.
+    """
+    grad_h = grad if _has_no_other_owner(grad) else torch.empty_like(h)
     totals: list[Tensor | None] = [None] * len(trained)
     with call.tiles(h) as tiles:
         for rows in tiles:
@@ -180,7 +183,14 @@ def _mlp_backward(
             for i, part in enumerate(found):
                 total = totals[i]
                 totals[i] = part if total is None or part is None else total.add_(part)
+            del found
     return grad_h, totals
+
+
+def _has_no_other_owner(grad: Tensor) -> bool:
+    """Whether the function that autograd gave `grad` may write over it: its tensor and storage are held here alone."""
+    storage = grad.untyped_storage()
+    return grad._use_count() == 1 and torch._C._storage_Use_Count(storage._cdata) == 2  # type: ignore[attr-defined]
 
 
 def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> None:

@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from rlvr.logprob import Impl, resolve
 
-NUMBERS = 2**18  # in float32 at a time, where no kernel runs
+NUMBERS = 2**16  # in float32 at a time, where no kernel runs
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float, form: Form, impl: Impl) -> Tensor:
         ctx.form, ctx.uses_kernel = form, resolve(impl, x) == "triton"
-        x_ND = x.reshape(-1, x.shape[-1])
-        y_ND, scale_N = torch.empty_like(x_ND), x_ND.new_empty(len(x_ND), dtype=torch.float32)
+        y = _like(x)
+        x_ND, y_ND = _rows(x, y), _rows(y, y)
+        scale_N = x_ND.new_empty(len(x_ND), dtype=torch.float32)
         if ctx.uses_kernel:
             from rlvr.memory import norm_kernel  # noqa: PLC0415
 
@@ -95,14 +96,14 @@ class _RMSNorm(torch.autograd.Function):
             for rows in _blocks(x_ND):
                 _normalize(x_ND[rows], weight_D, y_ND[rows], scale_N[rows], epsilon, form)
         ctx.save_for_backward(x, weight_D, scale_N)
-        return y_ND.view(x.shape)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_D, scale_N = ctx.saved_tensors
-        x_ND, grad_ND = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        grad_x_ND = torch.empty_like(x_ND)
+        grad_x = _like(x)  # no view: the next function may own it
+        x_ND, grad_ND, grad_x_ND = (_rows(rows, grad_x) for rows in (x, grad, grad_x))
         if ctx.uses_kernel:
             from rlvr.memory import norm_kernel  # noqa: PLC0415
 
@@ -114,7 +115,7 @@ class _RMSNorm(torch.autograd.Function):
             wide_weight_D = weight_D.float() + ctx.form.offset
             for rows in _blocks(x_ND):
                 _go_back(grad_ND[rows], x_ND[rows], wide_weight_D, scale_N[rows], grad_x_ND[rows], grad_weight_D)
-        return grad_x_ND.view(x.shape), None if grad_weight_D is None else grad_weight_D.to(weight_D.dtype), *[None] * 3
+        return grad_x, None if grad_weight_D is None else grad_weight_D.to(weight_D.dtype), *[None] * 3
 
 
 def _normalize(x_ND: Tensor, weight_D: Tensor, y_ND: Tensor, scale_N: Tensor, epsilon: float, form: Form) -> None:
@@ -138,6 +139,21 @@ def _go_back(
         grad_weight_D += (grad_ND * normed_ND).sum(0)
     shared_N = (of_normed_ND * normed_ND).mean(-1)
     grad_x_ND.copy_(of_normed_ND.sub_(normed_ND.mul_(shared_N[:, None])).mul_(scale_N[:, None]))
+
+
+def _like(x: Tensor) -> Tensor:
+    """An empty tensor whose rows lie whole, in the order of those of x where these do."""
+    empty = torch.empty_like(x)
+    return (
+        empty if x.dim() == 1 or empty.stride(-1) == 1 else torch.empty_like(x, memory_format=torch.contiguous_format)
+    )
+
+
+def _rows(x: Tensor, like: Tensor) -> Tensor:
+    """The rows of x in the order in which those of `like` lie in memory: no copy where heads come before tokens."""
+    *strides, _ = like.stride()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    return x.permute(*order, len(strides)).reshape(-1, x.shape[-1])
 
 
 def _blocks(x_ND: Tensor) -> Iterator[slice]:

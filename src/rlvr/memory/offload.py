@@ -62,7 +62,7 @@ class Pass:
     home: Offload
     stored: set[int] = field(default_factory=set)
     newest: tuple[int, Tensor, Any] | None = None  # still on the device: the source of the last copy, and its end
-    buffers: list[Tensor] = field(default_factory=list)
+    buffers: list[Tensor | None] = field(default_factory=lambda: [None, None])
     loaded: list[int | None] = field(default_factory=lambda: [None, None])
     arrived: list[Any] = field(default_factory=lambda: [None, None])
 
@@ -87,7 +87,9 @@ class Pass:
         self._load(layer)
         self._load(layer - 1)
         self._wait(self.arrived[layer % 2])
-        return self.buffers[layer % 2]
+        buffer = self.buffers[layer % 2]
+        assert buffer is not None
+        return buffer
 
     def _place(self, layer: int) -> Tensor:
         size_bytes = math.prod(self.shape) * self.dtype.itemsize
@@ -96,12 +98,13 @@ class Pass:
     def _load(self, layer: int) -> None:
         if layer not in self.stored or self.loaded[layer % 2] == layer:
             return
-        if not self.buffers:
-            self.buffers = [torch.empty(self.shape, dtype=self.dtype, device=self.home.device) for _ in range(2)]
-            for buffer in self.buffers:
-                if self.home.stream is not None:
-                    buffer.record_stream(self.home.stream)
-        self.arrived[layer % 2] = self._copy(self.buffers[layer % 2], self._place(layer))
+        buffer = self.buffers[layer % 2]
+        if buffer is None:  # not both at once: the last layer's input is on the device already
+            buffer = torch.empty(self.shape, dtype=self.dtype, device=self.home.device)
+            if self.home.stream is not None:
+                buffer.record_stream(self.home.stream)
+            self.buffers[layer % 2] = buffer
+        self.arrived[layer % 2] = self._copy(buffer, self._place(layer))
         self.loaded[layer % 2] = layer
 
     def _copy(self, target: Tensor, source: Tensor) -> Any:

@@ -180,21 +180,24 @@ def _head_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[Pla
     stream = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     trained = choice.sequences * settings.completion_tokens
     targets = trained * shape.hidden_size * settings.weight_bytes
+    newest = stream if choice.offload else 0  # is copied to the host, and stays here until backward wants it
     return [
         *_kept_inputs(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        PlanRow("last hidden states, normed and their gradient", 2 * stream + targets, is_transient=True),
+        PlanRow("last hidden states, normed and their gradient", newest + 2 * stream + targets, is_transient=True),
         PlanRow(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
-        *_head_gradient(shape, settings),
+        *_head_gradient(shape, settings, min(choice.head_rows, trained)),
     ]
 
 
-def _head_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
-    """A trained head's gradient adds up in float32: the sum and the share of a chunk."""
+def _head_gradient(shape: Shape, settings: PlanSettings, head_rows: int) -> list[PlanRow]:
+    """A trained head's gradient adds up in float32: the sum, and a chunk's share, whose logits have left by then."""
     if settings.method != "full":
         return []
-    return [PlanRow("gradient of the head", 2 * 4 * shape.vocab_size * shape.hidden_size, is_transient=True)]
+    total = 4 * shape.vocab_size * shape.hidden_size
+    share = max(0, total - 4 * shape.vocab_size * head_rows)
+    return [PlanRow("gradient of the head", total + share, is_transient=True)]
 
 
 def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
@@ -205,8 +208,16 @@ def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
         *(PlanRow(name, amount, is_transient=True) for name, amount in work.items()),
-        *_unpacked_weight(shape, settings),
+        *_tied_gradient(shape, settings),
     ]
+
+
+def _tied_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
+    """A trained head that is the embedding, too: its gradient waits for that of the embedding, the last."""
+    if settings.method != "full" or not shape.tie_word_embeddings:
+        return []
+    amount = shape.embedding_weights() * settings.weight_bytes
+    return [PlanRow("gradient of the head, until the embedding's", amount, is_transient=True)]
 
 
 def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
@@ -218,11 +229,15 @@ def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[P
 
 
 def _shared_prompt(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    """What a prompt that is computed once keeps for its completions: keys and values, and their gradients."""
+    """What a prompt that is computed once keeps for its completions: keys and values, their gradients, and its end."""
     if not shares_prompt(settings, choice) or settings.prompt_tokens == 0:
         return []
-    amount = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
-    return [PlanRow("the prompt's keys and values, and their gradients", amount, is_transient=True)]
+    keys = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
+    hidden = settings.prompt_tokens * shape.hidden_size * settings.weight_bytes
+    return [
+        PlanRow("the prompt's keys and values, and their gradients", keys, is_transient=True),
+        PlanRow("the prompt's last hidden states", (3 if choice.offload else 2) * hidden, is_transient=True),
+    ]
 
 
 def _rotations(shape: Shape, settings: PlanSettings, choice: Choice) -> PlanRow:
@@ -235,11 +250,3 @@ def _layer_inputs_bytes(shape: Shape, settings: PlanSettings, choice: Choice) ->
     tokens = input_tokens(settings, choice)
     tokens += settings.prompt_tokens if shares_prompt(settings, choice) else 0
     return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
-
-
-def _unpacked_weight(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
-    """A 4-bit matrix is unpacked where it is used: the largest one."""
-    if settings.quantization == "none":
-        return []
-    largest = max(linear.weights for linear in shape.linears())
-    return [PlanRow("one weight, unpacked", largest * settings.weight_bytes, is_transient=True)]

@@ -14,6 +14,8 @@ from rlvr.plan.settings import Choice, PlanSettings, input_tokens
 from rlvr.plan.shapes import LinearShape, Shape
 
 WORKSPACE = "attention's workspace"
+OUTPUT_GRADIENT = "gradients of output and middle"
+UNPACKED = "weights, unpacked"
 CALL_TOKENS = (
     8192  # of attention/kernels.py, as the next two of its neighbours layout.py and padded.py, which import torch
 )
@@ -30,7 +32,7 @@ def layer_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[st
         peaks = _feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice)
     largest = max(peaks, key=lambda rows: sum(rows.values()))
     one_input = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-    return {"the layer's input and two buffers": 3 * one_input} | largest if choice.offload else largest
+    return {"the layer's input and the one below": 2 * one_input} | largest if choice.offload else largest
 
 
 def bytes_per_token(shape: Shape, settings: PlanSettings, choice: Choice) -> float:
@@ -65,12 +67,13 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
     """
     D, F, size = shape.hidden_size, shape.intermediate_size, settings.weight_bytes
     tokens = input_tokens(settings, choice)
-    feed_forward = [linear.weights for linear in shape.linears() if linear.name in FEED_FORWARD]
+    feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
     in_gate = {
         "kept by the last feed-forward": feed_forward_kept_bytes(shape, settings, choice),
-        "output gradient and its sum": 2 * tokens * D * size,
+        OUTPUT_GRADIENT: tokens * D * size,
         "gradient of the gate": tokens * F * size,
-        "gradients not added yet": max(feed_forward) * size if settings.method == "full" else 0,
+        UNPACKED: _unpacked(feed_forward, settings)[0],
+        "gradients not added yet": max(x.weights for x in feed_forward) * size if settings.method == "full" else 0,
     }
     in_attention = {
         "gradient of the middle": tokens * D * size,
@@ -107,12 +110,15 @@ def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> 
     if settings.method == "lora":
         inner += 3 * settings.rank * size
     feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
-    copies = 2 if settings.recompute == "tiles" else 1  # of a tile, and of the tiles before
+    down = [linear for linear in feed_forward if linear.name == "down_proj"]  # that of a tile; all of the tiles before
+    largest, all_of_them = _unpacked(feed_forward, settings)
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
-        "output gradient, middle and its gradient": 3 * tokens * D * size,
+        "the middle": tokens * D * size,
+        OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
         "feed-forward": rows * inner,
-        "gradients not added yet": copies * _gradient_bytes(feed_forward, settings),
+        UNPACKED: all_of_them if rows < tokens else largest,
+        "gradients not added yet": _gradient_bytes(feed_forward, settings) + _gradient_bytes(down, settings),
     }
 
 
@@ -120,11 +126,25 @@ def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dic
     tokens = input_tokens(settings, choice)
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
-        "output gradient and that of the middle": 2 * tokens * shape.hidden_size * settings.weight_bytes,
+        OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
         "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
         "gradients not added yet": _gradient_bytes(shape.linears(), settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
+
+
+def _output_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+    """A layer that goes through its feed-forward in tiles writes the middle's gradient over that of its output."""
+    copies = 1 if settings.recompute == "tiles" else 2
+    return copies * input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+
+
+def _unpacked(linears: Sequence[LinearShape], settings: PlanSettings) -> tuple[int, int]:
+    """Bytes of 4-bit weights while they are used: of the largest, and of all of them."""
+    if settings.quantization == "none":
+        return 0, 0
+    sizes = [linear.weights * settings.weight_bytes for linear in linears]
+    return max(sizes), sum(sizes)
 
 
 def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
