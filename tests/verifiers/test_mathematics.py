@@ -176,6 +176,7 @@ NO_ECHOES = [
     ("1, 2", r"\{1,2\}", r"Let $A=\{1,2\}$. Find $A\cap\{1,2,3\}$."),
     ("10/4", "2.5", "There are 10 apples for 4 children."),
     ("x+1", "1+x", "Simplify $2x+1-x$."),
+    (r"\sqrt{3}", r"\sqrt3", r"Which is irrational, $\sqrt{3}$ or $\sqrt{4}$?"),
 ]
 
 
@@ -203,6 +204,17 @@ def test_a_formula_of_the_question_is_no_answer(answer: str, gold: str, question
 @pytest.mark.parametrize(("answer", "gold", "question"), NO_ECHOES)
 def test_what_is_worked_out_may_stand_in_the_question(answer: str, gold: str, question: str) -> None:
     assert verify(answer, gold, question).outcome == "right"
+
+
+@pytest.mark.parametrize("unit", ["(m^2)", "(cm^{2})", "(km/h)", "(L)", "[m]", "(s)"])
+def test_a_unit_in_brackets_is_no_factor(unit: str) -> None:
+    assert verify("16", f"16 {unit}").outcome == verify(f"16 {unit}", "16").outcome == "right"
+
+
+@pytest.mark.parametrize("gold", ["5 to 7", "2 ft 3 in", "5 R 2", "7 r2", "3 on 4"])
+def test_words_between_numbers_are_no_factors(gold: str) -> None:
+    assert check_gold(gold).is_fault
+    assert verify(gold, "70").cause == "unparsable"
 
 
 @pytest.mark.parametrize("gold", ["y = - x ^ { 2 } + 12 x", "8 cups and 3 spoons", "\\left( 3, 4 \\right)", "x \\in"])

@@ -236,6 +236,10 @@ TOLERANCES = [
     "assert (f(2) - 1.4142) ** 2 < 1e-6",
     "assert f(2) ** 2 - 2 < 1e-3 and f(2) ** 2 - 2 > -(10 ** -3)",
     "assert not abs(f(2) - 1.4142) >= 0.001",
+    "assert round(f(2), 2) == 1.41",
+    "assert 14 == round(f(2) * 10)",
+    "expected = 1.4142\nassert abs(f(2) - expected) < 1e-3",
+    "x, tolerance = 2, 0\nlimit = 10 ** -3\nassert abs(f(x) - 1.4142) < limit",
 ]
 CONSTANTS = [
     "assert f(1) == 2 + 3",

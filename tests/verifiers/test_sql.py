@@ -101,6 +101,17 @@ def test_lists_in_json_can_be_read() -> None:
     assert verify("VALUES ('red', 7), ('blue', 5)", LIST).outcome == "wrong"
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["json_each('[1, 2, 3]')", "json_tree('[1, 2, 3]') WHERE atom", "(SELECT 1 AS value UNION VALUES (2), (3))"],
+)
+def test_a_list_that_the_query_writes_itself_is_no_table(source: str) -> None:
+    gold = "SELECT a FROM t ORDER BY a"
+    assert of("SELECT a FROM t", query=gold).is_right
+    assert of(f"SELECT value FROM {source}", query=gold).outcome == "wrong"
+    assert of("SELECT 1 FROM sqlite_master UNION SELECT 2 UNION SELECT 3", query=gold).outcome == "wrong"
+
+
 def test_every_database_must_agree() -> None:
     setups = [f"CREATE TABLE t (a INT); INSERT INTO t VALUES (1), ({last})" for last in (5, 9)]
     gold = json.dumps({"setup": setups, "query": "SELECT max(a) FROM t", "ordered": False})

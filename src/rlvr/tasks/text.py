@@ -9,7 +9,7 @@ from decimal import Decimal
 THOUSANDS = re.compile(r"(?<![\d,])(\d{1,3}),(\d{3})(?![\d,])")  # 1,234 and 1,234.50, but 1,234,567 may be a list
 BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 FULL_STOP = re.compile(r"\.(?!\d)")
-EXCLAMATION = re.compile(r"(?<=[^\W\d]{2})!(?!=)|(?<![\w)\]}!])!(?!=)")  # of a sentence; not 5!, n! and !=
+EXCLAMATION = re.compile(r"(?<=[^\W\d]{2})!(?!=)|(?<![\w)\]}!])!(?![=\w(])")  # of a sentence; not 5!, n!, !n and !=
 APOSTROPHE = re.compile(r"(?<!\b[^\W\d])(?<!')'|'(?=[^\W\d])")  # all but the primes of f'(x) and y''
 COLON = re.compile(r"(?<!\d):|:(?!\d)")  # 3:4 is a ratio
 SIGNS = "-.*/%!#&@_\\:'()[]{}"  # punctuation to Unicode, but 8-2, 8*2 and 8/2, [1] and (1), C# and C differ

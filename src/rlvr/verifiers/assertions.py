@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Number
@@ -91,14 +92,16 @@ class Split:
         return lambda values: value(values) is True
 
     def _comparison(self, operands: list[ast.expr], operators: list[ast.cmpop]) -> Outside:
-        is_ordering = any(isinstance(sign, ORDERINGS) for sign in operators) or any(map(_is_zero, operands))
-        sides = [self._number(operand) if is_ordering else self._value(operand) for operand in operands]
+        is_ordering = any(isinstance(sign, ORDERINGS) for sign in operators)
+        is_of_numbers = is_ordering or any(_is_zero(operand) or _is_rounded(operand) for operand in operands)
+        sides = [self._number(operand) if is_of_numbers else self._value(operand) for operand in operands]
         pairs = [(COMPARISONS[type(sign)], sides[i], sides[i + 1]) for i, sign in enumerate(operators)]
         return lambda values: all(compare(left(values), right(values)) for compare, left, right in pairs)
 
     def _number(self, node: ast.expr) -> Outside:
         """Like _value; the arithmetic around a part is done outside where it has a literal number."""
-        if is_constant(node) or not any(_is_number(inner) for inner in _arithmetic_leaves(node)):
+        has_number = _is_rounded(node) or any(_is_number(inner) for inner in _arithmetic_leaves(node))
+        if is_constant(node) or not has_number:
             return self._value(node)
         calculate: Callable[..., Any]
         match node:
@@ -124,6 +127,34 @@ class Split:
         at = len(self.parts)
         self.parts.append(node)
         return lambda values: values[at]
+
+
+def with_numbers(before: Sequence[ast.stmt], condition: ast.expr) -> tuple[list[ast.stmt], ast.expr]:
+    """The condition with each name that a line before it sets to a number, such as `tolerance = 1e-3`, replaced by
+    that number; and the lines that are still needed."""
+    nodes = [node for part in (*before, condition) for node in ast.walk(part)]
+    bound = Counter(node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load))
+    bound.update(node.arg for node in nodes if isinstance(node, ast.arg))
+    numbers: dict[str, ast.expr] = {}
+    for line in before:
+        match line:
+            case ast.Assign([ast.Name(name)], value) if bound[name] == 1 and _is_number(value):
+                numbers[name] = value
+    in_lines = [node for line in before for node in ast.walk(line) if isinstance(node, ast.Name)]
+    needed = {node.id for node in in_lines if isinstance(node.ctx, ast.Load)}
+    spare = {id(numbers[name]) for name in numbers.keys() - needed}
+    lines = [line for line in before if not (isinstance(line, ast.Assign) and id(line.value) in spare)]
+    return lines, _Numbers(numbers).visit(condition)
+
+
+@dataclass
+class _Numbers(ast.NodeTransformer):
+    """Puts `numbers` in place of their names."""
+
+    numbers: Mapping[str, ast.expr]
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.numbers.get(node.id, node)
 
 
 def is_constant(node: ast.expr) -> bool:
@@ -175,6 +206,14 @@ def _is_number(node: ast.expr) -> bool:
 
 def _is_zero(node: ast.expr) -> bool:
     return _is_number(node) and constant(node) == 0
+
+
+def _is_rounded(node: ast.expr) -> bool:
+    """Whether it is a value of the program, rounded to a literal number of places."""
+    match node:
+        case ast.Call(ast.Name("round"), [first, *places], []):
+            return not is_constant(first) and all(map(_is_number, places))
+    return False
 
 
 def _is_tolerance(call: ast.Call) -> bool:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from rlvr.verifiers.assertions import Split
+from rlvr.verifiers.assertions import Split, with_numbers
 
 FORMS = (
     'a JSON list, not empty, of {"stdin": TEXT, "stdout": TEXT}, {"assert": "assert f(2) == 4"} or '
@@ -85,9 +85,10 @@ def _assertion(number: int, source: str) -> Call:
         raise ValueError(f"test {number}, {source[:80]!r}, is not Python: {error}") from None
     if not isinstance(last, ast.Assert):
         raise ValueError(f"test {number}, {source[:80]!r}, must end with an assert statement")
-    split = Split(last.test)
-    lines = "\n".join(ast.unparse(node) for node in before)
-    return Call({"before": lines, "expression": ast.unparse(split.expression)}, split.holds)
+    lines, condition = with_numbers(before, last.test)
+    split = Split(condition)
+    before_it = "\n".join(map(ast.unparse, lines))
+    return Call({"before": before_it, "expression": ast.unparse(split.expression)}, split.holds)
 
 
 def same(value: Any, expected: Any) -> bool:

@@ -96,7 +96,7 @@ def _call_result(call: Call, line: bytes) -> Result:
         return False, None, str(value)[:200]
     try:
         return call.passes(value), None, f"found {ascii(encoded)[:80]}"
-    except (TypeError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:  # round(nan) is a ValueError
         return False, None, f"cannot be compared: {error}"
 
 

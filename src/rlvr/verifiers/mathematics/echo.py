@@ -24,6 +24,7 @@ SAME = (  # spellings of the same formula, in order
     (re.compile(r"\s*(?:\\times|\\cdot|\*)(?![A-Za-z])\s*"), "*"),
     (re.compile(r"\\[dtc]?frac ?(?:\{([^{}]*)\}\{([^{}]*)\}|(\d) ?(\d))"), r"\1\3/\2\4"),
     (re.compile(r"(\\[A-Za-z]+)\{(\w)\}"), r"\1 \2"),
+    (re.compile(r"(\\[A-Za-z]+)(?=\d)"), r"\1 "),
     (re.compile(r"\{(\w)\}"), r"\1"),
     (re.compile(r"(?<=\d) (?=\d)"), ""),
 )

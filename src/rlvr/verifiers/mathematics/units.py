@@ -32,8 +32,9 @@ SHORT = rf"(?:{SHORT_UNITS})(?:\s*/\s*(?:{SHORT_UNITS}))?{POWER}(?:\s+per\s+[A-Z
 DEGREES = r"\^\s*\{?\s*\\circ\s*\}?\s*[CF]"
 # (left over), but not (nine or ten)
 REMARK = rf"\(\s*(?!(?:\w+ )*(?:{OTHERWISE})\b)[A-Za-z]{{2,}}(?:[\s-][a-z]{{2,}})*\s*\)"
+IN_BRACKETS = rf"\s+(?:\(\s*{SHORT}\s*\)|\[\s*{SHORT}\s*\])"  # 16 (m^2), but not the product 16(m)
 UNIT = re.compile(
-    rf"({NUMBER})(?:{GAP}{SHORT}|{GAP}{DEGREES}|\s+{WORDS}|{GAP}{REMARK}|(?!\w*(?:{NO_UNIT}))[A-Za-z]{{4,}})"
+    rf"({NUMBER})(?:{GAP}{SHORT}|{GAP}{DEGREES}|{IN_BRACKETS}|\s+{WORDS}|{GAP}{REMARK}|(?!\w*(?:{NO_UNIT}))[A-Za-z]{{4,}})"
 )
 # 2\pi cm and \sqrt{3} metres, but not 2\pi r
 BEHIND_CONSTANT = re.compile(rf"((?:{NUMBER}\s*)?(?:\\pi|\\sqrt\s*\{{?\d+\}}?))\s+(?=[A-Za-z]{{2}})(?:{SHORT}|{WORDS})")
