@@ -83,6 +83,16 @@ def test_a_finished_run_goes_when_another_one_has_finished() -> None:
     assert not first.folder.exists() and other.folder.exists() and (last.folder / DONE).exists()
 
 
+def test_a_finished_run_that_becomes_longer_says_why_it_begins_again(capsys: pytest.CaptureFixture[str]) -> None:
+    longer = {"settings": {"grpo.learning_rate": 1e-3, "grpo.steps": 12}, "code": "c"}
+    finished(FAST)
+    finished(longer)
+    said = capsys.readouterr().out
+    assert "this grpo starts from its first step: grpo.steps is 12 and was 9." in said and "is not continued" in said
+    finished(SLOW)
+    assert capsys.readouterr().out == ""
+
+
 def test_kept_runs_are_told_newest_first() -> None:
     interrupted(FAST, 3)
     last = finished(SLOW)

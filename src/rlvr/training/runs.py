@@ -25,6 +25,7 @@ from rlvr.types import Interrupted, UserError
 FOLDER = Path(".checkpoints")
 RECIPE, DONE = "recipe.json", "done"
 SHOWN = 4  # differences in a message
+LENGTHS = {"grpo.steps", "grpo.epochs", "sft.max_steps"}  # settings
 
 Recipe = Mapping[str, Any]  # settings (by dotted name), and hashes or versions under other names
 
@@ -130,7 +131,14 @@ def differences(recipe: Recipe, other: Recipe) -> list[str]:
 
 
 def _tell(stage: str, recipe: Recipe, others: list[Kept]) -> None:
-    """Say why a run begins at its first step where another was interrupted, and how to go back."""
+    """Say why a run begins at its first step where another was interrupted, and how to go back, or has finished and
+    was shorter or longer."""
+    finished = [run for run in others if run.is_done]
+    if finished and len(what := differences(recipe, finished[0].recipe)) == 1 and what[0].split()[0] in LENGTHS:
+        note(
+            f"this {stage} starts from its first step: {what[0]}. A finished run is not continued, since its learning "
+            "rate has followed its length; to train its result further, copy it and take the copy as model.source"
+        )
     unfinished = [run for run in others if not run.is_done and Run(run.folder).last_step()]
     if not unfinished:
         return
