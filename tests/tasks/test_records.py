@@ -199,6 +199,30 @@ class TestColumns:
         found = [p.answer for p in sorted(load("data/raw/mine.parquet").training, key=lambda p: p.id)]
         assert found == ["8.1", "0.3", "0.0001", "16777216", "3.5"]
 
+    @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+    @pytest.mark.parametrize("kind", [pa.float32(), pa.float16()], ids=str)
+    def test_short_floats_are_read_as_they_are_written_wherever_they_stand(
+        self, kind: pa.DataType, suffix: str, load: Load
+    ) -> None:
+        values = [8.1, None, 0.3]
+        table = pa.table({
+            "question": ["a", "b", "c"],
+            "answer": pa.array([[value, 2] for value in values], pa.list_(kind)),
+            "plain": pa.array(values, kind),
+            "deep": pa.array([{"x": [value], "y": "z"} for value in values],
+                             pa.struct([("x", pa.large_list(kind)), ("y", pa.string())])),
+        })  # fmt: skip
+        path = f"data/raw/mine{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        problems = by_id(load(path, columns__working=None, columns__level=None).training)
+        assert [problems[f"row-{i}"].golds for i in (1, 2, 3)] == [("8.1", "2"), ("2",), ("0.3", "2")]
+        assert [problems[f"row-{i}"].columns["plain"] for i in (1, 2, 3)] == values
+        assert problems["row-1"].columns["deep"] == {"x": [8.1], "y": "z"}
+
     def test_whole_numbers_beside_a_gap_stay_whole(self, load: Load) -> None:
         """A gap makes pandas hold 7 as 7.0."""
         rows = [{**ROWS[0], "answer": value} for value in (7, None, 9)]

@@ -170,11 +170,7 @@ def _parquet(path: Path) -> list[TableRow]:
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
-        table = parquet.read_table(path)
-        for i, column in enumerate(table.schema):
-            if pyarrow.types.is_float32(column.type):  # as its shortest text: 8.1, not 8.100000381469727
-                table = table.set_column(i, column.name, table.column(i).cast("string").cast("float64"))
-        rows: list[TableRow] = table.to_pylist()
+        rows = rows_of(parquet.read_table(path))
     except pyarrow.ArrowMemoryError:
         raise
     except (OSError, pyarrow.ArrowException) as error:
@@ -189,13 +185,43 @@ def _arrow(path: Path) -> list[TableRow]:
     for opened in (pyarrow.ipc.open_stream, pyarrow.ipc.open_file):
         try:
             with pyarrow.memory_map(str(path)) as source:
-                rows: list[TableRow] = opened(source).read_all().to_pylist()
+                rows = rows_of(opened(source).read_all())
         except pyarrow.ArrowMemoryError:
             raise
         except (OSError, pyarrow.ArrowException):
             continue
         return rows
     raise UserError(f"{path} is not an Arrow file that can be read: save the data set again, or as Parquet")
+
+
+def rows_of(table: Any) -> list[TableRow]:
+    """The rows of an Arrow table. A number of fewer than 64 bits has its shortest text: 8.1, not 8.100000381469727."""
+    rows: list[TableRow] = table.to_pylist()
+    for column in table.schema:
+        if (shortest := _shortest(column.type)) is not None:
+            for row in rows:
+                row[column.name] = shortest(row[column.name])
+    return rows
+
+
+def _shortest(kind: Any) -> Callable[[Any], Any] | None:
+    """What makes values of an Arrow type shortest, within lists and structures, too; None if nothing does."""
+    from pyarrow import types  # noqa: PLC0415
+
+    if types.is_float16(kind) or types.is_float32(kind):
+        number = kind.to_pandas_dtype()
+        return lambda value: None if value is None else float(str(number(value)))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        item = _shortest(kind.value_type)
+        return item and (lambda values: None if values is None else [item(value) for value in values])
+    if types.is_struct(kind):
+        parts = {part.name: each for part in kind if (each := _shortest(part.type)) is not None}
+        if not parts:
+            return None
+        return lambda values: values and {
+            name: parts[name](value) if name in parts else value for name, value in values.items()
+        }
+    return None
 
 
 READERS: dict[str, Callable[[Path], list[TableRow]]] = {
