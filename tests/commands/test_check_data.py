@@ -92,3 +92,8 @@ def test_fewer_problems_than_prompts_in_a_step(check: Check) -> None:
 def test_numbers_under_a_verifier_for_words_are_noted(check: Check) -> None:
     said = check(lambda i: i, verifiers__answer="text")
     assert "note: all answers are numbers: verifiers.answer number reads them in any notation" in said
+
+
+def test_decimal_commas_are_no_words(check: Check) -> None:
+    with pytest.raises(UserError, match=r"the gold '\d+,5' has a decimal comma: write a point, \d+\.5"):
+        check(lambda i: f'"{i},5"')

@@ -419,6 +419,7 @@ def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
     [
         ("compute: {seed: 0", "not valid YAML"),
         ("a: 1\na: 2\n", "not valid YAML"),
+        ('a: "\\uD83D"', r"holds \\ud83d, half of a character"),
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
     ],

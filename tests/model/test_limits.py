@@ -72,3 +72,13 @@ def test_a_config_that_cannot_be_used_is_refused(values: Any, message: str, tmp_
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=message):
         check_config(Source(str(tmp_path), None, None))
+
+
+@pytest.mark.parametrize("packed", [{"quant_method": "gptq", "bits": 4}, {"quant_method": "bitsandbytes"}])
+def test_weights_that_are_quantized_already_are_refused(packed: dict[str, Any], tmp_path: Path) -> None:
+    AutoConfig.for_model("llama", hidden_size=64, num_attention_heads=4).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    check_config(Source(str(tmp_path), None, None))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": packed}))
+    with pytest.raises(UserError, match=rf"quantized already \({packed['quant_method']}\).* take the model in 16 bits"):
+        check_config(Source(str(tmp_path), None, None))

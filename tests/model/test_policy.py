@@ -299,6 +299,21 @@ class TestLoading:
         for declared, expected in (([9, 8], (1, 8, 9)), (8, (1, 8)), (None, (1,))):
             assert end_of_sequence_ids(declared, tokenizer) == expected
 
+    @pytest.mark.parametrize("declared", ["</s>", [2, "</s>"], [[2]], True, 2.0])
+    def test_what_is_no_id_is_refused(self, declared: Any, tokenizer: Any) -> None:
+        with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id holds .* no id of a token"):
+            end_of_sequence_ids(declared, tokenizer)
+
+    def test_weights_that_are_not_finite_are_said(
+        self, base: Callable[[str], Path], make_config: Callable[..., Config], tmp_path: Path
+    ) -> None:
+        shutil.copytree(base("llama"), tmp_path, dirs_exist_ok=True)
+        weights = load_file(tmp_path / "model.safetensors")
+        weights["model.norm.weight"] *= float("nan")
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match="its logits are not finite, so its weights hold NaN"):
+            load(make_config(), tmp_path)
+
     @pytest.mark.parametrize(
         ("kind", "has_bfloat16", "is_frozen", "expected"),
         [

@@ -15,6 +15,7 @@ from rlvr.runtime.printing import print_table
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.number import parse
+from rlvr.verifiers.number.comparison import DECIMAL_COMMA
 
 FOR_NUMBERS = ("answer", "number", "proximity_smooth", "is_integer", "number_detected")  # rewards that want a number
 WORDS = "docs/data.md#answers-in-words"
@@ -41,9 +42,16 @@ def _tokenizer(cfg: Config) -> object:
         return with_template(cfg, open_tokenizer(cfg.model.source, cfg.model.revision, Path(folder)))
 
 
+def _is_decimal(answer: str) -> bool:
+    """Whether it is a number with a decimal comma, for which the verifier has its own message."""
+    return DECIMAL_COMMA.fullmatch(answer.strip()) is not None
+
+
 def _check_kind(cfg: Config, problems: Sequence[Problem]) -> None:
     """Raise UserError where most answers are words, and the verifier reads numbers."""
-    words = [problem.answer for problem in problems if parse(problem.answer) is None]
+    words = [
+        problem.answer for problem in problems if parse(problem.answer) is None and not _is_decimal(problem.answer)
+    ]
     if cfg.verifiers.answer == "number" and 2 * len(words) > len(problems):
         raise UserError(
             f"{len(words)} of {len(problems)} answers are words, such as {words[0][:60]!r}, and the verifier reads "

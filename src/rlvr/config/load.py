@@ -102,9 +102,17 @@ def read_params(path: Path = PARAMS_FILE) -> str:
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError naming `name`."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        found = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise UserError(f"{name} is not valid YAML:\n{error}") from None
+    try:
+        json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(f"{name} holds {half}, half of a character: write the text without it") from None
+    except (ValueError, RecursionError):  # nodes that hold themselves: the check of the values says more
+        pass
+    return found
 
 
 def load_config(path: Path = PARAMS_FILE) -> Config:

@@ -39,6 +39,11 @@ def check_head(model: Any, *, name: str) -> None:
         raise UserError(f"{name}: models whose head has a bias are not supported")
     with refused(model, name):
         product_SV, own_SV = _probe(model, head)
+    if not bool(own_SV.isfinite().all()):
+        raise UserError(
+            f"{name}: its logits are not finite, so its weights hold NaN or infinity, or are too large for "
+            f"{model.dtype}: download it again, or take another compute.dtype"
+        )
     expected_SV = logit_map(model.config).apply_(product_SV)
     if not bool((own_SV - expected_SV).norm() <= 4 * torch.finfo(model.dtype).eps * expected_SV.norm()):
         raise UserError(

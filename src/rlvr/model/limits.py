@@ -10,6 +10,8 @@ from rlvr.model.source import Source, config_file
 from rlvr.plan.shapes import FAMILIES, read_shape
 from rlvr.types import UserError
 
+UNPACKED = {None, "mxfp4", "fp8"}  # how weights may be packed in the files of a model
+
 
 def check_config(source: Source) -> Any:
     """The model's config. Raises UserError where transformers or the planner cannot read it, or it writes no text."""
@@ -21,6 +23,12 @@ def check_config(source: Source) -> Any:
         raise UserError(
             f"model.source {source.name!r} is of type {config.model_type}, for which transformers has no causal "
             f"language model; {known}"
+        )
+    packed = (getattr(config, "quantization_config", None) or {}).get("quant_method")
+    if packed not in UNPACKED:
+        raise UserError(
+            f"model.source {source.name!r} holds weights that are quantized already ({packed}), which cannot be "
+            "trained: take the model in 16 bits that it was made from; model.quantization: nf4 quantizes it here"
         )
     try:
         read_shape(config_file(source))

@@ -245,7 +245,15 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def end_of_sequence_ids(declared: int | list[int] | None, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a completion: those `declared` by the model, the tokenizer's, the template's end of turn."""
+    """Every id that ends a completion: those `declared` by the model, the tokenizer's, the template's end of turn.
+
+    Raises UserError where there is none, and for what is no id.
+    """
+    for one in declared if isinstance(declared, list) else [declared]:
+        if one is not None and type(one) is not int:
+            raise UserError(
+                f"generation_config.json: eos_token_id holds {one!r}, which is no id of a token: write 2 or [2, 3]"
+            )
     ids = {tokenizer.eos_token_id, turn_end(tokenizer), *(declared if isinstance(declared, list) else [declared])} - {
         None
     }

@@ -218,9 +218,9 @@ def _shortest(kind: Any) -> Callable[[Any], Any] | None:
         parts = {part.name: each for part in kind if (each := _shortest(part.type)) is not None}
         if not parts:
             return None
-        return lambda values: values and {
-            name: parts[name](value) if name in parts else value for name, value in values.items()
-        }
+        return lambda values: (
+            values and {name: parts[name](value) if name in parts else value for name, value in values.items()}
+        )
     return None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from rlvr.verifiers.number.reading import Number, read
 from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, right_if, wrong
+
+DECIMAL_COMMA = re.compile(r"[-+−]?\d+,(?:\d{1,2}|\d{4,})")  # 1,234 may be a thousand
 
 
 def verify(answer: str, gold: str, *, tolerance: float) -> Verdict:
@@ -25,6 +28,10 @@ def verify(answer: str, gold: str, *, tolerance: float) -> Verdict:
 
 def check_gold(gold: str, *, tolerance: float) -> Verdict:
     """A fault unless `gold` is a number, whatever the tolerance."""
+    if DECIMAL_COMMA.fullmatch(gold.strip()):
+        return fault(
+            GOLD, f"the gold {gold[:80]!r} has a decimal comma: write a point, {gold.strip().replace(',', '.')}"
+        )
     if read(gold) is None:
         return fault(
             GOLD, f"the gold {gold[:80]!r} is not a number; for words use the verifier text, for formulas math"
