@@ -39,6 +39,18 @@ def test_a_prompt_of_trl_may_be_text(load: Load, gold: str) -> None:
     assert (found.question, found.golds, found.columns) == ("Two plus three?", ("5",), {"topic": "sums"})
 
 
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_a_conversation_in_a_cell_of_text_is_read(load: Load, write: Callable[[Any], str]) -> None:
+    """A CSV has no lists: libraries write them as JSON or as Python does."""
+    found = one(load, {"prompt": write([SYSTEM, USER]), "answer": "5"})
+    assert (found.context, found.question, found.answer) == ((SYSTEM,), USER["content"], "5")
+
+
+@pytest.mark.parametrize("text", ["[{x}]", "[{'role': 1}]", '[{"a": 2}] is what?', "[{" * 5000 + "]"])
+def test_other_text_with_brackets_stays_text(load: Load, text: str) -> None:
+    assert one(load, {"question": text, "answer": "5"}).question == text
+
+
 def test_a_prompt_without_a_gold_is_no_table_of_trl(load: Load) -> None:
     with pytest.raises(UserError, match="has no column 'question'; it has prompt, text"):
         one(load, {"prompt": "Two plus three?", "text": "5"})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rlvr.types import Message, UserError
@@ -17,6 +20,17 @@ KEYS = (("role", "content"), ("from", "value"))
 def is_conversation(value: Any) -> bool:
     """Whether `value` is a list of turns, not empty, each with its role and content."""
     return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
+def unpacked(value: Any) -> Any:
+    """A conversation that a cell of a CSV holds as the text of JSON or of a Python list; anything else as it is."""
+    if not isinstance(value, str) or not value.startswith("[{") or not value.rstrip().endswith("]"):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            found = parse(value)
+            return found if is_conversation(found) else value
+    return value
 
 
 def turns_of(value: Any, where: str) -> tuple[Message, ...]:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.cells import lookup, text_at, texts_at
-from rlvr.tasks.conversation import asked, is_conversation
+from rlvr.tasks.conversation import asked, is_conversation, unpacked
 from rlvr.tasks.filters import passes
 from rlvr.tasks.layouts import KEY, Layout, layout_of
 from rlvr.tasks.pools import Pools
@@ -51,7 +51,8 @@ def load(prepare: Prepare, seed: int) -> Pools:
 
 def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of the rows that pass the filters, and the number of the others, for the card."""
-    rows, origin = read(data)
+    found, origin = read(data)
+    rows = [{name: unpacked(value) for name, value in row.items()} for row in found]
     layout = layout_of(records, rows, data.source)
     problems, left_out = [], Counter[str]()
     for i, row in enumerate(rows, start=1):
