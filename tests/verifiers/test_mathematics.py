@@ -211,7 +211,14 @@ def test_a_unit_in_brackets_is_no_factor(unit: str) -> None:
     assert verify("16", f"16 {unit}").outcome == verify(f"16 {unit}", "16").outcome == "right"
 
 
-@pytest.mark.parametrize("gold", ["5 to 7", "2 ft 3 in", "5 R 2", "7 r2", "3 on 4"])
+@pytest.mark.parametrize(
+    "gold", [r"0 \le k \le 5", "2 n 3", "2 pi 3", "3 \\text{ or } 5", r"2 \times m \times 3", "2 sqrt 3"]
+)
+def test_what_may_stand_between_numbers(gold: str) -> None:
+    assert check_gold(gold).is_right
+
+
+@pytest.mark.parametrize("gold", ["5 to 7", "2 ft 3 in", "2 h 30 min", "3 m 20 cm", "5 R 2", "7 r2", "3 on 4"])
 def test_words_between_numbers_are_no_factors(gold: str) -> None:
     assert check_gold(gold).is_fault
     assert verify(gold, "70").cause == "unparsable"

@@ -40,7 +40,10 @@ SPACED_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:\\[,;! ]|~|\{,\}|\s)\d{3})+(?:
 # the parser would add them
 NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^\d.,])(?<!frac )(?<!frac)\d[\d.]*(?:,\d{3})*(?:\s|~|\\[,;! ])+\d")
 # 5 to 7, 2 ft 3 in and 5 R 2: the parser would multiply the letters, too
-WORD_BETWEEN = re.compile(r"(?<![\w^.\\])\d[\d.,]*\s+(?!(?:x|pi|i|e)\b)[A-Za-z]+\s+\d|(?<![\w^])\d+\s*[rR]\s*\d+$")
+WORD_BETWEEN = re.compile(
+    r"(?<![\w^.\\])\d[\d.,]*\s+(?!(?:pi|sqrt|sin|cos|tan|log|ln|exp)\b)(?:[A-Za-z]{2,}|[mhsglLRr])\s+\d"
+    r"|(?<![\w^])\d+\s*[rR]\s*\d+$"
+)
 MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)/(\d+)")
 SCIENTIFIC = re.compile(r"([-+]?(?:\d[\d,]*\.?\d*|\.\d+))[eE]([-+]?\d{1,3})")
 IMAGINARY = re.compile(r"(?<=\d)\s+i(?![A-Za-z])")
@@ -120,7 +123,7 @@ def plain_to_latex(text: str) -> str:
         return rf"{scientific[1].removeprefix('+')}\times 10^{{{scientific[2].removeprefix('+')}}}"
     if NUMBERS_SIDE_BY_SIDE.search(text):
         raise Unreadable("several numbers side by side")
-    if WORD_BETWEEN.search(IN_TEXT.sub(" ", text)):
+    if WORD_BETWEEN.search(IN_TEXT.sub("|", text)):
         raise Unreadable("words between numbers: the whole answer must be one expression")
     text = IMAGINARY.sub("i", text.replace(r"\varnothing", r"\emptyset"))
     text = FRACTION.sub(_closed_fraction, REPEATING.sub(_exact, _each_sign(text)))
