@@ -29,7 +29,6 @@ from rlvr.plan.planner import plan
 from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
 from simulation import Simulation, simulate
-from tracing import Work
 
 GIB = 2**30
 SHOWN = 24  # rows of a peak
@@ -157,9 +156,6 @@ def row_lines(found: Simulation, phase: str) -> Iterator[str]:
 
 def as_json(case: Case, found: Simulation) -> dict[str, Any]:
     """A line of JSON for a table that a script writes."""
-    total = Work()
-    for work in found.work.values():
-        total.add(work)
     return {
         "what": case.title,
         "shape": case.shape.name,
@@ -172,7 +168,7 @@ def as_json(case: Case, found: Simulation) -> dict[str, Any]:
         "planned_host_bytes": found.prediction.host_bytes,
         "resident_bytes": found.resident_bytes,
         "reserved_bytes": {name: reserved for name, (_, reserved) in found.reserved.items()},
-        "work": asdict(total),
+        "work": {name: asdict(work) for name, work in found.work.items()},
     }
 
 
@@ -196,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--card-gib", type=float, help="memory of a card, for which the planner chooses")
     made.add_argument("--preset", help="settings of presets/NAME.yaml")
     made.add_argument("--rows", action="store_true", help="what is live at each peak, next to the plan's rows")
+    made.add_argument("--speed", action="store_true", help="work of each phase, and the least time on four cards")
     made.add_argument("--out", type=Path, help="file that takes a line of JSON for each update")
     return made
 
