@@ -26,8 +26,11 @@ from tracing import META, Trace
 
 
 @contextmanager
-def as_on_a_card(trace: Trace) -> Iterator[None]:
-    """Meanwhile the project computes on `meta` as on an NVIDIA card since Ampere, as far as memory and work go."""
+def as_on_a_card(trace: Trace, *, has_flash: bool) -> Iterator[None]:
+    """Meanwhile the project computes on `meta` as on an NVIDIA card, as far as memory and work go.
+
+    `has_flash`: of Ampere or newer, for which torch has flash attention.
+    """
     clip = nn.utils.clip_grad_norm_
 
     def product(a_MK: Tensor, b_NK: Tensor) -> Tensor:
@@ -43,7 +46,7 @@ def as_on_a_card(trace: Trace) -> Iterator[None]:
         return torch.ones(())  # whose value can be read
 
     substitutes: list[tuple[Any, str, Any]] = [
-        (kernels, "has_flash", has_flash),
+        (kernels, "has_flash", lambda x: has_flash and suits_flash(x)),
         (fused, "product", product),
         (loss_policy, "resolve", resolve),
         (norm, "resolve", resolve),
@@ -62,8 +65,8 @@ def as_on_a_card(trace: Trace) -> Iterator[None]:
         yield
 
 
-def has_flash(x: Tensor) -> bool:
-    """kernels.has_flash of a card."""
+def suits_flash(x: Tensor) -> bool:
+    """kernels.has_flash of such a card."""
     return x.dtype in fused.HALF and len(x) > 1 and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0
 
 

@@ -29,6 +29,7 @@ from rlvr.plan.planner import plan
 from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
 from simulation import Simulation, simulate
+from speed import speed_lines, summed
 
 GIB = 2**30
 SHOWN = 24  # rows of a peak
@@ -192,7 +193,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--card-gib", type=float, help="memory of a card, for which the planner chooses")
     made.add_argument("--preset", help="settings of presets/NAME.yaml")
     made.add_argument("--rows", action="store_true", help="what is live at each peak, next to the plan's rows")
-    made.add_argument("--speed", action="store_true", help="work of each phase, and the least time on four cards")
+    made.add_argument("--speed", action="store_true", help="work of each phase, and its least time on common cards")
+    made.add_argument("--no-flash", action="store_true", help="attention as on a card before Ampere, such as the T4")
     made.add_argument("--out", type=Path, help="file that takes a line of JSON for each update")
     return made
 
@@ -211,10 +213,14 @@ def cases(arguments: Sequence[str] | None) -> tuple[list[Case], argparse.Namespa
 def main(arguments: Sequence[str] | None = None) -> None:
     wanted, options = cases(arguments)
     for case in wanted:
-        found = simulate(case.shape, case.settings, case.choice)
-        print(
-            "\n".join([case.title + f" ({found.seconds:.0f} s)", *lines(found, has_rows=options.rows), ""]), flush=True
-        )
+        found = simulate(case.shape, case.settings, case.choice, has_flash=not options.no_flash)
+        title = f"{case.title} ({found.seconds:.0f} s)"
+        print("\n".join([title, *lines(found, has_rows=options.rows)]), flush=True)
+        if options.speed:
+            plain = replace(case.settings, recompute="none"), replace(case.choice, offload=False)
+            ideal = summed(simulate(case.shape, *plain).work)
+            print("\n".join(speed_lines(found.work, ideal, has_flash=not options.no_flash)), flush=True)
+        print(flush=True)
         if options.out is not None:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(as_json(case, found)) + "\n")

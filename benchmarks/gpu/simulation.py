@@ -72,11 +72,11 @@ class Simulation:
         return pairs | {"update": (most, self.prediction.training_bytes)}
 
 
-def simulate(shape: Shape, settings: PlanSettings, choice: Choice) -> Simulation:
+def simulate(shape: Shape, settings: PlanSettings, choice: Choice, *, has_flash: bool = True) -> Simulation:
     """A step after one that made the optimizer's states: all completions of a prompt, in micro-batches."""
     started = time.perf_counter()
     trace = Trace()
-    with as_on_a_card(trace):
+    with as_on_a_card(trace, has_flash=has_flash):
         policy = make_policy(shape, settings)
         optimizer = Optimizer(
             policy.trainable(), learning_rate=1e-6, warmup_steps=0, betas=(0.9, 0.99), weight_decay=0.0,

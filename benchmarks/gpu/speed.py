@@ -23,14 +23,15 @@ class CardSpeed:
     flops: float
     memory_bytes: float
     link_bytes: float
+    has_flash: bool
     source: str
 
 
 CARDS = (
-    CardSpeed("H100 SXM", 989.4 * TERA, 3350 * GIGA, 64 * GIGA, "NVIDIA H100 Tensor Core GPU datasheet"),
-    CardSpeed("A100 80GB", 312 * TERA, 2039 * GIGA, 32 * GIGA, "NVIDIA A100 Tensor Core GPU datasheet, SXM"),
-    CardSpeed("RTX 4090", 165.2 * TERA, 1008 * GIGA, 32 * GIGA, "NVIDIA Ada GPU architecture whitepaper, appendix A"),
-    CardSpeed("T4", 65 * TERA, 320 * GIGA, 16 * GIGA, "NVIDIA T4 Tensor Core GPU datasheet"),
+    CardSpeed("H100 SXM", 989.4 * TERA, 3350 * GIGA, 64 * GIGA, True, "NVIDIA H100 Tensor Core GPU datasheet"),
+    CardSpeed("A100 80GB", 312 * TERA, 2039 * GIGA, 32 * GIGA, True, "NVIDIA A100 Tensor Core GPU datasheet, SXM"),
+    CardSpeed("RTX 4090", 165.2 * TERA, 1008 * GIGA, 32 * GIGA, True, "NVIDIA Ada GPU architecture whitepaper"),
+    CardSpeed("T4", 65 * TERA, 320 * GIGA, 16 * GIGA, False, "NVIDIA T4 Tensor Core GPU datasheet"),
 )
 
 
@@ -50,9 +51,10 @@ def ideal_seconds(plain: Work, card: CardSpeed) -> float:
     return (plain.product_flops + plain.attention_flops) / card.flops
 
 
-def speed_lines(phases: Mapping[str, Work], plain: Work) -> Iterator[str]:
-    """A table of the work of each phase, and one of the least seconds on each card."""
+def speed_lines(phases: Mapping[str, Work], plain: Work, *, has_flash: bool) -> Iterator[str]:
+    """A table of the work of each phase, and one of the least seconds on each card that does it so."""
     total = summed(phases)
+    cards = [card for card in CARDS if card.has_flash == has_flash]
     header = ("TFLOP", "attention", "GB unpacked", "others", "to host", "from host", "launches")
     yield f"  {'':18}" + "".join(f"{name:>13}" for name in header)
     for name, work in (*phases.items(), ("update", total)):
@@ -61,13 +63,13 @@ def speed_lines(phases: Mapping[str, Work], plain: Work) -> Iterator[str]:
             work.other_bytes / GIGA, work.to_host_bytes / GIGA, work.from_host_bytes / GIGA,
         )  # fmt: skip
         yield f"  {name:18}" + "".join(f"{cell:13,.1f}" for cell in cells) + f"{work.launches:13,}"
-    yield f"  {'least seconds':18}" + "".join(f"{card.name:>13}" for card in CARDS)
-    kinds = [least_seconds(total, card) for card in CARDS]
+    yield f"  {'least seconds':18}" + "".join(f"{card.name:>13}" for card in cards)
+    kinds = [least_seconds(total, card) for card in cards]
     for kind in kinds[0]:
         yield f"  {kind:18}" + "".join(f"{seconds[kind]:13.2f}" for seconds in kinds)
-    bounds = [bound_seconds(total, card) for card in CARDS]
+    bounds = [bound_seconds(total, card) for card in cards]
     yield f"  {'update':18}" + "".join(f"{bound:13.2f}" for bound in bounds)
-    ratios = [bound / ideal_seconds(plain, card) for bound, card in zip(bounds, CARDS, strict=True)]
+    ratios = [bound / ideal_seconds(plain, card) for bound, card in zip(bounds, cards, strict=True)]
     yield f"  {'over the ideal':18}" + "".join(f"{ratio:12.2f}×" for ratio in ratios)
 
 

@@ -107,7 +107,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._moved(work, sum(x.nbytes for x in tensors))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         read = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         known = {x.untyped_storage()._cdata for x in read}
         made = [x for x in tree_iter(out) if isinstance(x, Tensor) and x.untyped_storage()._cdata not in known]
@@ -115,7 +116,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count(tensor, None, func)
         self._inside(workspaces(func, args))
         if any(x.device == META for x in (*made, *read)) and (made or _writes(func)):
-            self._compute(func, args, read, made)
+            self._compute(func, args, kwargs, read, made)
         return out
 
     def _inside(self, sizes: Sequence[int]) -> None:
@@ -147,7 +148,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _is_host(self, tensor: Tensor) -> bool:
         return weakref.ref(tensor.untyped_storage()) in self.on_host
 
-    def _compute(self, func: Any, args: Any, read: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+    def _compute(self, func: Any, args: Any, kwargs: Any, read: Sequence[Tensor], made: Sequence[Tensor]) -> None:
         work, name = self.work[self.phases[-1]], func._schema.name
         if "empty" in name:
             return
@@ -163,9 +164,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             work.product_bytes += moved
             work.unpacked_bytes += int(UNPACKED_BYTES * outputs * inputs)
         elif name == "aten::_flash_attention_forward":
-            work.attention_flops += _attention_flops(args[0], args[3], args[4], args[8])
+            work.attention_flops += _attention_flops(args[0], args[3], args[4], args[8], kwargs)
         elif name == "aten::_flash_attention_backward":
-            work.attention_flops += 2.5 * _attention_flops(args[1], args[6], args[7], args[11])
+            work.attention_flops += 2.5 * _attention_flops(args[1], args[6], args[7], args[11], kwargs)
         elif "dequantize" in name:
             work.unpacked_bytes += moved
         elif name == "aten::copy_" and self._is_host(args[0]):
@@ -193,10 +194,20 @@ def workspaces(func: Any, args: Any) -> list[int]:
     return [*copies, FLOAT_BYTES * heads * padded, FLOAT_BYTES * padded * heads * rounded, *expanded]
 
 
-def _attention_flops(q: Tensor, query_bounds: Tensor, key_bounds: Tensor, is_causal: bool) -> float:
-    """Two products of queries × keys × size for each head; half of them where only keys up to the query count."""
-    pairs = int((query_bounds.diff().long() * key_bounds.diff().long()).sum())
-    return 4.0 * pairs * q.shape[1] * q.shape[2] * (0.5 if is_causal else 1.0)
+def _attention_flops(q: Tensor, query_bounds: Tensor, key_bounds: Tensor, is_causal: bool, kwargs: Any) -> float:
+    """Two products of queries × keys that they see × size for each head."""
+    left, right = (-1 if (size := kwargs.get(f"window_size_{side}")) is None else size for side in ("left", "right"))
+    lengths = zip(query_bounds.diff().tolist(), key_bounds.diff().tolist(), strict=True)
+    pairs = sum(_pairs(queries, keys, is_causal or right == 0, left) for queries, keys in lengths)
+    return 4.0 * pairs * q.shape[1] * q.shape[2]
+
+
+def _pairs(queries: int, keys: int, is_causal: bool, left: int) -> float:
+    """Pairs of a query and a key that it sees; a window over earlier keys leaves about half of them."""
+    if not is_causal:
+        return queries * keys * (1.0 if left == -1 else 0.5)
+    seen = queries if left == -1 else min(queries, left + 1)
+    return queries * seen - seen**2 / 2
 
 
 def _writes(func: Any) -> bool:

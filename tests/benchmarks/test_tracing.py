@@ -86,9 +86,21 @@ def test_attention_counts_what_its_kernel_takes_inside(load: Callable[[str], Any
     assert rows[load("tracing").WORKSPACE] == 4 * 8 * padded + 4 * padded * 8 * 64 + 2 * (2 * 100 * 8 * 64)
 
 
+@pytest.mark.parametrize(("window", "pairs"), [(-1, 100 * 100 / 2), (0, 100 - 0.5), (9, 100 * 10 - 50), (200, 5000)])
+def test_a_window_leaves_less_to_attend_to(load: Callable[[str], Any], window: int, pairs: float) -> None:
+    trace = load("tracing").Trace()
+    q = torch.empty(100, 4, 64, dtype=torch.bfloat16, device="meta")
+    bounds = torch.tensor([0, 100], dtype=torch.int32)
+    with trace, trace.phase("forward"):
+        torch.ops.aten._flash_attention_forward(
+            q, q, q, bounds, bounds, 100, 100, 0.0, False, False, window_size_left=window, window_size_right=0
+        )
+    assert trace.work["forward"].attention_flops == 4 * pairs * 4 * 64
+
+
 def test_the_least_time_is_that_of_the_peaks(load: Callable[[str], Any]) -> None:
     speed, tracing = load("speed"), load("tracing")
-    card = speed.CardSpeed("card", 100.0, 10.0, 1.0, "here")
+    card = speed.CardSpeed("card", 100.0, 10.0, 1.0, True, "here")
     work = tracing.Work(
         product_flops=500.0, attention_flops=100.0, product_bytes=20, unpacked_bytes=30, other_bytes=40,
         to_host_bytes=5, from_host_bytes=7, launches=3,
