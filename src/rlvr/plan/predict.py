@@ -87,13 +87,13 @@ def predict(shape: Shape, settings: PlanSettings, choice: Choice) -> Prediction:
     step = PlanRow(
         "ids and log-probabilities of a step", group_tokens(settings, settings.completions_per_step) * STEP_TOKEN_BYTES
     )
-    added = [gradients] if choice.sequences < settings.completions_per_step else []  # by micro-batches before
+    at_head = gradients if choice.sequences < settings.completions_per_step else replace(gradients, amount_bytes=0)
     resident = [*weights, *([] if choice.states_on_host else [states])]
     phases = {
         "load": tuple(_load_rows(shape, settings, weights)),
         "rollout": (*resident, *_rollout_rows(shape, settings, choice)),
-        "head": (*resident, *added, step, *_head_rows(shape, settings, choice)),
-        "backward": (*resident, gradients, step, *_backward_rows(shape, settings, choice)),
+        "head": (*resident, at_head, step, *_head_rows(shape, settings, choice)),
+        "backward": (*resident, step, *_backward_rows(shape, settings, choice)),
         "optimizer": (*weights, states, gradients, step),
     }
     host = [PlanRow("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
@@ -210,8 +210,35 @@ def _head_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> list
 
 
 def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    moments = [rows(shape, settings, choice) for rows in (_in_layer_rows, _in_loss_rows, _in_embedding_rows)]
+    moments = [
+        [gradients, *rows(shape, settings, choice)]
+        for gradients, rows in zip(
+            _gradients_at(shape, settings, choice), (_in_loss_rows, _in_layer_rows, _in_embedding_rows), strict=True
+        )
+    ]
     return max(moments, key=lambda rows: sum(row.amount_bytes for row in rows))
+
+
+def _gradients_at(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[PlanRow, PlanRow, PlanRow]:
+    """Gradients as backward begins, in its layers and as it ends: all, where an earlier micro-batch of the step was.
+
+    In the first one they come layer by layer, as what its layers kept goes.
+    """
+    _, gradients = _trained_rows(shape, settings)
+    if choice.sequences < settings.completions_per_step:
+        return gradients, gradients, gradients
+    size, layers = settings.weight_bytes, shape.num_hidden_layers
+    one = shape.vocab_size * shape.hidden_size * size if settings.method == "full" else 0
+    head = 0 if shape.tie_word_embeddings else one
+    of_layers = gradients.amount_bytes - one - head
+    one_input = answer_pass_tokens(settings, choice) * shape.hidden_size * size
+    leaving = one_input if choice.offload else sum(row.amount_bytes for row in _kept_inputs(shape, settings, choice))
+    in_layers = head + max(0, of_layers * (layers - 1) // layers - leaving)
+    return (
+        replace(gradients, amount_bytes=0),
+        replace(gradients, amount_bytes=in_layers),
+        replace(gradients, amount_bytes=head + of_layers),
+    )
 
 
 def _in_loss_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
