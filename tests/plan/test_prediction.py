@@ -191,7 +191,7 @@ def compare(
     completions = completions or choice.sequences
     settings = PlanSettings(
         method=method, quantization="none", rank=16, weight_bytes=dtype.itemsize, optimizer="adamw",  # type: ignore[arg-type]
-        completions=completions, completions_per_step=completions, prompt_tokens=prompt_tokens,
+        completions=completions, completions_per_step=2 * completions, prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens, has_reference=False, engine="native", shares_weights=True,
         has_fp8_cache=False,
         recompute=recompute, is_cuda=False, host_bytes=None, kept_share=0.0, states_on_host=None,

@@ -12,6 +12,7 @@ from rlvr.plan.settings import (
     STATE_BYTES,
     Choice,
     PlanSettings,
+    answer_pass_tokens,
     group_tokens,
     input_tokens,
     shares_prompt,
@@ -86,12 +87,13 @@ def predict(shape: Shape, settings: PlanSettings, choice: Choice) -> Prediction:
     step = PlanRow(
         "ids and log-probabilities of a step", group_tokens(settings, settings.completions_per_step) * STEP_TOKEN_BYTES
     )
+    at_head = gradients if choice.sequences < settings.completions_per_step else replace(gradients, amount_bytes=0)
     resident = [*weights, *([] if choice.states_on_host else [states])]
     phases = {
         "load": tuple(_load_rows(shape, settings, weights)),
         "rollout": (*resident, *_rollout_rows(shape, settings, choice)),
-        "head": (*resident, gradients, step, *_head_rows(shape, settings, choice)),
-        "backward": (*resident, gradients, step, *_backward_rows(shape, settings, choice)),
+        "head": (*resident, at_head, step, *_head_rows(shape, settings, choice)),
+        "backward": (*resident, step, *_backward_rows(shape, settings, choice)),
         "optimizer": (*weights, states, gradients, step),
     }
     host = [PlanRow("layer inputs", _layer_inputs_bytes(shape, settings, choice))] if choice.offload else []
@@ -172,35 +174,99 @@ def _rollout_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[
 
 def head_chunk_bytes(shape: Shape, settings: PlanSettings, head_rows: int) -> int:
     """Logits of one chunk in float32, and their gradient in the weights' type; without a kernel, one more copy."""
-    copies = 4 if settings.is_cuda else 4 + (4 if settings.weight_bytes < 4 else 0)
+    if settings.is_cuda:
+        return head_rows * shape.vocab_size * (4 + (settings.weight_bytes if settings.weight_bytes < 4 else 0))
+    copies = 4 + (4 if settings.weight_bytes < 4 else 0)
     return head_rows * shape.vocab_size * (copies + settings.weight_bytes)
 
 
 def _head_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    stream = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+    stream = answer_pass_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
     trained = choice.sequences * settings.completion_tokens
     targets = trained * shape.hidden_size * settings.weight_bytes
-    newest = stream if choice.offload else 0  # is copied to the host, and stays here until backward wants it
+    chunk = head_chunk_bytes(shape, settings, min(choice.head_rows, trained))
     return [
         *_kept_inputs(shape, settings, choice),
+        *_newest_input(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        PlanRow("last hidden states, normed and their gradient", newest + 2 * stream + targets, is_transient=True),
-        PlanRow(LOGITS, head_chunk_bytes(shape, settings, min(choice.head_rows, trained)), is_transient=True),
-        *_head_gradient(shape, settings, min(choice.head_rows, trained)),
+        PlanRow("last hidden states, normed and their gradient", 2 * stream + targets, is_transient=True),
+        PlanRow(LOGITS, chunk, is_transient=True),
+        *_head_gradient(shape, settings, choice),
     ]
 
 
-def _head_gradient(shape: Shape, settings: PlanSettings, head_rows: int) -> list[PlanRow]:
-    """A trained head's gradient adds up in float32: the sum, and a chunk's share, whose logits have left by then."""
+def _head_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
+    """A trained head's gradient adds up in float32: the sum and, where the logits were, the share of a chunk."""
     if settings.method != "full":
         return []
-    total = 4 * shape.vocab_size * shape.hidden_size
-    share = max(0, total - 4 * shape.vocab_size * head_rows)
-    return [PlanRow("gradient of the head", total + share, is_transient=True)]
+    trained = choice.sequences * settings.completion_tokens
+    rows = min(choice.head_rows, trained)
+    one, logits = 4 * shape.vocab_size * shape.hidden_size, 4 * rows * shape.vocab_size
+    if settings.weight_bytes == 4 and settings.is_cuda:
+        logits = 0  # their gradient takes their place
+    sums = one if rows < trained else 0
+    return [PlanRow("gradient of the head", sums + max(0, one - logits), is_transient=True)]
 
 
 def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
+    moments = [
+        [gradients, *rows(shape, settings, choice)]
+        for gradients, rows in zip(
+            _gradients_at(shape, settings, choice), (_in_loss_rows, _in_layer_rows, _in_embedding_rows), strict=True
+        )
+    ]
+    return max(moments, key=lambda rows: sum(row.amount_bytes for row in rows))
+
+
+def _gradients_at(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[PlanRow, PlanRow, PlanRow]:
+    """Gradients as backward begins, in its layers and as it ends: all, where an earlier micro-batch of the step was.
+
+    In the first one they come layer by layer, as what its layers kept goes.
+    """
+    _, gradients = _trained_rows(shape, settings)
+    if choice.sequences < settings.completions_per_step:
+        return gradients, gradients, gradients
+    size, layers = settings.weight_bytes, shape.num_hidden_layers
+    one = shape.vocab_size * shape.hidden_size * size if settings.method == "full" else 0
+    head = 0 if shape.tie_word_embeddings else one
+    of_layers = gradients.amount_bytes - one - head
+    one_input = answer_pass_tokens(settings, choice) * shape.hidden_size * size
+    leaving = one_input if choice.offload else sum(row.amount_bytes for row in _kept_inputs(shape, settings, choice))
+    in_layers = head + max(0, of_layers * (layers - 1) // layers - leaving)
+    return (
+        replace(gradients, amount_bytes=0),
+        replace(gradients, amount_bytes=in_layers),
+        replace(gradients, amount_bytes=head + of_layers),
+    )
+
+
+def _in_loss_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
+    """As backward begins: the gradients of last hidden states and head, scaled, and of a 16-bit head in its type."""
+    D, size = shape.hidden_size, settings.weight_bytes
+    stream = answer_pass_tokens(settings, choice) * D * size
+    scaled = 2 * choice.sequences * settings.completion_tokens * D * size
+    of_head = shape.vocab_size * D * (8 + (size if size < 4 else 0)) if settings.method == "full" else 0
+    return [
+        *_kept_inputs(shape, settings, choice),
+        *_newest_input(shape, settings, choice),
+        *_shared_prompt(shape, settings, choice),
+        _rotations(shape, settings, choice),
+        PlanRow("last hidden states and their gradient, scaled", stream + scaled, is_transient=True),
+        PlanRow("gradient of the head, scaled", of_head, is_transient=True),
+    ]
+
+
+def _in_embedding_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
+    """As it ends: the embedding's gradient, and where it is the head, that one's and their sum."""
+    if settings.method != "full":
+        return []
+    one = shape.vocab_size * shape.hidden_size * settings.weight_bytes
+    amount = (3 if shape.tie_word_embeddings else 1) * one
+    return [PlanRow("gradient of the embedding", amount, is_transient=True)]
+
+
+def _in_layer_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     work = layer_bytes(shape, settings, choice)
     last = feed_forward_kept_bytes(shape, settings, choice) if settings.recompute == "none" else 0
     return [
@@ -208,45 +274,56 @@ def _backward_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
         *(PlanRow(name, amount, is_transient=True) for name, amount in work.items()),
-        *_tied_gradient(shape, settings),
+        *_waiting_gradient(shape, settings),
     ]
-
-
-def _tied_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
-    """A trained head that is the embedding, too: its gradient waits for that of the embedding, the last."""
-    if settings.method != "full" or not shape.tie_word_embeddings:
-        return []
-    amount = shape.embedding_weights() * settings.weight_bytes
-    return [PlanRow("gradient of the head, until the embedding's", amount, is_transient=True)]
 
 
 def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     if settings.recompute == "none":
         kept = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
+        if settings.method == "lora":  # the first layer's input needs no gradient
+            kept -= input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
         return [PlanRow("kept by the layers for backward", kept, is_transient=True)]
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
     return [PlanRow("layer inputs", amount, is_transient=True)]
+
+
+def _newest_input(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
+    """Of offloaded inputs the last one stays on the card until backward comes to it."""
+    if not choice.offload or settings.recompute == "none":
+        return []
+    amount = answer_pass_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+    return [PlanRow("the last layer's input", amount, is_transient=True)]
 
 
 def _shared_prompt(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     """What a prompt that is computed once keeps for its completions: keys and values, their gradients, and its end."""
     if not shares_prompt(settings, choice) or settings.prompt_tokens == 0:
         return []
-    keys = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
-    hidden = settings.prompt_tokens * shape.hidden_size * settings.weight_bytes
+    amount = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
+    of_token = (3 if choice.offload else 2) * shape.hidden_size + 2 * shape.head_dim
+    ends = settings.prompt_tokens * of_token * settings.weight_bytes  # before and after the last norm · rotations
     return [
-        PlanRow("the prompt's keys and values, and their gradients", keys, is_transient=True),
-        PlanRow("the prompt's last hidden states", (3 if choice.offload else 2) * hidden, is_transient=True),
+        PlanRow("the prompt's keys and values, and their gradients", amount, is_transient=True),
+        PlanRow("the prompt's last hidden states", ends, is_transient=True),
     ]
 
 
 def _rotations(shape: Shape, settings: PlanSettings, choice: Choice) -> PlanRow:
     """Sine and cosine of every token's position."""
-    tokens = input_tokens(settings, choice)
+    tokens = answer_pass_tokens(settings, choice)
     return PlanRow("rotations", tokens * 2 * shape.head_dim * settings.weight_bytes, is_transient=True)
 
 
 def _layer_inputs_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
-    tokens = input_tokens(settings, choice)
+    tokens = answer_pass_tokens(settings, choice)
     tokens += settings.prompt_tokens if shares_prompt(settings, choice) else 0
     return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
+
+
+def _waiting_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
+    """The gradient of a head that is the embedding, too, waits for the other half."""
+    if settings.method != "full" or not shape.tie_word_embeddings:
+        return []
+    amount = shape.vocab_size * shape.hidden_size * settings.weight_bytes
+    return [PlanRow("the head's gradient, which the embedding's joins", amount, is_transient=True)]

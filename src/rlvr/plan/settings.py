@@ -95,6 +95,13 @@ def input_tokens(settings: PlanSettings, choice: Choice) -> int:
     return group_tokens(settings, choice.sequences)
 
 
+def answer_pass_tokens(settings: PlanSettings, choice: Choice) -> int:
+    """Tokens of the pass of a micro-batch's completions."""
+    if shares_prompt(settings, choice):
+        return choice.sequences * settings.completion_tokens
+    return group_tokens(settings, choice.sequences)
+
+
 def group_tokens(settings: PlanSettings, sequences: int) -> int:
     """Tokens of so many completions and of their prompts, each once for its group."""
     return -(-sequences // settings.completions) * settings.prompt_tokens + sequences * settings.completion_tokens

@@ -16,6 +16,7 @@ from rlvr.plan.shapes import LinearShape, Shape
 WORKSPACE = "attention's workspace"
 OUTPUT_GRADIENT = "gradients of output and middle"
 UNPACKED = "weights, unpacked"
+SCORE_BYTES = 2**24
 CALL_TOKENS = (
     8192  # of attention/kernels.py, as the next two of its neighbours layout.py and padded.py, which import torch
 )
@@ -72,7 +73,7 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
         "kept by the last feed-forward": feed_forward_kept_bytes(shape, settings, choice),
         OUTPUT_GRADIENT: tokens * D * size,
         "gradient of the gate": tokens * F * size,
-        UNPACKED: _unpacked(feed_forward, settings)[0],
+        UNPACKED: _unpacked(shape, settings, ("down_proj",)),
         "gradients not added yet": max(x.weights for x in feed_forward) * size if settings.method == "full" else 0,
     }
     in_attention = {
@@ -110,25 +111,32 @@ def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> 
     if settings.method == "lora":
         inner += 3 * settings.rank * size
     feed_forward = [linear for linear in shape.linears() if linear.name in FEED_FORWARD]
-    down = [linear for linear in feed_forward if linear.name == "down_proj"]  # that of a tile; all of the tiles before
-    largest, all_of_them = _unpacked(feed_forward, settings)
+    down = [linear for linear in feed_forward if linear.name == "down_proj"]
+    is_tiled = rows < tokens
+    copies = 1 if is_tiled else 0  # of the tiles before
+    wide = rows * inner
+    weights = _unpacked(shape, settings, FEED_FORWARD if is_tiled else ("down_proj",))
+    if shape.family.is_fused and not is_tiled:  # or as the wider matrix goes backward
+        narrower = rows * (inner - 2 * F * size), _unpacked(shape, settings, ("gate_up_proj",))
+        wide, weights = max((wide, weights), narrower, key=sum)
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         "the middle": tokens * D * size,
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
-        "feed-forward": rows * inner,
-        UNPACKED: all_of_them if rows < tokens else largest,
-        "gradients not added yet": _gradient_bytes(feed_forward, settings) + _gradient_bytes(down, settings),
+        "feed-forward": wide,
+        "gradients not added yet": copies * _gradient_bytes(feed_forward, settings) + _gradient_bytes(down, settings),
+        UNPACKED: weights,
     }
 
 
 def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
     tokens = input_tokens(settings, choice)
+    done = [linear for linear in shape.linears() if linear.name in (*FEED_FORWARD, "o_proj")]
     return {
         "attention, recomputed": tokens * _kept(shape, settings),
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
         "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
-        "gradients not added yet": _gradient_bytes(shape.linears(), settings),
+        "gradients not added yet": _gradient_bytes(done, settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
 
@@ -137,14 +145,6 @@ def _output_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> in
     """A layer that goes through its feed-forward in tiles writes the middle's gradient over that of its output."""
     copies = 1 if settings.recompute == "tiles" else 2
     return copies * input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-
-
-def _unpacked(linears: Sequence[LinearShape], settings: PlanSettings) -> tuple[int, int]:
-    """Bytes of 4-bit weights while they are used: of the largest, and of all of them."""
-    if settings.quantization == "none":
-        return 0, 0
-    sizes = [linear.weights * settings.weight_bytes for linear in linears]
-    return max(sizes), sum(sizes)
 
 
 def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
@@ -164,12 +164,17 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """
     Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
     longest = max(prompt, settings.completion_tokens)
+    if settings.is_cuda and not _is_flash(shape, settings):
+        return 4 * SCORE_BYTES
     if settings.is_cuda:
         call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
         wanted = min(shape.num_key_value_heads, -(-call // CALL_TOKENS))
         groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
-        copies = 4 * Q + (2 * Q * settings.weight_bytes if K < Q else 0)
-        return call * (copies + settings.weight_bytes * (Q + 2 * K)) // groups
+        size = settings.weight_bytes
+        sums = 4 * Q + (2 * Q * size if K < Q else 0)
+        results = size * (Q + 2 * K) * (2 if groups > 1 else 1)  # and those of the heads before
+        copies = 2 * Q * size if groups > 1 else 0  # of out and its gradient
+        return call * (sums + results + copies) // groups
     if settings.weight_bytes == 4 and _row_bytes(shape, settings) <= SHORT_ROW_BYTES:
         return _padded_workspace(shape, settings, choice)
     own = longest * (Q + 2 * K)
@@ -177,6 +182,17 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     behind = rows * Q + prompt * 2 * K if prompt else 0
     upcast = own + 2 * longest * Q if settings.weight_bytes < 4 else 0
     return 4 * (max(own, behind) + upcast)
+
+
+def _unpacked(shape: Shape, settings: PlanSettings, names: Sequence[str]) -> int:
+    """4-bit matrices in the type of the products."""
+    if settings.quantization == "none":
+        return 0
+    return sum(linear.weights for linear in shape.linears() if linear.name in names) * settings.weight_bytes
+
+
+def _is_flash(shape: Shape, settings: PlanSettings) -> bool:
+    return settings.is_cuda and settings.weight_bytes == 2 and shape.head_dim <= 256 and shape.head_dim % 8 == 0
 
 
 def _row_bytes(shape: Shape, settings: PlanSettings) -> int:
