@@ -39,7 +39,7 @@ HOMES = {
     "accelerate": {"memory"},
     "vllm_bnb_plugin": {"sampler"},
     "vllm": {"sampler"},
-    "triton": {"loss", "logprob"},
+    "triton": {"loss", "logprob", "memory"},
     "pydantic": {"config"},
     "typer": {"cli"},
     "rich": {"runtime", "plan"},

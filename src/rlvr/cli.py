@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from rlvr.plan.settings import Engine, Method, PlanSettings, Quantization
-from rlvr.runtime.machine import bound_caches, explain, speak_utf8
+from rlvr.runtime.machine import bound_memory, explain, speak_utf8
 from rlvr.types import Interrupted, OptimizerKind, UserError
 
 app = typer.Typer(
@@ -276,7 +276,7 @@ def report() -> None:
 def main() -> None:
     """Run the command line. An error that the user can fix prints as one message, without a traceback."""
     speak_utf8()
-    bound_caches()
+    bound_memory()
     try:
         app()
     except UserError as error:

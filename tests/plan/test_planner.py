@@ -88,7 +88,7 @@ class TestPublished:
         assert together[-1] / GIB < 54.33 and together[0] / GIB < 42 and together[1] / GIB < 9.8
         assert together[3] == 2.5 * GIB and alone[3] == 20 * GIB
         assert prediction.training_bytes == alone[0]
-        assert_bytes("training", alone[0], 8.63 * GIB, within=0.01, rows=prediction.phases["backward"])
+        assert_bytes("training", alone[0], 8.13 * GIB, within=0.01, rows=prediction.phases["backward"])
 
     def test_the_rule(self) -> None:
         assert "8.0 GB for QLoRA" in rule_of_thumb(LLAMA_8B) and "32.1 GB for 16-bit LoRA" in rule_of_thumb(LLAMA_8B)
@@ -123,11 +123,11 @@ class TestRows:
         assert on_card.host_bytes == 0
         assert_row(on_host.host, "layer inputs", 5 * GIB)
 
-    def test_a_layer_goes_backward_in_115_kb_a_token(self) -> None:
+    def test_a_layer_goes_backward_in_75_kb_a_token(self) -> None:
         small_tiles = replace(THRIFTY, tile_rows=2048)
         tiled = bytes_per_token(LLAMA_8B, at(20480, prompt_tokens=0), small_tiles)
         whole = bytes_per_token(LLAMA_8B, at(20480, prompt_tokens=0, recompute="layer"), small_tiles)
-        assert tiled == pytest.approx(115_600, rel=0.005)
+        assert tiled == pytest.approx(74_500, rel=0.005)
         assert whole > 2 * tiled
 
     def test_a_width_that_is_not_whole_blocks_stays_in_16_bits(self) -> None:
@@ -279,6 +279,7 @@ def test_more_of_anything_never_needs_less(
 ) -> None:
     shape = SHAPES[name]
     settings = at(context, completions=completions, rank=rank, optimizer=optimizer, quantization=quantization)
+    settings = replace(settings, completions_per_step=16)  # more than a micro-batch: all of them meet gradients
     choice = replace(THRIFTY, sequences=sequences, share_prompts=False)
     prediction = predict(shape, settings, choice)
     larger = (

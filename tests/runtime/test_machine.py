@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from rlvr.runtime.machine import CACHED, CACHES, bound_caches, check_folder, check_writable, explain
+from rlvr.runtime.machine import ALLOCATOR, CACHED, CACHES, bound_memory, check_folder, check_writable, explain
 from rlvr.types import UserError
 
 
@@ -80,9 +80,9 @@ def test_braces_in_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 GROWS = """
 import resource, sys
 from pathlib import Path
-from rlvr.runtime.machine import bound_caches
+from rlvr.runtime.machine import bound_memory
 if sys.argv[1] == "bound":
-    bound_caches()
+    bound_memory()
 import torch
 from rlvr.linear import linear
 torch.set_num_threads(1)
@@ -112,8 +112,20 @@ def test_memory_does_not_grow_with_the_number_of_shapes(monkeypatch: pytest.Monk
 def test_a_bound_that_a_person_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHES[0], "7")
     monkeypatch.delenv(CACHES[1], raising=False)
-    bound_caches()
+    bound_memory()
     assert (os.environ[CACHES[0]], os.environ[CACHES[1]]) == ("7", str(CACHED))
+
+
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_an_allocator_that_a_person_set_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in ALLOCATOR:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    bound_memory()
+    assert {each: os.environ.get(each) for each in ALLOCATOR if each in os.environ} == {name: "max_split_size_mb:64"}
+    monkeypatch.delenv(name)
+    bound_memory()
+    assert os.environ.pop(ALLOCATOR[0]) == "expandable_segments:True"
 
 
 def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:

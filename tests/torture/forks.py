@@ -43,7 +43,7 @@ def warm() -> None:
     """Load what the stages load, once, and compute nothing: threads do not survive a fork."""
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    importlib.import_module("rlvr.runtime.machine").bound_caches()
+    importlib.import_module("rlvr.runtime.machine").bound_memory()
     for name in ("rlvr.cli", "matplotlib.pyplot", "pyarrow.parquet", "peft", *(f"rlvr.stages.{s}" for s in STAGES)):
         importlib.import_module(name)
     importlib.import_module("transformers.models.llama.modeling_llama")

@@ -131,7 +131,7 @@ def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def unpacked(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, the 4-bit weights of `module` are there in `dtype`: for uses so near that unpacking once is worth it."""
+    """Inside, the 4-bit weights of `module` are kept in `dtype`: for uses so near that unpacking once is worth it."""
     layers = [part for part in module.modules() if isinstance(part, nn.Linear) and is_quantized(part)]
     for layer in layers:
         vars(layer)["unpacked"] = weight_of(layer, dtype)

@@ -41,6 +41,12 @@ def has_bfloat16() -> bool:
     return is_real
 
 
+def sum_in_float32() -> None:
+    """Let matrix products of 16 bits on a GPU keep their sums in float32 to the end, which torch does not by itself."""
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
 def device_name(device: torch.device) -> str:
     """The device's name in cards and reports."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

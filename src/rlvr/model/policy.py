@@ -27,6 +27,7 @@ from rlvr.memory.mlp import gate_in_place
 from rlvr.memory.norm import fuse_norms
 from rlvr.memory.quantized import quantize, scales
 from rlvr.memory.views import Views
+from rlvr.model.device import sum_in_float32
 from rlvr.model.files import reason
 from rlvr.model.head import at_least_float32, check_head, logit_map
 from rlvr.model.probe import check_packed
@@ -163,6 +164,7 @@ def load_policy(
     are not. `nf4_except`: the frozen linear layers are quantized to NF4, all but those named; None quantizes nothing.
     Raises UserError when the model cannot be used, and ValueError for shared weights without an adapter.
     """
+    sum_in_float32()
     start = start if start is not None and has_weights(start) else None
     if start is not None and lora is None:
         source = Source(str(start), None, None)

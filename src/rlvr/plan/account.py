@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.plan.grids import choices_of
 from rlvr.plan.planner import Plan, longest_context
-from rlvr.plan.predict import ENGINE_COPY, GRADIENTS, LOGITS, PlanRow, kv_cache_bytes
+from rlvr.plan.predict import ENGINE_COPY, LOGITS, PlanRow, kv_cache_bytes
 from rlvr.plan.published import standard_logits_bytes, standard_weights_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _phase(name: str, plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, An
     measured = peak.allocated_bytes if peak else None
     planned = sum(row.amount_bytes for row in _rows(name, plan))
     basis = counted if name in OF_LENGTHS else plan
-    expected = sum(row.amount_bytes for row in _rows(name, basis) if _is_there(row, name, basis))
+    expected = sum(row.amount_bytes for row in _rows(name, basis) if _is_counted(row, basis))
     return {
         "phase": name,
         "planned_bytes": planned,
@@ -77,10 +77,8 @@ def _phase(name: str, plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, An
     }
 
 
-def _is_there(row: PlanRow, phase: str, basis: Plan) -> bool:
-    """Gradients are not, at the peak of a step that is one micro-batch; nor, to be counted on a CPU, an engine."""
-    if row.name == GRADIENTS and phase == "update":
-        return basis.choice.sequences < basis.settings.completions_per_step
+def _is_counted(row: PlanRow, basis: Plan) -> bool:
+    """On a CPU an engine's memory is not."""
     return basis.settings.is_cuda or row.name != ENGINE_COPY
 
 

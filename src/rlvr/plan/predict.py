@@ -289,7 +289,7 @@ def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[P
 
 
 def _newest_input(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    """Of offloaded inputs the last one stays on the card until backward comes to it."""
+    """Of offloaded inputs the last one stays on the card until backward takes it."""
     if not choice.offload or settings.recompute == "none":
         return []
     amount = answer_pass_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes

@@ -19,6 +19,7 @@ NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "os
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's own layer above it
 CACHED = 64  # shapes; 1,024 without a limit, and 0 would compile at each call
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the name of today, and the older one
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -34,10 +35,16 @@ def speak_utf8() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def bound_caches() -> None:
-    """Keep memory flat where every batch has another shape. To be called before torch is imported."""
+def bound_memory() -> None:
+    """Keep memory flat where every batch has another shape. To be called before torch is imported.
+
+    Segments of torch's allocator on a GPU can grow: those of a fixed size leave up to half of what comes and goes
+    unused, by benchmarks/gpu/simulate.py. What the environment sets already stays.
+    """
     for name in CACHES:
         os.environ.setdefault(name, str(CACHED))
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def check_folder() -> None:
