@@ -25,7 +25,7 @@ from rlvr.plan.published import (
     standard_logits_bytes,
     standard_weights_bytes,
 )
-from rlvr.plan.settings import NF4_BYTES, Choice, PlanSettings, check
+from rlvr.plan.settings import NF4_BYTES, Choice, PlanSettings, check, input_tokens
 from rlvr.plan.shapes import Shape, all_shapes, find_shape
 from rlvr.plan.working_set import bytes_per_token
 from rlvr.types import UserError
@@ -127,7 +127,7 @@ class TestRows:
         small_tiles = replace(THRIFTY, tile_rows=2048)
         tiled = bytes_per_token(LLAMA_8B, at(20480, prompt_tokens=0), small_tiles)
         whole = bytes_per_token(LLAMA_8B, at(20480, prompt_tokens=0, recompute="layer"), small_tiles)
-        assert tiled == pytest.approx(74_500, rel=0.005)
+        assert tiled == pytest.approx(75_400, rel=0.005)
         assert whole > 2 * tiled
 
     def test_a_width_that_is_not_whole_blocks_stays_in_16_bits(self) -> None:
@@ -282,11 +282,12 @@ def test_more_of_anything_never_needs_less(
     settings = replace(settings, completions_per_step=16)  # more than a micro-batch: all of them meet gradients
     choice = replace(THRIFTY, sequences=sequences, share_prompts=False)
     prediction = predict(shape, settings, choice)
+    is_tiled = input_tokens(settings, choice) > 8192  # one tile for all rows keeps no sums of others
     larger = (
         predict(shape, replace(settings, completion_tokens=settings.completion_tokens + 100), choice),
         predict(shape, replace(settings, rank=rank + 8), choice),
         predict(shape, settings, replace(choice, sequences=sequences + 1, share_prompts=False)),
-        predict(shape, settings, replace(choice, tile_rows=8192, head_rows=2048)),
+        predict(shape, settings, replace(choice, tile_rows=8192 if is_tiled else choice.tile_rows, head_rows=2048)),
         predict(shape, settings, replace(choice, kv_sequences=2)),
         predict(shape, replace(settings, has_reference=True), choice),
     )

@@ -147,6 +147,7 @@ def _flash_backward(
         )  # fmt: skip
         for total, part, where in zip(sums, result, (heads, shared, shared), strict=True):
             total[:, where] += part
+        del result, part  # before those of the next heads
 
 
 def _flash_window(piece: Piece) -> tuple[int, int]:

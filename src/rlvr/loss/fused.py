@@ -139,7 +139,7 @@ class FusedLoss(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scale = dloss / ctx.boost
         saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        scaled = [None if gradient is None else (gradient * scale).to(dtype) for gradient, dtype in saved]
+        scaled = [None if gradient is None else gradient.mul_(scale).to(dtype) for gradient, dtype in saved]
         return *scaled, *(None,) * 5
 
 

@@ -183,7 +183,7 @@ def _mlp_backward(
             for i, part in enumerate(found):
                 total = totals[i]
                 totals[i] = part if total is None or part is None else total.add_(part)
-            del found
+            del found, part, total  # before those of the next tile
     return grad_h, totals
 
 

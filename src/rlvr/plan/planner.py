@@ -133,11 +133,17 @@ def _places_of_states(settings: PlanSettings) -> tuple[bool, ...]:
 
 
 def _thriftiest(shape: Shape, settings: PlanSettings) -> Choice:
-    """The smallest of everything; keys of a prompt that is computed once may need more than its repetition."""
+    """The smallest of everything, but for two things that may need more than they save: keys of a prompt that is
+    computed once, and weights that are unpacked for several small tiles.
+    """
     *_, update = _update_choices(settings)
     *_, choice = _rollout_choices(settings, update)
-    both = (replace(choice, share_prompts=share_prompts) for share_prompts in (True, False))
-    return min(both, key=lambda choice: predict(shape, settings, choice).peak_bytes)
+    choices = [
+        replace(choice, share_prompts=share_prompts, tile_rows=tile_rows)
+        for share_prompts in (True, False)
+        for tile_rows, _ in TILES
+    ]
+    return min(choices, key=lambda choice: predict(shape, settings, choice).peak_bytes)
 
 
 def halves(count: int) -> Iterator[int]:

@@ -242,18 +242,18 @@ def _gradients_at(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple
 
 
 def _in_loss_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    """As backward begins: the gradients of last hidden states and head, scaled, and of a 16-bit head in its type."""
+    """As backward begins: the gradients of last hidden states and head, and of a 16-bit head in its type, too."""
     D, size = shape.hidden_size, settings.weight_bytes
     stream = answer_pass_tokens(settings, choice) * D * size
-    scaled = 2 * choice.sequences * settings.completion_tokens * D * size
-    of_head = shape.vocab_size * D * (8 + (size if size < 4 else 0)) if settings.method == "full" else 0
+    of_hidden = choice.sequences * settings.completion_tokens * D * size
+    of_head = shape.vocab_size * D * (4 + (size if size < 4 else 0)) if settings.method == "full" else 0
     return [
         *_kept_inputs(shape, settings, choice),
         *_newest_input(shape, settings, choice),
         *_shared_prompt(shape, settings, choice),
         _rotations(shape, settings, choice),
-        PlanRow("last hidden states and their gradient, scaled", stream + scaled, is_transient=True),
-        PlanRow("gradient of the head, scaled", of_head, is_transient=True),
+        PlanRow("last hidden states and their gradient", stream + of_hidden, is_transient=True),
+        PlanRow("gradient of the head", of_head, is_transient=True),
     ]
 
 

@@ -37,9 +37,9 @@ def layer_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[st
 
 
 def bytes_per_token(shape: Shape, settings: PlanSettings, choice: Choice) -> float:
-    """The same for each token, without attention's workspace: the figure to hold against a measured layer."""
+    """The same for each token, without attention's workspace and the weights: to be compared with a measured layer."""
     rows = layer_bytes(shape, settings, choice)
-    amount = sum(amount for name, amount in rows.items() if name != WORKSPACE)
+    amount = sum(amount for name, amount in rows.items() if name not in (WORKSPACE, UNPACKED))
     return amount / input_tokens(settings, choice)
 
 
@@ -172,7 +172,7 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
         groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
         size = settings.weight_bytes
         sums = 4 * Q + (2 * Q * size if K < Q else 0)
-        results = size * (Q + 2 * K) * (2 if groups > 1 else 1)  # and those of the heads before
+        results = size * (Q + 2 * K)
         copies = 2 * Q * size if groups > 1 else 0  # of out and its gradient
         return call * (sums + results + copies) // groups
     if settings.weight_bytes == 4 and _row_bytes(shape, settings) <= SHORT_ROW_BYTES:
