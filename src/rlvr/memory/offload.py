@@ -1,16 +1,16 @@
 """Where the inputs of the decoder layers wait, on the host, between forward and backward.
 
-On CUDA they travel on a separate stream, into one page-locked slab, and backward finds the next one already on its
+On CUDA they travel on a separate stream, into page-locked blocks, and backward finds the next one already on its
 way. On a CPU the same code makes plain copies, which saves nothing there: it is how the tests run it.
 """
 # L layers
 
 from __future__ import annotations
 
-import math
 import mmap
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,16 +19,20 @@ from torch import Tensor
 
 from rlvr.types import UserError
 
+BLOCK_BYTES = 2**24
+SMALL_BLOCK_BYTES = 2**16  # on a CPU, where nothing is locked
+
 
 class Offload:
-    """Slabs of host memory for passes through `num_layers` layers; a pass that has ended leaves its slab to the next.
+    """Blocks of host memory for passes through `num_layers` layers; a pass that has ended leaves its blocks to others.
 
-    One slab is enough where each forward is followed by its backward; more passes at a time take more slabs.
+    So what is page-locked is what passes need at the same time, and a longer one than ever locks only the difference.
     """
 
     def __init__(self, num_layers: int, device: torch.device) -> None:
         self.num_layers, self.device = num_layers, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.block_bytes = BLOCK_BYTES if self.stream is not None else SMALL_BLOCK_BYTES
         self.free: list[Tensor] = []
         self.current: weakref.ref[Pass] | None = None
 
@@ -36,30 +40,32 @@ class Offload:
         """Copy the input of `layer` to the host. The pass ends when nothing holds what this returns."""
         current = self.current() if self.current is not None else None
         if current is None or not current.expects(layer, x):
-            current = Pass(self._slab(self.num_layers * x.nbytes), x.shape, x.dtype, self)
-            weakref.finalize(current, self.free.append, current.slab)
+            current = Pass(x.shape, x.dtype, self)
+            weakref.finalize(current, _leave, current.blocks, self.free)
             self.current = weakref.ref(current)
         current.store(layer, x)
         return current
 
-    def _slab(self, size_bytes: int) -> Tensor:
-        enough = [i for i, slab in enumerate(self.free) if slab.nbytes >= size_bytes]
-        if enough:
-            return self.free.pop(min(enough, key=lambda i: self.free[i].nbytes))
-        if self.stream is not None:
-            self.stream.synchronize()  # nothing reads a slab that goes now
-        self.free.clear()
-        return host_memory(size_bytes, page_locked=self.stream is not None, key="memory.offload")
+    def block(self) -> Tensor:
+        """Memory for a part of an input. All copies are on one stream, so that of an ended pass can be used again."""
+        if self.free:
+            return self.free.pop()
+        return host_memory(self.block_bytes, page_locked=self.stream is not None, key="memory.offload")
+
+
+def _leave(blocks: list[Tensor], free: list[Tensor]) -> None:
+    free.extend(blocks)
+    blocks.clear()
 
 
 @dataclass(eq=False)
 class Pass:
     """The inputs of one pass, all of one shape: on the host, two at a time on the device."""
 
-    slab: Tensor
     shape: torch.Size
     dtype: torch.dtype
     home: Offload
+    blocks: list[Tensor] = field(default_factory=list)
     stored: set[int] = field(default_factory=set)
     newest: tuple[int, Tensor, Any] | None = None  # still on the device: the source of the last copy, and its end
     buffers: list[Tensor | None] = field(default_factory=lambda: [None, None])
@@ -73,7 +79,8 @@ class Pass:
     def store(self, layer: int, x: Tensor) -> None:
         if self.newest is not None:
             self._wait(self.newest[2])  # then the memory of the one before may be used again
-        self.newest = (layer, x, self._copy(self._place(layer), x))
+        x = x.contiguous()
+        self.newest = (layer, x, self._copy(layer, x, to_host=True))
         self.stored.add(layer)
 
     def fetch(self, layer: int) -> Tensor:
@@ -91,9 +98,15 @@ class Pass:
         assert buffer is not None
         return buffer
 
-    def _place(self, layer: int) -> Tensor:
-        size_bytes = math.prod(self.shape) * self.dtype.itemsize
-        return self.slab[layer * size_bytes : (layer + 1) * size_bytes].view(self.dtype).view(self.shape)
+    def _parts(self, layer: int, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Places on the host of the input of `layer`, and the parts of `x`, a contiguous tensor like it, for them."""
+        flat, size = x.view(-1).view(torch.uint8), self.home.block_bytes
+        first = layer * len(flat)  # of the bytes of all inputs, one behind the other
+        for start in range(first - first % size, first + len(flat), size):
+            while len(self.blocks) <= start // size:
+                self.blocks.append(self.home.block())
+            begin, end = max(start, first), min(start + size, first + len(flat))
+            yield self.blocks[start // size][begin - start : end - start], flat[begin - first : end - first]
 
     def _load(self, layer: int) -> None:
         if layer not in self.stored or self.loaded[layer % 2] == layer:
@@ -104,18 +117,18 @@ class Pass:
             if self.home.stream is not None:
                 buffer.record_stream(self.home.stream)
             self.buffers[layer % 2] = buffer
-        self.arrived[layer % 2] = self._copy(buffer, self._place(layer))
+        self.arrived[layer % 2] = self._copy(layer, buffer, to_host=False)
         self.loaded[layer % 2] = layer
 
-    def _copy(self, target: Tensor, source: Tensor) -> Any:
+    def _copy(self, layer: int, x: Tensor, *, to_host: bool) -> Any:
         """Copy after all work so far, in parallel with later work; returns the event at its end."""
-        if self.home.stream is None:
-            target.copy_(source)
-            return None
-        self.home.stream.wait_stream(torch.cuda.current_stream(self.home.device))
-        with torch.cuda.stream(self.home.stream):
-            target.copy_(source, non_blocking=True)
-            return self.home.stream.record_event()
+        if self.home.stream is not None:
+            self.home.stream.wait_stream(torch.cuda.current_stream(self.home.device))
+        with nullcontext() if self.home.stream is None else torch.cuda.stream(self.home.stream):
+            for place, part in self._parts(layer, x):
+                target, source = (place, part) if to_host else (part, place)
+                target.copy_(source, non_blocking=self.home.stream is not None)
+            return None if self.home.stream is None else self.home.stream.record_event()
 
     def _wait(self, event: Any) -> None:
         if event is not None:
