@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from rlvr.plan.cards import card_of_size
 from rlvr.plan.planner import plan
 from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
+from rlvr.stages.provenance import commit, versions
 from simulation import Simulation, simulate
 from speed import speed_lines, summed
 
@@ -156,14 +158,14 @@ def row_lines(found: Simulation, phase: str) -> Iterator[str]:
 
 
 def as_json(case: Case, found: Simulation) -> dict[str, Any]:
-    """A line of JSON for a table that a script writes."""
+    """One update for a table that a script writes."""
     return {
         "what": case.title,
         "shape": case.shape.name,
         "layers": case.shape.num_hidden_layers,
         "settings": asdict(case.settings),
         "choice": asdict(case.choice),
-        "phases": {name: {"bytes": peak.bytes, "rows": peak.rows} for name, peak in found.peaks.items()},
+        "phases": {name: peak.bytes for name, peak in found.peaks.items()},
         "planned_bytes": {name: planned for name, (_, planned) in found.compared().items()},
         "host_bytes": found.host_bytes,
         "planned_host_bytes": found.prediction.host_bytes,
@@ -195,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", action="store_true", help="what is live at each peak, next to the plan's rows")
     made.add_argument("--speed", action="store_true", help="work of each phase, and its least time on common cards")
     made.add_argument("--no-flash", action="store_true", help="attention as on a card before Ampere, such as the T4")
-    made.add_argument("--out", type=Path, help="file that takes a line of JSON for each update")
+    made.add_argument("--out", type=Path, help="JSON file of the figures, for docs/make/memory.py")
     return made
 
 
@@ -212,6 +214,7 @@ def cases(arguments: Sequence[str] | None) -> tuple[list[Case], argparse.Namespa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     wanted, options = cases(arguments)
+    updates: list[dict[str, Any]] = []
     for case in wanted:
         found = simulate(case.shape, case.settings, case.choice, has_flash=not options.no_flash)
         title = f"{case.title} ({found.seconds:.0f} s)"
@@ -221,9 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ideal = summed(simulate(case.shape, *plain).work)
             print("\n".join(speed_lines(found.work, ideal, has_flash=not options.no_flash)), flush=True)
         print(flush=True)
-        if options.out is not None:
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(as_json(case, found)) + "\n")
+        updates.append(as_json(case, found))
+    if options.out is not None:
+        about = {"command": " ".join(["python", *sys.argv]), "commit": commit(), "versions": versions()}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(about | {"updates": updates}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

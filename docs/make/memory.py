@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from rlvr.plan.cards import CARDS, COMMON, card_of_size, find_card
-from rlvr.plan.grids import examples_grid, least_grid, longest_grid, plan_grid, published_grid
+from rlvr.plan.cards import CARDS, COMMON, GIB, card_of_size, find_card
+from rlvr.plan.grids import Grid, examples_grid, least_grid, longest_grid, plan_grid, published_grid
 from rlvr.plan.planner import plan, with_context
 from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 
 PAGE = Path("docs/memory.md")
+SIMULATED = Path("benchmarks/results/simulated/updates.json")
 CONTEXTS = (2048, 8192, 20480, 32768, 131072)
 EXAMPLES = (
     ("Qwen2.5-1.5B", 5.0, 2048),
@@ -51,7 +53,29 @@ def tables() -> dict[str, str]:
         "examples": examples_grid(examples).markdown(),
         "plan": plan_grid(one).markdown(),
         "published": published_grid(llama, QLORA).markdown(),
+        "simulated": simulated_grid().markdown(),
     }
+
+
+def simulated_grid() -> Grid:
+    """Peaks of live tensors and of what torch's allocator would hold for them, in GiB, as the file has them."""
+    found = json.loads(SIMULATED.read_text(encoding="utf-8"))
+    rows = []
+    for update in found["updates"]:
+        choice, settings = update["choice"], update["settings"]
+        tokens = settings["prompt_tokens"] + settings["completion_tokens"]
+        place = "host" if choice["offload"] else "card"
+        run = f"{update['shape']}, {choice['sequences']} × {tokens:,}, inputs on the {place}"
+        run += ", optimizer states on the host" if choice["states_on_host"] else ""
+        amounts = (
+            max(update["phases"].values()),
+            update["planned_bytes"]["update"],
+            update["reserved_bytes"]["expandable segments"],
+            update["host_bytes"],
+        )
+        rows.append((run, *(f"{amount / GIB:.2f}" for amount in amounts)))
+    header = ("one update", "simulated", "planned", "held by the allocator, simulated", "host, simulated")
+    return Grid(f"simulated at commit {found['commit'][:7]}", header, tuple(rows))
 
 
 def with_tables(text: str) -> str:
