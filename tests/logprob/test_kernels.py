@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from support.compiled import SHARED_KIB, Variant, all_variants, compiled, few_variants
+
 pytest.importorskip("triton", reason="triton is for Linux on x86_64")
 TESTS = Path(__file__).parent.parent
+SPILLED_BYTES = 16  # ptxas gives up four registers of 64 to run two programs at a time
 CASES = ("logprob/head_kernel_cases.py", "loss/loss_kernel_cases.py", "memory/norm_kernel_cases.py")
 
 
@@ -31,51 +33,34 @@ def test_the_kernels_are_right(cases: str) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
-@pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Compile a kernel for a card that need not be here; the machine code."""
-    from triton import compile as compile_kernel  # noqa: PLC0415
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-    def make(kernel: Any, capability: int, out: str, **constants: Any) -> bytes:
-        types = {"logits": "*fp32", "out": out, "target_C": "*i64", "start_R": "*i64", "stride": "i32"}
-        types |= dict.fromkeys(("vocabulary", "num_rows", "width"), "i32")
-        types |= dict.fromkeys(("grad_ND", "x_ND", "y_ND", "grad_x_ND", "weight_D"), out)
-        signature = {}
-        for name in kernel.arg_names:
-            pointer = "*fp32" if name.endswith(("_C", "_T", "_N", "_PD")) else "fp32"
-            signature[name] = "constexpr" if name in constants else types.get(name, pointer)
-        source = ASTSource(kernel, signature, constants)
-        target = GPUTarget("cuda", capability, 32)
-        code: bytes = compile_kernel(source, target=target, options={"num_warps": 16}).asm["cubin"]
-        return code
-
-    return make
-
-
 @pytest.mark.parametrize("capability, out", [(75, "*fp16"), (90, "*bf16")])
-@pytest.mark.parametrize("entropy", [True, False])
-def test_the_kernels_compile(build: Any, capability: int, out: str, entropy: bool) -> None:
+@pytest.mark.parametrize("branches", [True, False])
+def test_the_kernels_compile(cache: None, capability: int, out: str, branches: bool) -> None:
     """For the T4 and the H100, with every branch and with none."""
-    from rlvr.logprob import kernel as head  # noqa: PLC0415
-    from rlvr.loss import kernel as loss  # noqa: PLC0415
-    from rlvr.memory import norm_kernel as norm  # noqa: PLC0415
+    for variant in few_variants(branches):
+        check(variant, capability, out)
 
-    for width in (64, 128, 4096, 16384):
-        sizes = {name: size for name, size in norm.launch(width).items() if name != "num_warps"}
-        assert build(norm.forward_kernel, capability, out, ROUNDS_FIRST=entropy, **sizes)
-        assert build(norm.backward_kernel, capability, out, NEEDS_WEIGHT=entropy, **sizes)
-    assert build(head.statistics_kernel, capability, out, CAPPED=entropy, BLOCK=8192)
-    assert build(head.gradient_kernel, capability, out, CAPPED=entropy, ENTROPY=entropy, BLOCK=8192)
-    for family in (0, 1, 2):
-        terms = {"FAMILY": family, "HAS_DELTA": entropy, "KL": entropy, "UNBIASED": entropy, "MASKED": entropy}
-        head_terms = {"CAPPED": entropy, "ENTROPY": entropy, "GRADIENT": True, "HAS_OLD": entropy, "BLOCK": 8192}
-        assert build(loss.head_kernel, capability, out, **head_terms, CORRECTION=2 * entropy, **terms)
-        row_terms = {"SEQUENTIAL": entropy, "CORRECTION": 3 * entropy, "BLOCK": 1024}
-        assert build(loss.completion_kernel, capability, out, **row_terms, **terms)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_KIB)
+def test_what_a_run_may_launch_fits_every_card(cache: None, capability: int) -> None:
+    """In the shared memory of the card, with registers for a whole program, and nearly none of them spilled."""
+    for out in ("*fp16" if capability < 80 else "*bf16", "*fp32"):
+        for variant in all_variants():
+            check(variant, capability, out)
+
+
+def check(variant: Variant, capability: int, out: str) -> None:
+    code = compiled(variant, capability, out)
+    case = f"sm_{capability}, {out}, {variant}: {code}"
+    assert code.shared_bytes <= SHARED_KIB[capability] * 1024, case
+    assert code.stack_bytes <= SPILLED_BYTES, case
+    assert code.registers * 32 * variant.num_warps <= 2**16, case
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
 def test_head_and_loss_need_torch_alone() -> None:
