@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rlvr.memory.offload import BLOCK_BYTES
+
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 pytest.importorskip("triton", reason="triton is not installed: it has builds for Linux on x86 only")
 SUITE = Path(__file__).parents[2] / "benchmarks/gpu"
@@ -67,4 +69,5 @@ def test_the_plan_is_the_simulation(script: Any, found: Any, phase: str) -> None
 
 
 def test_the_host_holds_what_is_planned(found: Any) -> None:
-    assert found.host_bytes == pytest.approx(found.prediction.host_bytes, rel=TOLERANCE)
+    blocks = 2 * BLOCK_BYTES  # of a prompt and of what comes behind it, not filled to their ends
+    assert found.host_bytes == pytest.approx(found.prediction.host_bytes, rel=TOLERANCE, abs=blocks)

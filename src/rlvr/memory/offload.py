@@ -32,7 +32,7 @@ class Offload:
     def __init__(self, num_layers: int, device: torch.device) -> None:
         self.num_layers, self.device = num_layers, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self.block_bytes = BLOCK_BYTES if self.stream is not None else SMALL_BLOCK_BYTES
+        self.block_bytes = SMALL_BLOCK_BYTES if device.type == "cpu" else BLOCK_BYTES
         self.free: list[Tensor] = []
         self.current: weakref.ref[Pass] | None = None
 
