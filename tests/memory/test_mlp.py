@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import FalconH1Config, Gemma3nTextConfig, LlamaConfig
+from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1MLP
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
@@ -49,6 +55,38 @@ def test_a_second_backward_is_an_error(family: str) -> None:
     torch.autograd.backward(total, retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.backward(total)
+
+
+def clamped(limit: float) -> Any:
+    class Clamped(LlamaMLP):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Any:
+            return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=limit)) * self.up_proj(x))
+
+    return Clamped(LlamaConfig(hidden_size=64, intermediate_size=128))
+
+
+def scaled() -> Any:
+    return FalconH1MLP(FalconH1Config(hidden_size=64, intermediate_size=128, mlp_multipliers=[0.5, 1.0]))
+
+
+def sparse(share: float) -> Any:
+    config = Gemma3nTextConfig(
+        hidden_size=64, intermediate_size=[128], num_hidden_layers=1, activation_sparsity_pattern=[share],
+        num_kv_shared_layers=0, layer_types=["full_attention"],
+    )  # fmt: skip
+    return Gemma3nTextMLP(config)
+
+
+@pytest.mark.parametrize("mlp", [clamped(7.0), clamped(1000.0), scaled(), sparse(0.95)], ids=lambda m: type(m).__name__)
+def test_an_mlp_with_the_same_parts_and_another_formula_stays(mlp: Any) -> None:
+    assert gate_in_place(mlp) == 0 and "forward" not in vars(mlp)
+
+
+def test_an_mlp_that_may_be_sparse_and_is_not_is_known() -> None:
+    mlp, x = sparse(0.0), torch.randn(3, 64)
+    expected = mlp(x)
+    for _ in range(2):  # again, too
+        assert gate_in_place(mlp) == 1 and torch.equal(mlp(x), expected)
 
 
 def test_a_copy_and_other_mlps_run_their_own() -> None:
