@@ -10,13 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlvr.attention import PackedLayout
+from rlvr.memory import layer as layer_module
 from rlvr.memory.layer import install
 from rlvr.model.policy import Policy
 from rlvr.runtime.ledger import LiveStorages
 from support.precision import assert_close_where, assert_gradients, assert_relative, assert_same_bits, relative
-from support.tiny_models import gradients, make_model, stream
+from support.tiny_models import SHAPE, gradients, make_model, plain_model, stream
 
 CPU = torch.device("cpu")
 
@@ -128,6 +132,104 @@ def test_passes_may_overlap_and_be_repeated() -> None:
     torch.autograd.backward(first, direction)
     found = {name: weight.grad / 3 for name, weight in policy.trainable().items() if weight.grad is not None}
     assert_gradients(found | {"output": first.detach()}, once, 1e-14)
+
+
+class Kept(torch.autograd.Function):
+    """Hands on a gradient that it keeps."""
+
+    gradient: Tensor
+    copy: Tensor
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        Kept.gradient, Kept.copy = grad, grad.clone()
+        return grad
+
+
+WATCHES = {
+    "tensor": lambda y, keep: y.register_hook(keep),
+    "function": lambda y, keep: y.grad_fn.register_prehook(lambda grads: keep(grads[0])),
+}
+
+
+@pytest.mark.parametrize("watch", WATCHES)
+def test_a_gradient_that_a_hook_keeps_is_not_written_over(watch: str) -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float32)
+    install(policy.model, tile_rows=6, offload=False)
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(grad: Tensor) -> None:
+        kept.append((grad, grad.clone()))
+
+    def hook(module: Any, inputs: Any, output: Tensor) -> None:
+        WATCHES[watch](output, keep)
+
+    expected = gradients(policy)
+    for layer in policy.body.layers:
+        layer.register_forward_hook(hook)
+    assert_same_bits(gradients(policy), expected)
+    assert len(kept) == 3 and all(torch.equal(grad, before) for grad, before in kept)
+
+
+def test_a_gradient_that_nobody_else_holds_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float32)
+    install(policy.model, tile_rows=6, offload=False)
+    own, found = layer_module._mlp_backward, []
+
+    def watched(*args: Any, is_ours: bool) -> Any:
+        found.append(is_ours)
+        return own(*args, is_ours=is_ours)
+
+    monkeypatch.setattr(layer_module, "_mlp_backward", watched)
+    gradients(policy)
+    with LiveStorages(CPU, reads=False):
+        gradients(policy)
+    assert found == [True] * 6
+
+
+def test_a_gradient_that_another_function_keeps_is_not_written_over() -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float32)
+    install(policy.model, tile_rows=6, offload=False)
+    for layer in policy.body.layers:
+        layer.register_forward_hook(lambda module, inputs, output: Kept.apply(output))  # type: ignore[no-untyped-call]
+        gradients(policy)
+        assert torch.equal(Kept.gradient, Kept.copy)
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "v_proj"], ["o_proj"], ["down_proj"], r".*layers\.1\.self_attn\.q_proj"]
+)
+def test_an_adapter_on_a_part_of_the_layers(targets: Any) -> None:
+    def made() -> Policy:
+        model = plain_model("llama", torch.float64)
+        lora = LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+        model = get_peft_model(model, lora)
+        return Policy(model, model.get_base_model().get_decoder(), (0,), "auto", None)
+
+    policy = made()
+    expected = gradients(policy)
+    for tile_rows in TILES:
+        assert install(policy.model, tile_rows=tile_rows, offload=True) == []
+        assert_gradients(gradients(policy), expected, 1e-12)
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_a_layer_that_is_called_with_more_than_hidden_states(shared: int) -> None:
+    more = {"head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 50}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    config = AutoConfig.for_model(
+        "gemma4_text", **SHAPE | more | {"num_hidden_layers": 4, "layer_types": kinds, "num_kv_shared_layers": shared}
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="rlvr").train()
+    policy = Policy(model, model.get_decoder(), (0,), "auto", None)
+    expected = gradients(policy)
+    assert len(install(model, tile_rows=4, offload=False)) == 4
+    assert_gradients(gradients(policy), expected, 1e-5)
 
 
 def test_a_weight_that_changed_before_backward_is_an_error() -> None:

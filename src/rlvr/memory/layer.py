@@ -9,6 +9,7 @@ checkpoints (Chen et al. 2016, arXiv 1604.06174), and its wide tensors exist for
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        is_ours = _holders(grad) == ALONE
         call: LayerCall = ctx.call
         trained = list(ctx.saved_tensors)
         x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
@@ -146,7 +148,7 @@ class _Layer(torch.autograd.Function):
         of_attention = len(call.trained()[0])
         with torch.enable_grad():
             h = call.attention_half(x)
-        grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:])
+        grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:], is_ours=is_ours)
         if not h.requires_grad:
             return None, None, *[None] * of_attention, *mlp_grads
         end_of_half = get_gradient_edge(h)
@@ -165,13 +167,13 @@ def _in_tiles(call: LayerCall, h: Tensor) -> Tensor:
 
 
 def _mlp_backward(
-    call: LayerCall, h: Tensor, grad: Tensor, trained: list[Tensor]
+    call: LayerCall, h: Tensor, grad: Tensor, trained: list[Tensor], *, is_ours: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the MLP half with respect to its input and `trained`, forward and backward tile by tile.
 
-    That of the input is written over `grad` where nobody else holds it.
+    That of the input is written over `grad` where `is_ours`.
     """
-    grad_h = grad if _has_no_other_owner(grad) else torch.empty_like(h)
+    grad_h = grad if is_ours else torch.empty_like(h)
     totals: list[Tensor | None] = [None] * len(trained)
     with call.tiles(h) as tiles:
         for rows in tiles:
@@ -180,32 +182,61 @@ def _mlp_backward(
                 out = call.mlp_half(tile)
             grad_h[:, rows], *found = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
             del out
-            for i, part in enumerate(found):
-                total = totals[i]
-                totals[i] = part if total is None or part is None else total.add_(part)
-            del found, part, total  # before those of the next tile
+            totals = [_sum(total, part) for total, part in zip(totals, found, strict=True)]
+            del found  # before those of the next tile
     return grad_h, totals
 
 
-def _has_no_other_owner(grad: Tensor) -> bool:
-    """Whether the function that autograd gave `grad` may write over it: its tensor and storage are held here alone."""
+def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return part if total is None or part is None else total.add_(part)
+
+
+def _holders(grad: Tensor) -> tuple[int, ...]:
+    """How many hold a gradient and its storage, in C++ and in Python: a hook may have kept the very object."""
     storage = grad.untyped_storage()
-    return grad._use_count() == 1 and torch._C._storage_Use_Count(storage._cdata) == 2  # type: ignore[attr-defined]
+    in_torch = grad._use_count(), torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]
+    return *in_torch, sys.getrefcount(grad), sys.getrefcount(storage)
+
+
+class _Alone(torch.autograd.Function):
+    """Finds what `_holders` says in a backward whose gradient nobody else holds."""
+
+    found: tuple[int, ...] = ()
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        _Alone.found = _holders(grad)
+        return grad
+
+
+def _alone() -> tuple[int, ...]:
+    with torch.enable_grad():
+        _Alone.apply(torch.ones(1, requires_grad=True)).mul(2.0).backward()  # type: ignore[no-untyped-call]
+    return _Alone.found
+
+
+ALONE = _alone()
 
 
 def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> None:
     """Give this one module another forward, as a bound method: a deep copy of the module gets its own."""
 
-    def forward(self: Any, hidden_states: Tensor, **options: Any) -> Any:
+    def forward(self: Any, hidden_states: Tensor, *more: Any, **options: Any) -> Any:
         plain = partial(type(self).forward, self)
         if options.get("past_key_values") is not None:
-            return plain(hidden_states, **options)
+            return plain(hidden_states, *more, **options)
         if not isinstance(how, LayerSettings):
             if not torch.is_grad_enabled():
-                return plain(hidden_states, **options)
+                return plain(hidden_states, *more, **options)
             saved = nullcontext() if how is None else save_on_cpu(pin_memory=how.type == "cuda")
             with saved:
-                return checkpoint(plain, hidden_states, use_reentrant=False, **options)
+                return checkpoint(plain, hidden_states, *more, use_reentrant=False, **options)
+        assert not more  # as in the probe
         call = LayerCall(self, how, options)
         attention, mlp = call.trained()
         if not torch.is_grad_enabled() or not (hidden_states.requires_grad or attention or mlp):
