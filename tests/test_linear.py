@@ -50,6 +50,20 @@ def test_only_the_gradients_that_are_asked_for() -> None:
         assert [leaf.grad is not None for leaf in leaves] == [needs_x, needs_weight]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("has_bfloat16", [HAS_BFLOAT16, False])
+def test_a_pass_with_gradients_has_the_bits_of_one_without(
+    has_bfloat16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvr.linear.HAS_BFLOAT16", has_bfloat16)
+    layer, (x,) = fast(nn.Linear(256, 320, dtype=dtype)), tensors((1, 300, 256), dtype=dtype)
+    with torch.no_grad():
+        expected = layer(x)
+    found = layer(x)
+    assert found.requires_grad and torch.equal(found, expected)
+    assert torch.equal(product(x, layer.weight.detach(), layer.bias.detach()), expected)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_layer_with_and_without_gradients(bias: bool, dtype: torch.dtype) -> None:

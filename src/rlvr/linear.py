@@ -26,12 +26,12 @@ FEW_ROWS, SMALL = 8, 2**24  # below, of rows or of multiplications, torch's own 
 ROWS, SUMMANDS, WEIGHTS = 1024, 1024, 2**22  # in float32 at once: rows of x, parts of a long sum, numbers of the weight
 
 
-def linear(x: Tensor, weight_OD: Tensor) -> Tensor:
-    """x·Wᵀ with gradients, [..., D] → [..., O]."""
+def linear(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b with gradients, [..., D] → [..., O]; rounded once, as `product` does."""
     if _suits(x, weight_OD) and (x.dtype == torch.float32 or not HAS_BFLOAT16):
-        product: Tensor = _Product.apply(x, weight_OD)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(x, weight_OD, bias)  # type: ignore[no-untyped-call]
         return product
-    return F.linear(x, weight_OD)
+    return F.linear(x, weight_OD, bias)
 
 
 def product(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,8 +50,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not _suits(x, self.weight):
-            y = linear(x, self.weight)
-            return y if self.bias is None else y + self.bias
+            return linear(x, self.weight, self.bias)
         keeps_packed = self.keeps_packed and (x.dtype == torch.float32 or HAS_BFLOAT16)
         return _product(x, self._packed() if keeps_packed else self.weight, self.bias)
 
@@ -82,18 +81,18 @@ def _suits(x: Tensor, weight_OD: Tensor) -> bool:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_OD: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight_OD)
-        return _product(x, weight_OD)
+        return _product(x, weight_OD, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight_OD = ctx.saved_tensors
-        need_x, need_weight = ctx.needs_input_grad
+        need_x, need_weight, need_bias = ctx.needs_input_grad
         grad_x = _product(grad, weight_OD.T) if need_x else None
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         grad_weight = _product(flat_grad.T, flat_x.T) if need_weight else None
-        return grad_x, grad_weight
+        return grad_x, grad_weight, flat_grad.sum(0) if need_bias else None
 
 
 def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
