@@ -111,6 +111,15 @@ def test_what_it_keeps() -> None:
     assert all(out.requires_grad for out in outs)
 
 
+@pytest.mark.parametrize("shape", [(0, 24), (1, 0, 24)], ids=str)
+def test_no_rows(shape: tuple[int, ...]) -> None:
+    model, x = lora_layer(), torch.zeros(shape, requires_grad=True)
+    assert fuse(model) == []
+    y = model(x)
+    torch.autograd.backward(y.sum())
+    assert y.shape == (*shape[:-1], 40) and x.grad is not None and x.grad.shape == shape
+
+
 @pytest.mark.parametrize("settings", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}], ids=str)
 def test_other_lora_layers_keep_their_own_way(settings: dict[str, Any]) -> None:
     assert fuse(lora_layer(**settings)) == ["base_model.model.0"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.bamba.modeling_bamba import BambaRMSNormGated
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
@@ -72,6 +73,14 @@ def test_rows_in_any_order_stay_where_they_are(dims: tuple[int, ...]) -> None:
     found = results(norm, lying)
     assert found[0].stride() == own[0].stride() or lying.stride(-1) > 1
     assert_gradients(dict(zip("yxw", found, strict=True)), dict(zip("yxw", own, strict=True)), 1e-6)
+
+
+def test_a_norm_that_may_take_a_gate_still_takes_it() -> None:
+    norm = make_norm(BambaRMSNormGated, 64, torch.float32)
+    x, gate = torch.randn(2, 5, 64)
+    own, gated = norm(x), norm(x, gate)
+    assert fuse_norms(norm, impl="auto") == 1
+    assert torch.equal(norm(x), own) and torch.equal(norm(x, gate), gated) and torch.equal(norm(x, gate=gate), gated)
 
 
 def test_what_it_keeps() -> None:

@@ -16,7 +16,7 @@ from rlvr.attention import PackedLayout
 from rlvr.linear import through_onednn
 from rlvr.memory.layer import install
 from rlvr.memory.lora import fuse
-from rlvr.memory.quantized import decoder_linears, quantize, quantized_linear, weight_bytes, weight_of
+from rlvr.memory.quantized import decoder_linears, quantize, quantized_linear, unpacked, weight_bytes, weight_of
 from rlvr.model.policy import Policy
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
@@ -91,6 +91,22 @@ def test_tiles_unpack_a_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unpacked.count((128, 64)) == 2 * 2 * 3 and unpacked.count((64, 128)) == 2 * 3  # forward and backward
     install(policy.model, tile_rows=200, offload=False)
     assert_gradients(gradients(policy, (torch.arange(200) % 50, torch.arange(200), layout)), found, 1e-5)
+
+
+def test_weights_that_no_memory_was_left_for_stay_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = nn.Sequential(*(quantized_linear("layer", nn.Linear(64, 64), CPU) for _ in range(2)))
+    own, calls = weight_of, []
+
+    def failing(layer: Any, dtype: torch.dtype) -> Tensor:
+        calls.append(layer)
+        if len(calls) == 2:
+            raise MemoryError
+        return own(layer, dtype)
+
+    monkeypatch.setattr("rlvr.memory.quantized.weight_of", failing)
+    with pytest.raises(MemoryError), unpacked(layers, torch.float32):
+        pass
+    assert not any("unpacked" in vars(layer) for layer in layers)
 
 
 def dense_forward(layer: Any) -> Any:

@@ -70,7 +70,7 @@ class _LoraLinear(torch.autograd.Function):
         y_TO = _frozen_product(base, x_TD)
         y_TO.addmm_(xa_TR, b_OR.T.to(x.dtype), alpha=scale)
         ctx.save_for_backward(x, xa_TR, a_RD, b_OR)
-        return y_TO.view(*x.shape[:-1], -1)
+        return y_TO.view(*x.shape[:-1], len(b_OR))  # of no rows, too
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -69,9 +69,9 @@ def rms_norm(x: Tensor, weight_D: Tensor, epsilon: float, form: Form, impl: Impl
     return normed
 
 
-def _forward(self: Any, x: Tensor, *, form: Form, impl: Impl) -> Tensor:
-    if x.dtype == torch.float64 or x.dtype != self.weight.dtype:
-        plain: Tensor = type(self).forward(self, x)
+def _forward(self: Any, x: Tensor, *more: Any, form: Form, impl: Impl, **options: Any) -> Tensor:
+    if x.dtype == torch.float64 or x.dtype != self.weight.dtype or more or options:
+        plain: Tensor = type(self).forward(self, x, *more, **options)  # with a gate, where a norm takes one
         return plain
     return rms_norm(x, self.weight, _epsilon(self), form, impl)
 

@@ -133,13 +133,13 @@ def weight_of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
 def unpacked(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, the 4-bit weights of `module` are kept in `dtype`: for uses so near that unpacking once is worth it."""
     layers = [part for part in module.modules() if isinstance(part, nn.Linear) and is_quantized(part)]
-    for layer in layers:
-        vars(layer)["unpacked"] = weight_of(layer, dtype)
     try:
+        for layer in layers:
+            vars(layer)["unpacked"] = weight_of(layer, dtype)
         yield
     finally:
         for layer in layers:
-            del vars(layer)["unpacked"]
+            vars(layer).pop("unpacked", None)  # memory may have run out before the last one
 
 
 def scales(model: nn.Module) -> dict[int, Any]:
