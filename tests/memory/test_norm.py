@@ -99,7 +99,24 @@ def test_what_it_keeps() -> None:
     assert [t.nbytes for t in others] == [4 * 2 * 30]
 
 
-OTHERS = (nn.LayerNorm(64), nn.Linear(64, 64), nn.RMSNorm(64), Qwen3_5RMSNormGated(64))
+class Outside(LlamaRMSNorm):  # type: ignore[misc]
+    """ε beside the root, not under it: the same where rows are large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed: Tensor = self.weight * (
+            wide / (wide.square().mean(-1, keepdim=True).sqrt() + self.variance_epsilon)
+        ).to(x)
+        return normed
+
+
+def with_tensor() -> Any:
+    norm = LlamaRMSNorm(64)
+    norm.variance_epsilon = torch.tensor(1e-6)
+    return norm
+
+
+OTHERS = (nn.LayerNorm(64), nn.Linear(64, 64), nn.RMSNorm(64), Qwen3_5RMSNormGated(64), Outside(64), with_tensor())
 
 
 @pytest.mark.parametrize("module", OTHERS, ids=lambda module: type(module).__name__)

@@ -19,7 +19,7 @@ NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "os
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's own layer above it
 CACHED = 64  # shapes; 1,024 without a limit, and 0 would compile at each call
-ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the name of today, and the older one
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # today's, and older names
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
