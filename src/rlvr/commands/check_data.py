@@ -33,7 +33,10 @@ def main(cfg: Config) -> None:
     tokenizer = scratch_tokenizer(cfg, problems) if cfg.model.source == "scratch" else _tokenizer(cfg)
     _, splits, _ = deal(cfg, tokenizer, pools)
     print(f"verifiers.answer {cfg.verifiers.answer} reads the answers")
-    print_table(["split", "rows", "prompt tokens", "left out"], [_row(name, split) for name, split in splits.items()])
+    print_table(["split", "rows", "prompt tokens"], [_row(name, split) for name, split in splits.items()])
+    for name, split in splits.items():
+        if split.truncated or split.reasons():
+            print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     _advise(cfg, problems, num_train=len(splits["train"].rows))
 
 
@@ -79,5 +82,4 @@ def _advise(cfg: Config, problems: Sequence[Problem], *, num_train: int) -> None
 def _row(name: str, split: Split) -> list[str]:
     lengths = [len(columns["prompt_tokens"]) for _, columns in split.rows]
     tokens = f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}"
-    cut = f"; {split.truncated} questions cut" if split.truncated else ""
-    return [name, str(len(split.rows)), tokens, (split.reasons() or "none") + cut]
+    return [name, str(len(split.rows)), tokens]
