@@ -22,7 +22,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
     "few steps": ({"grpo.steps": 299}, {}, "grpo runs 299 steps"),
     "enough steps": ({"grpo.steps": 300}, {}, None),
     "few steps by epochs": ({"grpo.steps": None, "grpo.epochs": 1}, {"steps": 125}, "grpo runs 125 steps"),
-    "few problems": ({}, {"num_train": 499}, "499 training problems: 10 can do"),
+    "few problems": ({}, {"num_train": 499}, "499 training problems are few: 500 or more"),
     "enough problems": ({}, {"num_train": 500}, None),
     "gspo with the clip of grpo": (GSPO | {"grpo.epsilon": 0.2}, {}, "loss_type gspo with epsilon 0.2"),
     "gspo at the limit": (GSPO | {"grpo.epsilon": 0.01}, {}, None),

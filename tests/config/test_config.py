@@ -236,7 +236,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"grpo.steps": 10, "grpo.epochs": 2},
         ["grpo: set exactly one of steps (10) and epochs (2); the other is null"],
     ),
-    "neither steps nor epochs": ({"grpo.steps": None, "grpo.epochs": None}, ["set exactly one of steps (None)"]),
+    "neither steps nor epochs": (
+        {"grpo.steps": None, "grpo.epochs": None},
+        ["set exactly one of steps (null) and epochs (null)"],
+    ),
     "minibatches that do not divide": (
         {"grpo.minibatches_per_rollout": 5, "grpo.prompts_per_step": 32},
         ["grpo: minibatches_per_rollout 5 must divide prompts_per_step 32"],

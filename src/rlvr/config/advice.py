@@ -35,7 +35,7 @@ def advice(
     notes = {
         f"grpo runs {steps} steps: enough where rewards are paid from the start; others may need {FEW_STEPS} "
         "or more before rewards move (grpo.steps)": (steps is not None and steps < FEW_STEPS),
-        f"{num_train} training problems: 10 can do, {FEW_PROBLEMS} or more are better": (
+        f"{num_train} training problems are few: {FEW_PROBLEMS} or more are better (docs/data.md)": (
             num_train is not None and num_train < FEW_PROBLEMS
         ),
         f"groups of {grpo.completions_per_prompt} completions: a mean over fewer than {FEW_COMPLETIONS} is noisy; "

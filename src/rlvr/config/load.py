@@ -146,7 +146,7 @@ def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"  {key}: missing; add it (the default params.yaml shows a value)"
     if problem["type"] == "value_error":
-        return f"  {key}: {message}"
+        return f"  {key}: {message}" if problem["loc"] else f"  {message}"  # without a place it names its own key
     value = problem["input"]
     hint = (
         nearest(value, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))

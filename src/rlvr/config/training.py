@@ -96,7 +96,8 @@ class Grpo(Section):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"set exactly one of steps ({self.steps}) and epochs ({self.epochs}); the other is null")
+            steps, epochs = ("null" if value is None else value for value in (self.steps, self.epochs))
+            raise ValueError(f"set exactly one of steps ({steps}) and epochs ({epochs}); the other is null")
         if self.prompts_per_step % self.minibatches_per_rollout:
             raise ValueError(
                 f"minibatches_per_rollout {self.minibatches_per_rollout} must divide prompts_per_step "

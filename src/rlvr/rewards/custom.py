@@ -208,7 +208,8 @@ def signature_of(
     misplaced = sorted(({*FORMS, *FORMS.values()} - own_names) & set(names))
 
     def refuse(what: str) -> ValueError:
-        return ValueError(f"python: {spec} ({', '.join(names) or 'no parameters'}): {what}. {ALLOWED}\n{EXAMPLE}")
+        end = "" if what.endswith("?") else "."
+        return ValueError(f"python: {spec} ({', '.join(names) or 'no parameters'}): {what}{end} {ALLOWED}\n{EXAMPLE}")
 
     if "POSITIONAL_ONLY" in kinds or ("VAR_POSITIONAL" in kinds and "VAR_KEYWORD" not in kinds):
         raise refuse("parameters are given by name, so *args and positional-only ones cannot be filled")
