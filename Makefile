@@ -17,7 +17,7 @@ run: .venv/core ## run the pipeline with params.yaml
 	$(BIN)/python -m snakemake --cores 1
 
 test: .venv/dev ## run the fast tests, two at a time, then those with a deadline alone
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not deadline"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not deadline"
 	$(BIN)/python -m pytest -m "deadline and not slow"
 
 test-all: .venv/dev ## run every test, the slow ones too, one after the other

@@ -58,6 +58,14 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For --dist loadgroup: a file goes to one process, and tests/flow as a whole, whose first runs take minutes."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group("flow" if folder.name == "flow" else f"{folder.name}/{item.path.name}"))
+
+
 @pytest.fixture(scope="session")
 def make_params() -> Callable[..., dict[str, Any]]:
     """params.yaml as a mapping, with values replaced: make_params({"grpo.steps": 3})."""

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import bitsandbytes
 import torch
 from torch import Tensor, nn
 from triton.runtime.interpreter import InterpretedFunction
@@ -60,6 +61,7 @@ def as_on_a_card(trace: Trace, *, has_flash: bool) -> Iterator[None]:
         (states, "host_memory", trace.host_memory),
     ]
     with ExitStack() as stack:
+        stack.enter_context(patch.dict(bitsandbytes.functional.name2qmap))  # keeps tables on the device that asks first
         for owner, name, value in substitutes:
             stack.enter_context(patch.object(owner, name, value))
         yield

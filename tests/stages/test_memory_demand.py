@@ -74,7 +74,7 @@ def test_settings_that_are_too_much_are_refused_with_values_that_fit(
     changes = {"model.adapter": "lora", "compute.dtype": "bfloat16", "compute.device": "cpu"}
     cfg = make_config(changes | {"memory.tokens_per_micro_batch": 8192})
     with pytest.raises(
-        UserError, match=r"the backward phase needs [\d.]+ GiB.*memory.tokens_per_micro_batch 8192 → (\d+)"
+        UserError, match=r"the head phase needs [\d.]+ GiB.*memory.tokens_per_micro_batch 8192 → (\d+)"
     ) as caught:
         planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT)
     fitting = int(str(caught.value).split("8192 → ")[1].split(",")[0])
@@ -104,6 +104,6 @@ def test_sampling_alone_needs_less_and_is_refused_too(
     host("Qwen2.5-3B", 18)
     made = planning.plan_sampling(cfg, resolve(cfg), Source.read(tables.BASE), make_prompts(30, 40), completions=4)
     assert_fits(made)
-    assert_too_much(planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT), "head")
+    assert_too_much(planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT), "backward")
     with pytest.raises(UserError, match=r"the model does not fit(.|\n)*rollout needs (.|\n)*rule of thumb"):
         demand(replace(made, card=Card("a small card", 5 * GIB, True)))
