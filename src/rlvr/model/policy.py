@@ -198,10 +198,11 @@ def for_training(
     With `offload` recomputed layers keep their inputs on the host; `kernels` and `logit_chunk_rows` are the policy's.
     Modules, names and parameters stay as they are.
     """
-    if hasattr(policy.model, "get_base_model"):
-        fuse(policy.model)
-    gate_in_place(policy.model)
-    fuse_norms(policy.model, impl=kernels)
+    with _disable_current_modes():  # as in load_policy: what the probes of gates and norms take is free again
+        if hasattr(policy.model, "get_base_model"):
+            fuse(policy.model)
+        gate_in_place(policy.model)
+        fuse_norms(policy.model, impl=kernels)
     if tile_rows is not None:
         for name in install(policy.model, tile_rows=tile_rows, offload=offload):
             note(f"{name} is recomputed as a whole, not in tiles: its layout is not known")
