@@ -105,5 +105,5 @@ def test_sampling_alone_needs_less_and_is_refused_too(
     made = planning.plan_sampling(cfg, resolve(cfg), Source.read(tables.BASE), make_prompts(30, 40), completions=4)
     assert_fits(made)
     assert_too_much(planning.plan_training(cfg, resolve_training(cfg), make_prompts(30, 40), **EIGHT), "backward")
-    with pytest.raises(UserError, match=r"the model does not fit(.|\n)*rollout needs (.|\n)*rule of thumb"):
+    with pytest.raises(UserError, match=r"the model does not fit(.|\n)*load needs (.|\n)*rule of thumb"):
         demand(replace(made, card=Card("a small card", 5 * GIB, True)))

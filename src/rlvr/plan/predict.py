@@ -121,11 +121,17 @@ def weight_rows(shape: Shape, settings: PlanSettings) -> list[PlanRow]:
 
 
 def _load_rows(shape: Shape, settings: PlanSettings, weights: list[PlanRow]) -> list[PlanRow]:
-    """A card gets 4-bit weights one by one; on a CPU all are loaded first, unless an engine brings them in 4 bits."""
+    """A card gets 4-bit weights one by one; on a CPU all are loaded first, unless an engine brings them in 4 bits.
+
+    Weights that a CPU trains are copies of those in the file, made one by one.
+    """
     weights = [row for row in weights if row.name != REFERENCE]
-    if settings.quantization == "none":
-        return weights
     largest = max(linear.weights for linear in shape.linears()) * settings.weight_bytes
+    if settings.quantization == "none":
+        if settings.method == "lora" or settings.is_cuda:
+            return weights
+        copied = max(largest, shape.vocab_size * shape.hidden_size * settings.weight_bytes)
+        return [*weights, PlanRow("the largest matrix, in the file and its copy", copied)]
     checked = PlanRow("the largest matrix before it is quantised, and as it comes back", 2 * largest)
     if settings.is_cuda or settings.engine != "native":
         return [*weights, checked]
