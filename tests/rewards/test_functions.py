@@ -354,7 +354,7 @@ def test_ten_megabytes_take_seconds(piece: str) -> None:
         for name, (options, *_) in EXAMPLES.items():
             points = FUNCTIONS[name](sample, **options)
             assert points is None or not math.isnan(points)
-        assert time.perf_counter() - started < 20
+        assert time.perf_counter() - started < 60
 
 
 @given(any_text)
