@@ -48,10 +48,10 @@ def test_a_pointer_of_git_lfs_is_told_from_half_a_download(folder: Path) -> None
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=64))
+@given(content=st.binary(max_size=64).filter(lambda content: not content.startswith(b"version https://git-lfs")))
 def test_any_other_content_is_refused(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors (holds no weights that can be read|is a Git LFS pointer)"):
+    with pytest.raises(UserError, match=r"model\.safetensors holds no weights that can be read"):
         weight_files(folder)
 
 

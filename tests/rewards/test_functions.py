@@ -349,12 +349,12 @@ def test_ten_megabytes_take_seconds(piece: str) -> None:
     """All functions together on a hostile completion, which quadratic ones would not end in hours."""
     text = well_formed(piece * (10**7 // len(piece)), tags=DEFAULT)
     for tagged in (text, text[: len(text) // 2]):
-        started = time.perf_counter()
+        started = time.process_time()  # of this process alone: the machine may be busy
         sample = sample_of(tagged, tags=DEFAULT, columns=COLUMNS)
         for name, (options, *_) in EXAMPLES.items():
             points = FUNCTIONS[name](sample, **options)
             assert points is None or not math.isnan(points)
-        assert time.perf_counter() - started < 60
+        assert time.process_time() - started < 20
 
 
 @given(any_text)

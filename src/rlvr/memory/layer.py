@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import MethodType
 from typing import Any
 
@@ -62,7 +62,9 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
         vars(layer).pop("forward", None)  # of an install before: the probe is of the layer's own
     norms = [_norms(layer) for layer in layers]
     agrees = _probe(body, layers, norms, tile_rows=max(1, min(tile_rows, PROBE_TOKENS // 2)))
-    home = Offload(len(layers), next(body.parameters()).device) if offload else None
+    device = next(body.parameters()).device
+    _alone(device)
+    home = Offload(len(layers), device) if offload else None
     unknown = []
     for number, (layer, its_norms) in enumerate(zip(layers, norms, strict=True)):
         if its_norms is not None and agrees[number]:
@@ -140,7 +142,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        is_ours = _holders(grad) == ALONE
+        is_ours = _holders(grad) == _alone(grad.device)
         call: LayerCall = ctx.call
         trained = list(ctx.saved_tensors)
         x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
@@ -214,13 +216,14 @@ class _Alone(torch.autograd.Function):
         return grad
 
 
-def _alone() -> tuple[int, ...]:
+@cache
+def _alone(device: torch.device) -> tuple[int, ...]:
+    """What it says on `device`, whose backward passes may run in a thread of autograd. Measured when layers are
+    installed: nothing goes backward at import, nor within another backward pass.
+    """
     with torch.enable_grad():
-        _Alone.apply(torch.ones(1, requires_grad=True)).mul(2.0).backward()  # type: ignore[no-untyped-call]
+        _Alone.apply(torch.ones(1, device=device, requires_grad=True)).mul(2.0).backward()  # type: ignore[no-untyped-call]
     return _Alone.found
-
-
-ALONE = _alone()
 
 
 def _replace_forward(layer: Any, how: LayerSettings | torch.device | None) -> None:
