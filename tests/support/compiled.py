@@ -127,7 +127,7 @@ def all_variants() -> Iterator[Variant]:
         for gradient in both:
             of_head = {"CAPPED": bool(number % 2), "ENTROPY": gradient, "GRADIENT": gradient, "HAS_OLD": kl, **sizes}
             yield Variant("head", loss.head_kernel, {**of_head, "CORRECTION": correction, **terms}, warps)
-    for family, correction, sequential in product((0, 1, 2), (*corrections, loss.SEQUENCE), both):
+    for family, correction, sequential in product((0, 1, 2), (loss.OFF, loss.TOKEN, loss.SEQUENCE), both):
         terms = {"FAMILY": family, "HAS_DELTA": family == 0, "KL": sequential, "UNBIASED": True, "MASKED": sequential}
         of_row = {"SEQUENTIAL": sequential, "CORRECTION": correction, "BLOCK": loss.BLOCK}
         yield Variant("completion", loss.completion_kernel, {**of_row, **terms}, 4)
