@@ -95,4 +95,4 @@ def launch(width: int) -> dict[str, int]:
     """Rows of a program, the block that holds one of `width`, and warps."""
     block = triton.next_power_of_2(width)
     rows = max(1, NUMBERS // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(16, rows * block // 512))}
+    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(32, rows * block // 512))}
