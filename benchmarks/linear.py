@@ -1,4 +1,6 @@
-"""Products of linear.py and torch's own, in float32 and bfloat16, on shapes of SmolLM2-135M: GFLOP/s on one thread.
+"""Products of linear.py and torch's own, on shapes of the scratch model and SmolLM2-135M: GFLOP/s on one thread.
+
+Writes a file for each kind of processor: linear-avx2.json, linear-avx512.json.
 
 python benchmarks/linear.py
 """
@@ -16,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from recipe import RESULTS, write_result
 from rlvr.linear import linear, through_onednn
 
-SHAPES = {"attention": (576, 576), "mlp": (576, 1536), "head": (576, 49152)}  # in, out
+SHAPES = {"scratch": (64, 64), "attention": (576, 576), "mlp": (576, 1536), "head": (576, 49152)}  # in, out
 SECONDS = 0.3  # for each figure
 
 
@@ -55,10 +57,10 @@ def main() -> None:
     runs = []
     for dtype in (torch.float32, torch.bfloat16):
         for name, (inner, outer) in SHAPES.items():
-            for rows in (8, 32, 1024):
+            for rows in (8, 32, 256, 1024):
                 runs.append({"dtype": str(dtype), "layer": name, "rows": rows} | compare(dtype, inner, outer, rows))
                 print(runs[-1], flush=True)
-    write_result(RESULTS / "linear.json", runs)
+    write_result(RESULTS / f"linear-{torch.backends.cpu.get_cpu_capability().lower()}.json", runs)
 
 
 if __name__ == "__main__":

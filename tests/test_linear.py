@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlvr.linear import HAS_BFLOAT16, HAS_ONEDNN, Linear, linear, product, through_onednn
+from rlvr.linear import HAS_AVX512, HAS_BFLOAT16, HAS_ONEDNN, Linear, linear, product, through_onednn
 from rlvr.training.optim import Optimizer
 from support.precision import assert_close_where, error
 
@@ -78,7 +80,8 @@ def test_the_layer_with_and_without_gradients(bias: bool, dtype: torch.dtype) ->
 
 
 @needs_onednn
-def test_the_packed_weight_follows_every_update() -> None:
+def test_the_packed_weight_follows_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.linear.PACKED_NUMBERS", 0)
     layer = fast(nn.Linear(16, 8, bias=False))
     (x,) = tensors((3, 16))
     optimizer = Optimizer(
@@ -115,7 +118,8 @@ def test_a_layer_that_has_left_the_cpu_is_torchs() -> None:
 
 
 @needs_onednn
-def test_a_copy_has_its_own_weight() -> None:
+def test_a_copy_has_its_own_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.linear.PACKED_NUMBERS", 0)
     layer = fast(nn.Linear(16, 8, bias=False))
     (x,) = tensors((3, 16))
     with torch.no_grad():
@@ -174,7 +178,56 @@ def test_a_processor_without_bfloat16_is_asked_for_none(
         assert error(found, gradient) <= 2**-8 * gradient.abs().max().item() + 1e-6
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
+@pytest.mark.skipif(HAS_AVX512, reason="there oneDNN rounds a row in several ways")
+@pytest.mark.parametrize(("inner", "outer"), [(64, 64), (64, 192), (192, 64), (576, 1536)])
+def test_with_avx2_alone_a_row_is_rounded_as_among_others(inner: int, outer: int) -> None:
+    """So that neither tiles nor rows that have ended change the others."""
+    x, weight, upstream = tensors((300, inner), (outer, inner), (300, outer))
+    leaf = x.clone().requires_grad_()
+    y = linear(leaf, weight)
+    (gradient,) = torch.autograd.grad(y, leaf, upstream)
+    for rows in (1, 2, 3, 4, 7, 22, 64, 299):
+        leaf = x[:rows].clone().requires_grad_()
+        found = linear(leaf, weight)
+        assert torch.equal(found, y[:rows]) and torch.equal(product(x[:rows], weight, None), y[:rows]), rows
+        assert torch.equal(torch.autograd.grad(found, leaf, upstream[:rows])[0], gradient[:rows]), rows
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Whether products inside went through oneDNN, and whether with a packed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.seen.append("packed" if args[1].is_mkldnn else "plain")
+        return func(*args, **(kwargs or {}))
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("rows", "size", "with_avx2_alone"),
+    [(1, 512, []), (2, 512, ["packed"]), (32, 512, ["packed"]), (33, 512, []), (32, 511, []), (4096, 64, [])],
+)
+def test_float32_takes_onednn_where_it_is_faster(
+    rows: int, size: int, with_avx2_alone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, (x,) = fast(nn.Linear(size, size)), tensors((rows, size))
+    for has_avx512, sampling, training in ((False, with_avx2_alone, []), (True, ["packed"], ["plain"])):
+        monkeypatch.setattr("rlvr.linear.HAS_AVX512", has_avx512)
+        with Operators() as operators, torch.no_grad():
+            sampled = layer(x)
+        assert operators.seen == sampling, has_avx512
+        with Operators() as operators:
+            trained = layer(x)
+        assert operators.seen == training, has_avx512
+        for found in (sampled, trained.detach()):
+            assert_close_where(found, F.linear(x, layer.weight, layer.bias).detach(), 1e-5)
+
+
+@needs_onednn
 def test_what_the_processor_can_is_what_torch_says() -> None:
     assert torch.ops.mkldnn._is_mkldnn_bf16_supported() == HAS_BFLOAT16
 

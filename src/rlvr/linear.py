@@ -1,8 +1,8 @@
-"""Matrix products on a CPU through oneDNN.
+"""Matrix products on a CPU, through oneDNN where it is faster than what torch takes by itself.
 
-torch sends float32 products to MKL, which leaves AVX-512 unused on processors of other makers: half the speed, measured
-in docs/decisions/0006. oneDNN is in the same build of torch. Without gradients it also keeps a weight in its own
-layout, which pays when few rows meet it, as in sampling.
+torch sends float32 products to MKL, which leaves AVX-512 unused on processors of other makers: half the speed. oneDNN
+is in the same build of torch; it needs longer to begin. Without gradients it also keeps a weight in its own layout,
+which pays when few rows meet it, as in sampling. Measured in docs/decisions/0006.
 """
 # ... any leading dimensions · D in · O out
 
@@ -21,7 +21,10 @@ HAS_ONEDNN = (
     and platform.machine() in ("x86_64", "AMD64")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 HAS_BFLOAT16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not with AVX2 alone
+LIKE_ROWS = 4  # from so many on, MKL rounds a row as among others
+PACKED_ROWS, PACKED_NUMBERS = 32, 2**18  # with AVX2 alone: up to so many rows, a weight of so many numbers is packed
 FEW_ROWS, SMALL = 8, 2**24  # below, of rows or of multiplications, torch's own bfloat16 serves, and takes no copy
 ROWS, SUMMANDS, WEIGHTS = 1024, 1024, 2**22  # in float32 at once: rows of x, parts of a long sum, numbers of the weight
 
@@ -31,28 +34,30 @@ def linear(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
     if _suits(x, weight_OD) and (x.dtype == torch.float32 or not HAS_BFLOAT16):
         product: Tensor = _Product.apply(x, weight_OD, bias)  # type: ignore[no-untyped-call]
         return product
-    return F.linear(x, weight_OD, bias)
+    return _torchs(x, weight_OD, bias)
 
 
 def product(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
     """x·Wᵀ + b from the weight as it lies there, without gradients, [..., D] → [..., O]."""
-    return _product(x, weight_OD, bias) if _suits(x, weight_OD) else F.linear(x, weight_OD, bias)
+    return _product(x, weight_OD, bias) if _suits(x, weight_OD) else _torchs(x, weight_OD, bias)
 
 
 class Linear(nn.Linear):
     """nn.Linear with its products through oneDNN where that is faster.
 
-    Without gradients it keeps a second copy of its weight in oneDNN's layout, unless `keeps_packed` is off.
+    Without gradients it keeps a second copy of its weight in oneDNN's layout where that pays, unless `keeps_packed` is
+    off.
     """
 
     keeps_packed: bool = True
     packed: tuple[int, Tensor] | None = None  # version of the weight, and the weight in oneDNN's layout
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not _suits(x, self.weight):
+        if torch.is_grad_enabled():
             return linear(x, self.weight, self.bias)
-        keeps_packed = self.keeps_packed and (x.dtype == torch.float32 or HAS_BFLOAT16)
-        return _product(x, self._packed() if keeps_packed else self.weight, self.bias)
+        if self.keeps_packed and _suits_packed(x, self.weight):
+            return _onednn(x, self._packed(), self.bias)
+        return product(x, self.weight, self.bias)
 
     def _packed(self) -> Tensor:
         version = self.weight._version  # counts changes in place
@@ -75,8 +80,32 @@ def through_onednn(model: nn.Module, *, keeps_packed: bool = True) -> nn.Module:
 
 def _suits(x: Tensor, weight_OD: Tensor) -> bool:
     """Whether this product goes through here; torch computes the others by itself, on every processor."""
-    is_known = x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
-    return HAS_ONEDNN and x.device.type == "cpu" and is_known
+    if not HAS_ONEDNN or x.device.type != "cpu" or x.dtype != weight_OD.dtype:
+        return False
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and HAS_AVX512)
+
+
+def _suits_packed(x: Tensor, weight_OD: Tensor) -> bool:
+    """Whether a weight in oneDNN's layout is faster than as it lies there."""
+    if not HAS_ONEDNN or x.device.type != "cpu" or x.dtype != weight_OD.dtype:
+        return False
+    if x.dtype == torch.bfloat16:
+        return HAS_BFLOAT16
+    pays = HAS_AVX512 or (weight_OD.numel() >= PACKED_NUMBERS and 1 < _rows(x) <= PACKED_ROWS)
+    return x.dtype == torch.float32 and pays
+
+
+def _torchs(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's own product; one or a few rows among zeros, so that they are rounded as among others."""
+    rows = _rows(x)
+    if x.device.type != "cpu" or not 0 < rows < LIKE_ROWS:
+        return F.linear(x, weight_OD, bias)
+    x_TD = F.pad(x.reshape(rows, -1), (0, 0, 0, LIKE_ROWS - rows))
+    return F.linear(x_TD, weight_OD, bias)[:rows].view(*x.shape[:-1], -1)
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // max(1, x.shape[-1])
 
 
 class _Product(torch.autograd.Function):
@@ -98,6 +127,10 @@ class _Product(torch.autograd.Function):
 def _product(x: Tensor, weight_OD: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.dtype == torch.bfloat16 and not HAS_BFLOAT16:
         return _through_float32(x, weight_OD, bias)
+    return _onednn(x, weight_OD, bias)
+
+
+def _onednn(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OD, bias, "none", [], "")
     return product
 

@@ -74,7 +74,11 @@ def _agrees(module: nn.Module, forward: Callable[[Any, Tensor], Tensor]) -> bool
 
 
 def _separate(self: Any, x: Tensor, *, activation: str) -> Tensor:
-    down: Tensor = self.down_proj(_Gate.apply(self.gate_proj(x), self.up_proj(x), activation))  # type: ignore[no-untyped-call]
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    if torch.is_grad_enabled():
+        down: Tensor = self.down_proj(_Gate.apply(gate, up, activation))  # type: ignore[no-untyped-call]
+    else:
+        down = self.down_proj(ACTIVATIONS[activation](gate).mul_(up))
     return down
 
 

@@ -67,8 +67,19 @@ def form_of(module: nn.Module) -> Form | None:
 
 def rms_norm(x: Tensor, weight_D: Tensor, epsilon: float, form: Form, impl: Impl = "auto") -> Tensor:
     """The norm of x [..., D] over its last dimension, in the type of x: 16 bits or float32."""
+    if not torch.is_grad_enabled() and x.numel() <= NUMBERS and resolve(impl, x) != "triton":
+        return _plain(x, weight_D, epsilon, form)
     normed: Tensor = _RMSNorm.apply(x, weight_D, epsilon, form, impl)  # type: ignore[no-untyped-call]
     return normed
+
+
+def _plain(x: Tensor, weight_D: Tensor, epsilon: float, form: Form) -> Tensor:
+    """The same, of few rows and without gradients: what a sampler asks for at every token."""
+    wide = x.float()
+    normed = wide * wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+    if form.rounds_first:
+        return normed.to(x.dtype) * weight_D
+    return normed.mul_(weight_D.float() + form.offset).to(x.dtype)
 
 
 def _forward(self: Any, x: Tensor, *more: Any, form: Form, impl: Impl, **options: Any) -> Tensor:
@@ -136,11 +147,12 @@ def _go_back(
 ) -> None:
     """Writes the gradient of x, and adds that of w where there is one; `weight_D` is offset + w in float32."""
     normed_ND = x_ND * scale_N[:, None]
-    of_normed_ND = grad_ND * weight_D
+    product_ND = grad_ND * normed_ND
     if grad_weight_D is not None:
-        grad_weight_D += (grad_ND * normed_ND).sum(0)
-    shared_N = (of_normed_ND * normed_ND).mean(-1)
-    grad_x_ND.copy_(of_normed_ND.sub_(normed_ND.mul_(shared_N[:, None])).mul_(scale_N[:, None]))
+        grad_weight_D += product_ND.sum(0)
+    shared_N = (product_ND @ weight_D).div_(len(weight_D))
+    of_normed_ND = torch.mul(grad_ND, weight_D, out=product_ND)
+    grad_x_ND.copy_(of_normed_ND.addcmul_(normed_ND, shared_N[:, None], value=-1.0).mul_(scale_N[:, None]))
 
 
 def _like(x: Tensor) -> Tensor:

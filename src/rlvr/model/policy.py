@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class Policy:
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
 
-    @property
+    @cached_property
     def logit_map(self) -> LogitMap:
         """The model's soft-cap and scale of logits, at temperature 1."""
         return logit_map(self.base.config)

@@ -9,6 +9,7 @@ other rows are computed with it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -183,8 +184,20 @@ class GroupCache:
         self._place()
 
     def _place(self) -> None:
-        counts = torch.bincount(self.prompt_R, minlength=len(self.length_P)).tolist()
-        self.slots = Ragged(counts, self.device)
+        """Give every row a slot of its prompt."""
+        count_P = torch.bincount(self.prompt_R, minlength=len(self.length_P))
+        first_P = count_P.cumsum(0) - count_P
+        self.slots = int(count_P.max())
+        self.slot_R = torch.arange(len(self.prompt_R), device=self.device) - first_P[self.prompt_R]
+        self.places = functools.cache(self._places)
+
+    def _places(self, shared: int) -> tuple[Tensor, Tensor]:
+        """Where each row's head lies among the slots [P, N, slots], and which one a slot holds: any, where none."""
+        head_N = torch.arange(shared, device=self.device)
+        place_RN = (self.prompt_R[:, None] * shared + head_N) * self.slots + self.slot_R[:, None]
+        place = place_RN.flatten()
+        source = place.new_zeros(len(self.length_P) * shared * self.slots)
+        return place, source.index_copy_(0, place, torch.arange(len(place), device=self.device))
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
@@ -236,13 +249,13 @@ class GroupCache:
 
     def _from_prompt(self, x: Tensor, prompt: Tensor, padding: Tensor | None) -> Tensor:
         """Multiply each row's x [R, N, H/N, a] with its own prompt's matrix [P, N, a, b], reading that once. → b"""
-        _, shared, repeat, _ = x.shape
-        slots = self.slots.pad(x).transpose(1, 2).reshape(self.slots.count, shared, self.slots.longest * repeat, -1)
-        product = slots @ prompt
+        rows, shared, repeat, size = x.shape
+        place, source = self.places(shared)
+        slots = x.reshape(rows * shared, repeat * size).index_select(0, source)
+        product = slots.view(len(prompt), shared, self.slots * repeat, size) @ prompt
         if padding is not None:
-            product = product + padding[:, None, None]
-        product = product.reshape(self.slots.count, shared, self.slots.longest, repeat, -1).transpose(1, 2)
-        return self.slots.unpad(product)
+            product += padding[:, None, None]
+        return product.view(len(source), -1).index_select(0, place).view(rows, shared, repeat, -1)
 
 
 def _uniform(seed: tuple[int | str, ...], rows: int, limit: int) -> Tensor:
