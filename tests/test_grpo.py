@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
@@ -309,7 +308,7 @@ def test_stopped_and_resumed_is_bit_identical(
 
 
 def test_killed_between_checkpoints_and_resumed_is_bit_identical(
-    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"grpo.checkpoint_every": 2, "grpo.log_completions_every": 1}
     whole = train(make_toy(changes), prompts, tmp_path / "whole")
@@ -323,8 +322,31 @@ def test_killed_between_checkpoints_and_resumed_is_bit_identical(
     tables = [sorted(path.name for path in (tmp_path / name / "completions").iterdir()) for name in ("whole", "parts")]
     assert tables[0] == tables[1] == [f"{step:08d}.parquet" for step in range(6)]
     for name in tables[0]:
-        one, two = (pd.read_parquet(tmp_path / folder / "completions" / name) for folder in ("whole", "parts"))
-        pd.testing.assert_frame_equal(one, two)
+        one, two = ((tmp_path / folder / "completions" / name).read_bytes() for folder in ("whole", "parts"))
+        assert one == two
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_tables_of_completions_that_are_damaged_or_missing_are_told_at_each_resume(
+    make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, tables = {"grpo.log_completions_every": 1}, tmp_path / "parts/completions"
+    whole = train(make_toy(changes), prompts, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(make_toy(changes), prompts, tmp_path / "parts", stop_after=3)
+    flipped = bytearray((tables / "00000000.parquet").read_bytes())
+    flipped[5] ^= 1
+    (tables / "00000000.parquet").write_bytes(flipped)
+    (tables / "00000002.parquet").unlink()
+    with pytest.raises(Interrupted):
+        train(make_toy(changes), prompts, tmp_path / "parts", stop_after=1)
+    said = capsys.readouterr().out
+    assert "00000000.parquet is damaged" in said and "00000002.parquet is missing" in said
+    parts = train(make_toy(changes), prompts, tmp_path / "parts")
+    said = capsys.readouterr().out
+    assert "00000000.parquet is missing" in said and "00000002.parquet is missing" in said
+    assert same(weights(whole), weights(parts))
+    assert sorted(path.stem for path in tables.iterdir()) == [f"{step:08d}" for step in (1, 3, 4, 5)]
 
 
 def test_a_finished_run_is_not_trained_further(

@@ -24,7 +24,7 @@ from rlvr.sampler import Sampler
 from rlvr.training.log import completion_table, step_record
 from rlvr.training.mismatch import check
 from rlvr.training.optim import Optimizer
-from rlvr.training.run import Run, check_log
+from rlvr.training.run import Run, check_completions, check_log
 from rlvr.types import Interrupted, LossSpec, Prompt, clip_high
 
 MESSAGES = 3  # of what went wrong in scoring, printed for each step
@@ -55,12 +55,14 @@ def train(
     steps = num_steps(cfg.grpo, len(prompts))
     optimizer = make_optimizer(cfg, resolved, policy, steps)
     updates = cfg.grpo.minibatches_per_rollout * cfg.grpo.passes_per_rollout
-    start, _ = run.restore(policy, optimizer)
+    start, notes = run.restore(policy, optimizer)
+    notes = {"completions": {}} | notes
     check_log(run, start)
+    check_completions(run, notes["completions"])
     for step in range(start, steps):
         meter.begin_step()
         learning_rate = optimizer.rate()
-        with run.training(step, policy, optimizer, {}, updates=updates):
+        with run.training(step, policy, optimizer, notes, updates=updates):
             with meter.phase("rollout"):
                 sampler.resume()
                 sampler.sync(policy)
@@ -81,11 +83,10 @@ def train(
             run.append_log(record | {"grad_norm": grad_norm, "learning_rate": learning_rate} | optimizer.record())
             is_last, asked_to_stop = step + 1 == steps, stop()
             if step % cfg.grpo.log_completions_every == 0 or is_last:
-                completion_table(step, rollout).to_parquet(
-                    run.completions / f"{step:08d}.parquet", write_page_checksum=True
-                )
+                written = run.write_completions(step, completion_table(step, rollout))
+                notes = {"completions": notes["completions"] | written}
             if (step + 1) % cfg.grpo.checkpoint_every == 0 or is_last or asked_to_stop:
-                run.save(step + 1, policy, optimizer, {})
+                run.save(step + 1, policy, optimizer, notes)
         show(step + 1, reward=record["reward/mean"], accuracy=record["accuracy"],
              length=record["completion/mean_length"], **{"tokens/s": record["tokens/second"]})  # fmt: skip
         if asked_to_stop:

@@ -15,7 +15,7 @@ import torch
 from rlvr.model.policy import Policy
 from rlvr.training import checkpoint
 from rlvr.training.optim import Optimizer
-from rlvr.training.run import Run, check_log
+from rlvr.training.run import Run, check_completions, check_log
 
 
 @pytest.fixture(autouse=True)
@@ -266,19 +266,61 @@ def test_log_lines_are_json(run: Run) -> None:
     assert [json.loads(line) for line in run.log.read_text().splitlines()] == [record, record]
 
 
-@pytest.mark.parametrize("damage", ["a bit", "cut", "empty", "JSON"])
-def test_a_damaged_table_of_completions_is_named_and_removed(
-    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Run(tmp_path)
-    run.completions.mkdir()
-    run.log.touch()
-    good, bad = run.completions / "00000000.parquet", run.completions / "00000002.parquet"
-    for file in (good, bad):
-        pd.DataFrame({"text": [f"answer {i}" for i in range(500)]}).to_parquet(file, write_page_checksum=True)
-    data = bytearray(bad.read_bytes())
-    data[len(data) // 3] ^= 1
-    bad.write_bytes({"a bit": bytes(data), "cut": bytes(data[:100]), "empty": b"", "JSON": b"{}"}[damage])
-    check_log(run, 0)
-    assert good.exists() and not bad.exists()
-    assert f"warning: {bad} is damaged" in capsys.readouterr().out
+class TestCompletions:
+    """Tables of the steps before a checkpoint, against what its notes say of them."""
+
+    @pytest.fixture
+    def written(self, run: Run) -> dict[str, str]:
+        run.completions.mkdir()
+        tables = {step: pd.DataFrame({"step": step, "text": [f"answer {i}" for i in range(3)]}) for step in (0, 2)}
+        written: dict[str, str] = {}
+        for step, table in tables.items():
+            written |= run.write_completions(step, table)
+            pd.testing.assert_frame_equal(pd.read_parquet(run.completions / f"{step:08d}.parquet"), table)
+        return written
+
+    def test_whole_tables_are_kept_without_a_word(
+        self, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        check_completions(run, written)
+        assert {file.name for file in run.completions.iterdir()} == written.keys()
+        assert capsys.readouterr().out == ""
+
+    def test_any_flipped_bit_is_noticed(
+        self, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bad = run.completions / "00000002.parquet"
+        whole = bad.read_bytes()
+        for at in range(len(whole)):
+            bad.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+            check_completions(run, written)
+            assert [file.name for file in run.completions.iterdir()] == ["00000000.parquet"], at
+            assert f"warning: {bad} is damaged" in capsys.readouterr().out, at
+
+    @pytest.mark.parametrize("damage", ["cut", "empty", "JSON", "another"])
+    def test_other_damage_is_noticed(
+        self, damage: str, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        good, bad = run.completions / "00000000.parquet", run.completions / "00000002.parquet"
+        cut, another = bad.read_bytes()[:-1], good.read_bytes()
+        bad.write_bytes({"cut": cut, "empty": b"", "JSON": b"{}", "another": another}[damage])
+        check_completions(run, written)
+        assert good.exists() and not bad.exists()
+        assert f"warning: {bad} is damaged" in capsys.readouterr().out
+
+    def test_a_deleted_table_is_told(
+        self, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gone = run.completions / "00000000.parquet"
+        gone.unlink()
+        check_completions(run, written)
+        assert f"warning: {gone} is missing" in capsys.readouterr().out
+
+    def test_an_extra_table_is_removed(
+        self, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        extra = run.completions / "00000001.parquet"
+        shutil.copy(run.completions / "00000000.parquet", extra)
+        check_completions(run, written)
+        assert {file.name for file in run.completions.iterdir()} == written.keys()
+        assert f"warning: {extra} was not written by this run" in capsys.readouterr().out

@@ -55,13 +55,19 @@ def read(folder: Path) -> Checkpoint:
     saved = _content(folder / STATE)
     for name, expected in saved["sha256"].items():
         try:
-            found = _sha256(folder / name)
+            found = sha256(folder / name)
         except OSError as error:
             raise Damaged(f"{folder / name} cannot be read: {error.strerror}") from None
         if found != expected:
             raise Damaged(f"{folder / name} is not what was written")
     state = load_file(folder / WEIGHTS), torch.load(folder / OPTIMIZER, weights_only=True)
     return Checkpoint(saved["step"], state, saved["notes"])
+
+
+def sha256(file: Path) -> str:
+    """Raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:
@@ -79,7 +85,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     content = {
         "step": checkpoint.step,
         "notes": checkpoint.notes,
-        "sha256": {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)},
+        "sha256": {name: sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)},
     }
     saved = {"content": content, "sha256": _hash(content)}
     (folder / STATE).write_text(json.dumps(saved), encoding="utf-8")
@@ -99,11 +105,6 @@ def _content(file: Path) -> dict[str, Any]:
     if not is_whole:
         raise Damaged(f"{file} is not what was written")
     return content
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _hash(content: dict[str, Any]) -> str:

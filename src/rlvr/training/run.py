@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch.utils._pytree import tree_iter, tree_map_only
 
 from rlvr.runtime.machine import explain, is_disk_full
 from rlvr.runtime.messages import warn
-from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, write
+from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, sha256, write
 from rlvr.types import Interrupted, StepFailed, UserError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from rlvr.model.policy import Policy
     from rlvr.training.optim import Optimizer
 
@@ -134,6 +137,14 @@ class Run:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    def write_completions(self, step: int, table: DataFrame) -> dict[str, str]:
+        """Write the table of `step`; its name with its SHA-256, for the notes of the next checkpoint."""
+        data = table.to_parquet(None)
+        file = self.completions / f"{step:08d}.parquet"
+        file.write_bytes(data)
+        flush(file)
+        return {file.name: hashlib.sha256(data).hexdigest()}
+
     def checkpoints(self) -> list[Path]:
         return list(self.folder.glob("step-*"))
 
@@ -168,21 +179,31 @@ class Run:
 
 
 def check_log(run: Run, steps: int) -> None:
-    """Warn where the log does not hold the first `steps` steps, each once; remove damaged tables of completions."""
-    import pandas as pd  # noqa: PLC0415
-
-    for table in sorted(run.completions.glob("*.parquet")):
-        try:
-            pd.read_parquet(table, page_checksum_verification=True)
-        except (OSError, ValueError) as damage:
-            table.unlink()
-            warn(f"{table} is damaged ({damage}) and removed: the report will lack these completions")
+    """Warn where the log does not hold the first `steps` steps, each once."""
     found = [_step_of(line, default=-1) for line in run.log.read_text(encoding="utf-8").splitlines()]
     if found != list(range(steps)):
         warn(
             f"{run.log} is damaged: it holds {len(set(found))} of the {steps} steps before the checkpoint. The weights "
             "are whole; the curves of the report will not be"
         )
+
+
+def check_completions(run: Run, written: Mapping[str, str]) -> None:
+    """Compare the tables of completions with those that were `written` (SHA-256 by name).
+
+    A damaged one and one that nobody wrote are removed. Each of them, and each that is missing, is a warning.
+    """
+    for name, digest in written.items():
+        table = run.completions / name
+        if not table.exists():
+            warn(f"{table} is missing: the report will lack these completions")
+        elif sha256(table) != digest:
+            table.unlink()
+            warn(f"{table} is damaged and removed: the report will lack these completions")
+    for table in sorted(run.completions.iterdir()):
+        if table.name not in written:
+            table.unlink()
+            warn(f"{table} was not written by this run and is removed")
 
 
 def state_of(policy: Policy, optimizer: Optimizer) -> State:
