@@ -10,9 +10,12 @@ around the box.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from functools import lru_cache
 from itertools import permutations
 from typing import Any, Protocol, Self
@@ -26,6 +29,7 @@ PROBE = "0"  # a question that every vocabulary can write
 
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30  # for one chat
 LONGEST = 2**20  # characters that a chat template may write around the messages
+GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # blocks of transformers around an assistant's turn
 REMEDY = "repair its chat_template.jinja, or take a model with another"
 
 # For models without a chat template.
@@ -221,6 +225,34 @@ def render_chat(
             f"around the messages: {REMEDY}"
         )
     return text
+
+
+def try_template(*, template: str, tokens: Mapping[str, str]) -> None:
+    """Write some chats with `template` as transformers would; errors are left to `render_chat`.
+
+    For a process that can be killed: one operation on huge numbers or lists of lists cannot be stopped otherwise.
+    """
+    from jinja2 import TemplateError  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, *_: Any, **options: Any) -> str:
+        return json.dumps(value, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    given = {**tokens, "tools": None, "documents": None}
+    system, user, assistant = ({"role": role, "content": PROBE} for role in ("system", "user", "assistant"))
+    for chat in ([user], [system, user], [user, assistant], [system, user, assistant, user]):
+        for prompts in (False, True):
+            with suppress(Exception):  # whatever a template may raise
+                compiled = environment.from_string(GENERATION.sub("", template))
+                compiled.render(messages=chat, add_generation_prompt=prompts, **given)
 
 
 def render_target(problem: Problem, tags: Tags) -> str:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlvr.chat import CHAT_TEMPLATE, TAGS, render_prompt
-from rlvr.model.tokenizer import check_round_trip, describe, target_end, turn_end
+from rlvr.model.tokenizer import check_round_trip, check_template, describe, target_end, turn_end
 from rlvr.types import UserError
 
 CHATML = (
@@ -21,7 +21,7 @@ CHATML = (
 def byte_level(
     *,
     eos: str | None = "<|endoftext|>",
-    template: str | None = CHATML,
+    template: Any = CHATML,
     merges: tuple[str, ...] = (),
     lower: bool = False,
 ) -> Any:
@@ -101,3 +101,39 @@ def test_a_template_without_system_prompts_gets_it_with_the_first_question(refus
     assert render_prompt(byte_level(), "2+2?", system_prompt="Be brief.", opening="").startswith(
         "<|im_start|>system\nBe"
     )
+
+
+class TestTemplatesThatDoNotEnd:
+    """One operation of each takes hours, and nothing but the end of its process stops it."""
+
+    ENDLESS = {  # noqa: RUF012
+        "a power": "{{ 10 ** (10 ** 9) }}",
+        "a power of what is given": "{% for m in messages %}{{ (m.content|length + 9) ** (10 ** 9) > 1 }}{% endfor %}",
+        "rounding": "{{ 5 | round(-(10 ** 9)) }}",
+        "lists of lists": "{% set ns = namespace(a=[], b=[]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}"
+        "{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+        "in a block of transformers": "{% generation %}{{ 10 ** (10 ** 9) }}{% endgeneration %}",
+        "after a filter of transformers": "{{ messages | tojson(ensure_ascii=False) }}{{ 10 ** (10 ** 9) }}",
+        "with a system prompt": "{% if messages[0].role == 'system' %}{{ 10 ** (10 ** 9) }}{% endif %}" + CHATML,
+    }
+
+    @pytest.mark.parametrize("name", ENDLESS)
+    def test_one_message_within_seconds(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rlvr.chat.RENDER_SECONDS", 0.5)
+        with pytest.raises(UserError, match=r"cannot write a chat \(over its limit of 0\.5 s of CPU time\): repair"):
+            check_template(byte_level(template=self.ENDLESS[name]))
+
+    @pytest.mark.parametrize("template", ["{{ 'a' * 10 ** 12 }}", '{{ "%9999999999d" % 1 }}'])
+    def test_memory_is_bounded_as_well(self, template: str) -> None:
+        with pytest.raises(UserError, match="the model's chat template cannot write a chat"):
+            check_template(byte_level(template=template))
+
+    def test_a_template_that_raises_or_is_none_is_told_as_before(self) -> None:
+        for template in ("{{ raise_exception('no') }}", "{% for %}", {"tools": CHATML}):
+            with pytest.raises(UserError, match="cannot write a chat of user"):
+                check_template(byte_level(template=template))
+
+    def test_a_template_is_tried_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        check_template(byte_level())
+        monkeypatch.setattr("rlvr.model.tokenizer.Workers", None)
+        check_template(byte_level())

@@ -92,6 +92,7 @@ def open_tokenizer(name: str, revision: str | None, base: Path) -> Any:
     tokenizer = _gguf_tokenizer(file, gguf_texts(file))
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
+    check_template(tokenizer)
     return tokenizer
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
-from rlvr.chat import Tags, messages, render_chat
+from rlvr import chat as chats
+from rlvr.chat import CHAT_TEMPLATE, REMEDY, Tags, messages, render_chat
 from rlvr.types import Message, UserError
+from rlvr.verifiers.workers.pool import Workers
 
+TRY_SECONDS = 120.0  # of a machine that does much else; RENDER_SECONDS are of computing
 MARK = "0"  # an answer that every vocabulary holds
 
 
@@ -23,9 +28,25 @@ def turn_end(tokenizer: Any) -> int | None:
 
 
 def check_template(tokenizer: Any) -> None:
-    """Raises UserError for a chat template that cannot be rendered, or leaves out the question."""
+    """Raises UserError for a chat template that cannot be rendered, does not end, or leaves out the question."""
+    with suppress(ValueError):  # it has none, or several of which none is the default: render_chat says so
+        template = tokenizer.get_chat_template()
+        tokens = tokenizer.special_tokens_map.items()
+        if template != CHAT_TEMPLATE and (why := _endless(template, tuple((k, str(v)) for k, v in tokens))):
+            raise UserError(f"the model's chat template cannot write a chat ({why}): {REMEDY}")
     if MARK not in render_chat(tokenizer, messages(MARK, None), add_generation_prompt=False):
         raise UserError("the model's chat template writes no question into the prompt: take another model or template")
+
+
+@cache
+def _endless(template: str, tokens: tuple[tuple[str, str], ...]) -> str | None:
+    """Why the template is stopped, tried in a process that can be killed at any operation; None if it ends."""
+    with Workers(1, memory_bytes=2 * chats.RENDER_BYTES) as workers:
+        reply = workers.submit(
+            "rlvr.chat:try_template", {"template": template, "tokens": dict(tokens)},
+            seconds=TRY_SECONDS, cpu_seconds=chats.RENDER_SECONDS,
+        ).result()  # fmt: skip
+    return reply.message if reply.failure in ("timeout", "memory", "crash") else None
 
 
 def target_end(tokenizer: Any) -> int:
