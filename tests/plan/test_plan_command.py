@@ -80,9 +80,16 @@ def test_one_model_on_the_common_cards(plan: Run) -> None:
     assert plan("Llama-3.3-70B", "--context", "2048", "--quantization", "none")[0] == 1
 
 
-def test_a_card_without_bfloat16_and_a_context_beyond_the_models_own_are_said(plan: Run) -> None:
-    out = plan("SmolLM2-135M", "--card", "T4", "--context", "16384")[1]
-    assert "float16 with loss scaling" in out and "was made for 8,192 tokens" in out
+def test_a_card_without_bfloat16_is_said(plan: Run) -> None:
+    assert "float16 with loss scaling" in plan("SmolLM2-135M", "--card", "T4")[1]
+
+
+@pytest.mark.parametrize("card", [(), ("--card", "H100")])
+def test_a_context_beyond_the_models_own_does_not_fit(plan: Run, card: tuple[str, ...]) -> None:
+    code, out, _ = plan("SmolLM2-135M", *card, "--context", "8193")
+    assert code == 1 and "SmolLM2-135M was made for 8,192 tokens" in out
+    assert "does not fit" in out and "try --context 8192" in out and "fits: " not in out
+    assert plan("SmolLM2-135M", *card, "--context", "8192")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,11 @@ def show(model: str | None, card: Card | None, context: int | None, settings: Pl
             f"{shape.name} reads {shape.max_position_embeddings:,} tokens: --prompt {settings.prompt_tokens} leaves "
             "none for an answer; lower --prompt"
         )
-    for line in warnings(shape, context, cards):
+    for line in warnings(shape, cards):
         console.print(line)
+    if context is not None and context > shape.max_position_embeddings:
+        console.print(_beyond(shape, context))
+        return False
     if card is None:
         wanted = with_context(settings, context or min(2048, shape.max_position_embeddings))
         console.print(_table(cards_grid(shape, cards, wanted)))
@@ -86,13 +89,11 @@ def demand(planned: Plan) -> None:
     raise UserError("\n".join(["the model does not fit.", text.getvalue().rstrip(), *verdict(planned)]))
 
 
-def warnings(shape: Shape, context: int | None, cards: Sequence[Card]) -> list[str]:
+def warnings(shape: Shape, cards: Sequence[Card]) -> list[str]:
     """What the numbers do not say."""
     lines = []
     if not shape.is_known:
         lines.append(f"{shape.model_type} is not a model type that the planner knows: it is planned like a Llama")
-    if context is not None and context > shape.max_position_embeddings:
-        lines.append(f"{shape.name} was made for {shape.max_position_embeddings:,} tokens")
     if len(cards) == 1 and not cards[0].has_bf16:
         lines.append(f"{cards[0].name} has no bfloat16: 16 bit means float16 with loss scaling there")
     return lines
@@ -119,6 +120,14 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
     )
     console.print("rule of thumb: 1 GB per billion weights for QLoRA, 4 GB for 16-bit LoRA")
     return True
+
+
+def _beyond(shape: Shape, context: int) -> str:
+    limit = shape.max_position_embeddings
+    return (
+        f"does not fit: {shape.name} was made for {limit:,} tokens (max_position_embeddings), and --context is "
+        f"{context:,}\n  try --context {limit}\n  try a model for longer texts"
+    )
 
 
 def _show_plan(console: Console, planned: Plan) -> None:
