@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from rlvr.chat import TAGS, extract_answer, extract_tagged, last_number, render_target
 from rlvr.config import Config
@@ -120,11 +120,11 @@ class TestHub:
 
         def load_dataset(name: str, subset: str, *, split: str, revision: str) -> Any:
             calls.append((name, subset, split, revision))
-            return SimpleNamespace(to_list=lambda: [row(1 if split == "train" else 2)])
+            return Dataset.from_list([row(1 if split == "train" else 2)])
 
         info = SimpleNamespace(sha="abc123")
         api = SimpleNamespace(dataset_info=lambda name: info)
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
         monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
         return calls
 
@@ -145,7 +145,7 @@ class TestHub:
         def fail(*_: Any, **__: Any) -> Any:
             raise OSError("no such data set")
 
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fail))
+        monkeypatch.setattr("datasets.load_dataset", fail)
         with pytest.raises(UserError, match=r"'open/gsm' is not a file or folder, .*\n*no such data set"):
             load({"prepare.gsm8k.source": "open/gsm", "prepare.gsm8k.revision": "f00"})
 

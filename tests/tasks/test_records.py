@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from datasets import Dataset, Features, Value
 from pyarrow import parquet as pq
 
 from rlvr.tasks import Pools, table
@@ -298,10 +298,10 @@ class TestHub:
 
         def load_dataset(name: str, subset: str | None, *, split: str, revision: str) -> Any:
             calls.append((name, subset, split, revision))
-            return SimpleNamespace(to_list=lambda: ROWS)
+            return Dataset.from_list(ROWS)
 
         api = SimpleNamespace(dataset_info=lambda name: SimpleNamespace(sha=f"newest of {name}"))
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
         monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
         return calls
 
@@ -324,6 +324,19 @@ class TestHub:
         (warning,) = pools.origin["warnings"]
         assert warning.startswith("prepare.records.evaluation_revision is null")
         assert pools.origin["evaluation"]["revision"] == "newest of me/exam"
+
+    @pytest.mark.parametrize("kind", ["float32", "float16"])
+    def test_numbers_of_single_precision_are_read_as_their_shortest_text(
+        self, kind: str, load: Load, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers = [8.1, 0.3, 3.5, None, 0.1]
+        rows = {"question": [f"{i}?" for i in range(5)], "answer": answers, "working": ["w"] * 5, "level": [1] * 5}
+        words = {"question": Value("string"), "working": Value("string"), "level": Value("int64")}
+        found = Dataset.from_dict(rows, features=Features({**words, "answer": Value(kind)})).select([4, 2, 1, 0, 3])
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: found)
+        pools = load("me/sums", revision="f00")
+        answer_of = {problem.question: problem.answer for problem in pools.training}
+        assert answer_of == {"0?": "8.1", "1?": "0.3", "2?": "3.5", "4?": "0.1"}
 
 
 def test_the_example_holds_what_it_says(load: Load) -> None:

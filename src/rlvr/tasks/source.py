@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvr.tasks.table import READERS, TableRow, files_of, read_local, splits_of
+from rlvr.tasks.table import READERS, TableRow, files_of, read_local, rows_of, splits_of
 from rlvr.types import UserError
 
 FOLLOWED = (Path("data/raw"), Path("examples/records"))  # the data that prepare depends on in dvc.yaml
@@ -114,7 +114,8 @@ def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[Tab
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
 
     try:
-        rows: list[TableRow] = load_dataset(name, subset, split=split, revision=commit).to_list()
+        found = load_dataset(name, subset, split=split, revision=commit)
+        rows = rows_of(found.with_format("arrow")[:])
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(f"{_unreadable(name)} (subset {subset}, split {split}, revision {commit})\n{error}") from None
     return rows
