@@ -105,7 +105,11 @@ UNITS = {
     r"3\sqrt{2}": r"3\sqrt{2} cm | 3\sqrt2 feet | 3√2 \textbf{ cm}",
     "10": r"10°C | 10^\circ C | 10^{\circ} F | 10 km per hour | 10 m/s",
     "0.75": r"\frac{3}{4} cup | \frac34\text{ cups} | 3/4 cup",
-    "28%": r"$28$ % | 28\%",
+    "28%": r"$28$ % | 28\% | x = 28\%",
+    "1.2": r"120% | $120\%$ | 120 percent | x = 120% | 6/5=120\%",
+    "120%": r"1.2 | 120 | \frac{6}{5} | x=120%",
+    "0.05": r"5% | 5\% | x = 5%",
+    "x<0.05": r"x<5\%",
 }
 FORMS = {
     "52_8": r"52 | 52_{8} | 52_{(8)} | $52_8$",
@@ -137,6 +141,9 @@ NO_UNITS = {
     "3": r"x=3 \text{ or } x=5 | \pm 3 | 3, \pm 3 | \boxed{3}\boxed{5} | \boxed{3} \boxed{3} \boxed{4}",
     r"2\pi": r"2\pi r | 2\pi h | 2\pi k cm | 3\pi cm",
     "10": "10^\\circ x | 10 i | 10 K per",
+    "120": "1.2 | 1.2%",
+    "0.5": r"5% | x = 5\% | 1/4 = 50\% | 0.5%",
+    "x<0.05": r"x<0.5\% | x>5\%",
 }
 ECHOES = [  # answer, gold, question
     ("9^2-7^2", "32", "Compute $9^2-7^2$."),

@@ -200,6 +200,9 @@ def test_a_percent_sign_is_a_unit_and_a_hundredth() -> None:
 
     assert parse("50%") == 50
     assert is_right("50%", "50") and is_right("50 percent", "0.5") and is_right("0.5", "50%") and is_right("50", "50%")
+    assert is_right("120%", "1.2") and is_right("1.2", "120%") and is_right("5%", "0.05") and is_right("0.05", "5%")
+    assert is_right("120%", "120") and is_right("120", "120%")
+    assert not is_right("1.2", "120") and not is_right("120%", "1.2%") and not is_right("120", "1.2")
     assert not is_right("0.5%", "50%") and not is_right("5000%", "0.5") and not is_right("0.5", "50")
 
 

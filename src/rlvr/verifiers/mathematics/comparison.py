@@ -6,7 +6,7 @@ import logging
 import re
 
 from math_verify import verify as equals
-from sympy import Basic, Eq, Expr, Float, MatrixBase
+from sympy import Basic, Eq, Expr, Float, MatrixBase, UnevaluatedExpr
 from sympy.core.random import seed
 
 from rlvr.verifiers.mathematics.echo import is_echo
@@ -73,10 +73,11 @@ def _has_false_equation(answer: Basic | MatrixBase) -> bool:
 
 
 def _is_false(equation: Eq) -> bool:
-    if not all(side.is_number and side.is_real for side in equation.args):
+    left, right = (side.replace(UnevaluatedExpr, lambda inner: inner) for side in equation.args)  # those of percents
+    if not all(side.is_number and side.is_real for side in (left, right)):
         return False
     tolerance = ROUNDED if equation.atoms(Float) else EXACT
-    return bool(abs(float(equation.lhs - equation.rhs)) > tolerance * abs(float(equation.rhs)))
+    return bool(abs(float(left - right)) > tolerance * abs(float(right)))
 
 
 def _are_equal(answer: Basic | MatrixBase, gold: Basic | MatrixBase) -> bool:

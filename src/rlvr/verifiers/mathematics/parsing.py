@@ -8,6 +8,7 @@ from functools import lru_cache
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, convert_to_pct, latex2sympy, normalize_latex
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Eq, FiniteSet, I, Intersection, MatrixBase, Set, Union
+from sympy.core.relational import Relational
 
 from rlvr.verifiers.mathematics.limits import refuse_bombs
 from rlvr.verifiers.mathematics.notation import PERCENT, SIGNS, Unreadable, plain_to_latex, unwrap
@@ -51,7 +52,14 @@ def _expression(text: str) -> Basic | MatrixBase:
         raise Unreadable(f"it reads as a {type(expression).__name__}")
     if is_complex:
         expression = expression.xreplace({symbol: I for symbol in expression.free_symbols if str(symbol) == "i"})
-    return convert_to_pct(expression) if PERCENT.search(text) else expression
+    return _percent(expression) if PERCENT.search(text) else expression
+
+
+def _percent(expression: Basic | MatrixBase) -> Basic | MatrixBase:
+    """The expression before a percent sign; of an equation or inequality its right side, as in x = 50%."""
+    if isinstance(expression, Relational):
+        return expression.func(expression.lhs, convert_to_pct(expression.rhs), evaluate=False)
+    return convert_to_pct(expression)
 
 
 def _as_set(expression: Basic | MatrixBase) -> Set:
