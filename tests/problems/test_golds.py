@@ -169,3 +169,24 @@ def test_the_verifier_of_a_reward_reads_the_golds_before_training(make_config: C
     check_golds_of_rewards(cfg, problems("1", "2"))
     with pytest.raises(UserError, match=r"rewards\.as_number\.verifier number cannot use 1 of 2 golds"):
         check_golds_of_rewards(cfg, problems("1", "Oslo"))
+
+
+@pytest.mark.parametrize("form", ["duration", "date"])
+def test_a_format_that_is_not_checked_is_told(
+    form: str, make: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    golds = [json.dumps({"type": "string", "format": form, "title": f"{i}"}) for i in range(26)]
+    make(golds, {"verifiers.answer": "json_schema", "verifiers.workers": 1})
+    told = f"warning: verifier json_schema does not check the format {form}: any text passes. It checks date, date-time"
+    assert capsys.readouterr().out.count(told) == (form == "duration")
+
+
+def test_nor_one_of_the_verifier_of_a_reward(
+    make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    options = {"right": 3.0, "wrong": -1.0}
+    rewards = {"shape": {"function": "number_matches", "verifier": "json_schema", "weight": 1.0, "options": options}}
+    check_golds_of_rewards(make_config({"verifiers.answer": "text", "rewards": rewards}), problems('{"format": "iri"}'))
+    assert "does not check the format iri" in capsys.readouterr().out

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlvr.verifiers import json_schema
+from rlvr.verifiers.json_formats import CHECKED, unchecked
 from rlvr.verifiers.json_schema import verify
 
 PERSON: dict[str, Any] = {
@@ -163,6 +165,32 @@ FORMATS = {
     "hostname": ("example.org", "-example"),
     "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123"),
 }
+
+
+def test_the_formats_that_are_checked_are_named() -> None:
+    assert set(json_schema.FORMATS.checkers) == set(CHECKED) >= FORMATS.keys()
+
+
+@pytest.mark.parametrize(
+    ("schema", "formats"),
+    [
+        ({"type": "string", "format": "iri"}, {"iri"}),
+        ({"properties": {"a": {"format": "duration"}, "b": {"items": [{"format": "iri"}, {"format": "date"}]}}},
+         {"duration", "iri"}),
+        ({"$defs": {"x": {"format": "int32"}}, "$ref": "#/$defs/x"}, {"int32"}),
+        ({"properties": {"format": {"type": "string"}, "enum": {"format": "iri"}}, "required": ["format"]}, {"iri"}),
+        ({"enum": [{"format": "iri"}], "examples": [{"format": "iri"}], "default": {"format": "iri"}}, set()),
+        ({"format": "email"}, set()),
+        (True, set()),
+    ],
+)  # fmt: skip
+def test_formats_that_are_not_checked_are_found(schema: object, formats: set[str]) -> None:
+    assert unchecked(json.dumps(schema)) == formats
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[" * 100_000])
+def test_what_is_no_schema_has_no_formats(text: str) -> None:
+    assert unchecked(text) == set()
 
 
 @pytest.mark.parametrize("name", FORMATS)

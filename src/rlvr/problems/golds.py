@@ -14,8 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 import rlvr.verifiers
+from rlvr.runtime.messages import warn
 from rlvr.runtime.progress import progress
 from rlvr.types import Problem, UserError
+from rlvr.verifiers.json_formats import CHECKED, unchecked
 from rlvr.verifiers.verdict import WORKER
 from rlvr.verifiers.verify import Asked, RunningVerifier, VerifierSettings, make_verifier, open_workers, settle
 
@@ -44,6 +46,18 @@ def refusal(verifier: str, bad: Mapping[str, str], *, count: int, remedy: str = 
     lines = [f"{verifier} cannot use {len(bad)} of {count} golds:", *shown, *more]
     lines.append(f"Fix or filter these rows, or choose another verifier (text compares words: docs/rewards.md){remedy}")
     return UserError("\n".join(lines))
+
+
+def warn_of_formats(verifier: str, problems: Iterable[Problem]) -> None:
+    """Warn of formats in the JSON Schemas of the golds that the verifier json_schema does not check."""
+    if verifier != "json_schema":
+        return
+    formats = sorted({form for gold in {g for problem in problems for g in problem.golds} for form in unchecked(gold)})
+    if formats:
+        warn(
+            f"verifier json_schema does not check the format {', '.join(formats)}: any text passes. It checks "
+            f"{', '.join(CHECKED)}; write another as a pattern"
+        )
 
 
 def _asked(verifier: RunningVerifier, problem: Problem) -> list[tuple[str, Asked]]:

@@ -26,7 +26,7 @@ from rlvr.model.chat_template import fix_template
 from rlvr.model.limits import check_config, check_ids, check_length
 from rlvr.model.source import Source, open_source
 from rlvr.model.tokenizer import MARK, check_round_trip, describe, target_end
-from rlvr.problems.golds import bad_golds, refusal
+from rlvr.problems.golds import bad_golds, refusal, warn_of_formats
 from rlvr.problems.selection import Split, TokenLimits, select, set_aside, split_sizes
 from rlvr.problems.tables import write_table
 from rlvr.runtime.messages import note, warn
@@ -96,6 +96,7 @@ def deal(cfg: Config, tokenizer: Any, pools: Pools) -> tuple[list[Problem], dict
         if not found:
             break
         bad, pools = bad | found, pools.without(found)
+    warn_of_formats(cfg.verifiers.answer, pools.problems())
     if bad:
         note(f"{len(bad)} rows left out, whose golds {cfg.verifiers.answer} cannot use (card.json: bad_golds)")
     return examples, splits, bad

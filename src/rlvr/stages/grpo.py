@@ -14,7 +14,7 @@ from rlvr.model.policy import has_weights
 from rlvr.plan.account import memory_account, memory_summary
 from rlvr.problems import tables
 from rlvr.problems.draw import num_steps
-from rlvr.problems.golds import bad_golds, refusal
+from rlvr.problems.golds import bad_golds, refusal, warn_of_formats
 from rlvr.rewards import open_scorer
 from rlvr.runtime.interrupt import stop_requested
 from rlvr.runtime.messages import note
@@ -64,6 +64,8 @@ def check_golds_of_rewards(cfg: Config, problems: Sequence[Problem]) -> None:
         is_checked = verifier == cfg.verifiers.answer and ":" not in verifier
         if not is_checked and (bad := bad_golds(cfg.verifiers, verifier, problems)):
             raise refusal(f"rewards.{name}.verifier {verifier}", bad, count=len(problems))
+        if not is_checked:
+            warn_of_formats(verifier, problems)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 
 from rlvr.verifiers.fences import unfence
+from rlvr.verifiers.json_formats import CHECKED
 from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, wrong
 
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # of a host name
@@ -31,8 +32,7 @@ def verify(answer: str, gold: str) -> Verdict:
 
     The JSON is strict: no NaN, no number beyond the range of a double, no key twice. Supports drafts 3 to 2020-12, as
     named by $schema, else 2020-12. A $ref to another document is never fetched. multipleOf is exact: 19.99 is a
-    multiple of 0.01. These formats are checked: date, date-time, time, email, hostname, ipv4, ipv6, regex, uri, uuid;
-    others are not. Source: https://json-schema.org
+    multiple of 0.01. The formats of json_formats.py are checked, others are not. Source: https://json-schema.org
     """
     try:
         schema = validator(gold)
@@ -82,8 +82,8 @@ def multiple_of(_: Validator, step: Any, value: Any, __: Any) -> Iterator[Valida
 
 
 def _formats() -> FormatChecker:
-    """The formats of jsonschema that need no other package, and the common ones that it leaves out."""
-    checker = FormatChecker()
+    """Those of CHECKED, whatever optional packages of jsonschema are installed, with the ones that it leaves out."""
+    checker = FormatChecker(FormatChecker.checkers.keys() & set(CHECKED))
     time = r"\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)"
     patterns = {
         "email": r"[^@\s]+@[^@\s]+",
