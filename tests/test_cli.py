@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,22 @@ def test_check_says_what_is_unlikely_to_work(
     first, note = capsys.readouterr().out.splitlines()
     assert first == "params.yaml is fine"
     assert note.startswith("note: grpo runs 30 steps")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_check_says_that_the_device_is_missing(
+    is_there: bool,
+    call: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: is_there)
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text().replace("  device: cpu ", "  device: cuda "))
+    assert call("check") == 0
+    said = capsys.readouterr().out.splitlines()
+    told = [line for line in said if re.fullmatch("warning: compute.device is cuda, .* take auto or cpu", line)]
+    assert said[0] == "params.yaml is fine" and len(told) == (not is_there)
 
 
 def test_help_names_every_stage(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

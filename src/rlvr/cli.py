@@ -41,11 +41,13 @@ def check(
     from rlvr.config.advice import advice, evaluation_advice, sft_advice  # noqa: PLC0415
     from rlvr.problems.draw import num_steps  # noqa: PLC0415
     from rlvr.rewards.probe import check_functions  # noqa: PLC0415
-    from rlvr.runtime.messages import note  # noqa: PLC0415
+    from rlvr.runtime.messages import note, warn  # noqa: PLC0415
 
     cfg = load_config()
     check_functions(cfg.rewards, cfg.verifiers)
     print("params.yaml is fine")
+    if (text := _unusable_device(cfg.compute.device)) is not None:
+        warn(text)
     problems = cfg.prepare.train_problems
     steps = cfg.grpo.steps if problems is None else num_steps(cfg.grpo, problems)
     notes = advice(cfg, problems, steps=steps, pre_finetuned=cfg.sft.enabled)
@@ -55,6 +57,19 @@ def check(
         from rlvr.commands import check_data  # noqa: PLC0415
 
         check_data.main(cfg)
+
+
+def _unusable_device(setting: str) -> str | None:
+    """Why torch cannot use this `compute.device` here; None if it can. Others than auto and cpu cost a torch import."""
+    if setting in ("auto", "cpu"):
+        return None
+    from rlvr.model.device import device_named  # noqa: PLC0415
+
+    try:
+        device_named(setting)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @app.command()

@@ -86,7 +86,13 @@ def test_too_few_rows_and_long_prompts_are_known(check: Check) -> None:
 
 def test_fewer_problems_than_prompts_in_a_step(check: Check) -> None:
     said = check(lambda i: i, grpo__prompts_per_step=32)
-    assert "note: grpo.prompts_per_step 32 will be lowered to the 18 training problems" in said
+    assert "note: grpo.prompts_per_step 32 is lowered to 18: there are no more training problems" in said
+    assert "is lowered" not in check(lambda i: i, grpo__prompts_per_step=18)
+
+
+def test_so_few_problems_that_no_minibatches_can_be_made_of_them(check: Check) -> None:
+    with pytest.raises(UserError, match=r"only 18 training problems, which grpo\.minibatches_per_rollout 4 does not"):
+        check(lambda i: i, grpo__prompts_per_step=32, grpo__minibatches_per_rollout=4)
 
 
 def test_numbers_under_a_verifier_for_words_are_noted(check: Check) -> None:

@@ -12,6 +12,7 @@ from rlvr.problems.prepare import deal, scratch_tokenizer, with_template
 from rlvr.problems.selection import Split
 from rlvr.runtime.messages import note
 from rlvr.runtime.printing import print_table
+from rlvr.stages.grpo import with_distinct_prompts
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.number import parse
@@ -63,8 +64,8 @@ def _check_kind(cfg: Config, problems: Sequence[Problem]) -> None:
 
 
 def _advise(cfg: Config, problems: Sequence[Problem], *, num_train: int) -> None:
-    if cfg.grpo.prompts_per_step > num_train:
-        note(f"grpo.prompts_per_step {cfg.grpo.prompts_per_step} will be lowered to the {num_train} training problems")
+    """Raises UserError, as the stage grpo would, for minibatches that so few problems cannot be divided into."""
+    with_distinct_prompts(cfg, num_train)
     numeric = sum(parse(problem.answer) is not None for problem in problems)
     rewards = [
         name
