@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from rlvr.config import Config
 from rlvr.model.chat_template import fix_template
 from rlvr.model.policy import has_weights, load_tokenizer
 from rlvr.model.source import Source, open_source
+from rlvr.model.weights import misfit
 from rlvr.problems import tables
 from rlvr.runtime.files import read_text
+from rlvr.stages.provenance import CARD
 from rlvr.types import UserError
 
 TRAINED = (Path("models/grpo"), Path("models/sft"))  # the last stage first
@@ -70,10 +73,42 @@ def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / ADAPTER} is not the config of an adapter: {type(error).__name__} {error}") from None
     cfg = _with_model(cfg, adapter="lora", lora=lora)
-    if not named or named == str(tables.BASE) or (tables.BASE.is_dir() and named == _prepared_source().name):
-        return _trained(cfg, str(path), path)
-    source, tokenizer = _open(cfg, named, about.get("revision"), folder)
-    return Checkpoint(str(path), cfg, source, path, tokenizer, folder)
+    is_of_prepared = not named or named == str(tables.BASE)
+    if is_of_prepared or (tables.BASE.is_dir() and named == _prepared_source().name):
+        found = _trained(cfg, str(path), path)
+    else:
+        source, tokenizer = _open(cfg, named, about.get("revision"), folder)
+        found = Checkpoint(str(path), cfg, source, path, tokenizer, folder)
+    _check_base(found, path, is_of_prepared=is_of_prepared)
+    return found
+
+
+def _check_base(found: Checkpoint, path: Path, *, is_of_prepared: bool) -> None:
+    """Raise UserError for an adapter of another model than the one that it is to be put on."""
+    trained_on, base = _source_in(path), found.source.name
+    prepared = _source_in(tables.FOLDER) if is_of_prepared else None
+    weights = path / "adapter_model.safetensors"
+    if prepared and trained_on and trained_on != prepared:
+        why: str | None = "so say their cards"
+    else:
+        why = misfit(weights, found.source) if weights.is_file() else None
+    if why is None:
+        return
+    remedy = f"name the model that it was trained on as base_model_name_or_path in {path / ADAPTER}"
+    if is_of_prepared:
+        remedy = "set model.source to the model that it was trained on and run `rlvr prepare`, or train again"
+    raise UserError(
+        f"--model {path}: this is an adapter of {trained_on or 'another model'}, and cannot be put on "
+        f"{f'{prepared} in {base}' if prepared else base} ({why}); {remedy}"
+    )
+
+
+def _source_in(folder: Path) -> str | None:
+    """The model.source that the card of a stage's output has; None without a card."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        source = json.loads((folder / CARD).read_bytes())["params"]["model"]["source"]
+        return source if isinstance(source, str) else None
+    return None
 
 
 def _weights(cfg: Config, path: Path) -> Checkpoint:

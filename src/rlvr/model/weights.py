@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig, Mxfp4Config
 
 from rlvr.attention import layout as attention
@@ -17,6 +19,8 @@ from rlvr.runtime.messages import note
 from rlvr.types import UserError
 
 AttentionInterface.register(attention.NAME, attention.attention)
+
+SIDES = {"A.weight": ("in_features", 1), "B.weight": ("out_features", 0)}  # of a LoRA: the layer's, and where it is
 
 
 def own_model(source: Source, dtype: torch.dtype) -> Any:
@@ -65,3 +69,29 @@ def shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
     with suppress(OSError):  # without the file, config.json says how a completion ends
         model.generation_config = GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
     return model
+
+
+def misfit(adapter: Path, source: Source) -> str | None:
+    """Which tensor of the LoRA in the file `adapter` no layer of the model `source` has room for; None if all fit.
+
+    Reads shapes only: no weights are loaded. Raises UserError for a model that cannot be built.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
+        with torch.device("meta"):
+            layers = dict(AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_modules())
+    except Exception as error:  # each class of transformers raises its own
+        raise UserError(f"the model {source.name!r} cannot be built: {reason(error)}") from None
+    with safe_open(adapter, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name, shape in shapes.items():
+        place, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
+        if side not in SIDES or ".experts" in place:  # peft adapts experts by another name
+            continue
+        if (layer := layers.get(place)) is None:
+            return f"it adapts {place}, which that model does not have"
+        what, at = SIDES[side]
+        room = getattr(layer, what, None)
+        if room is not None and room != shape[at]:
+            return f"{place} has {shape[at]} {what} in it, and {room} in that model"
+    return None
