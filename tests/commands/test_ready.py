@@ -1,18 +1,24 @@
-"""`rlvr serve` says that it is ready when its own model is, and not before."""
+"""`rlvr serve` says that it is ready when its own model is, and not before; and what it cannot serve."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from rlvr.commands import serve
+from rlvr.commands.serve import ServeOptions
 from rlvr.commands.server import Served
+from rlvr.commands.which_model import Checkpoint
+from rlvr.config import Config
+from rlvr.model.source import Source
+from rlvr.types import UserError
 
 
 class Models(BaseHTTPRequestHandler):
@@ -74,3 +80,15 @@ def test_it_is_said_once_the_model_is_there(
 
 def test_nobody_answers() -> None:
     assert not serve.is_listed(served(1))
+
+
+def test_a_model_with_layers_in_16_bits_is_refused_with_what_else_to_do(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = make_config({"model.adapter": "lora", "model.quantization": "nf4-dynamic"})
+    checkpoint = Checkpoint("models/grpo", cfg, Source("somewhere", None, None), None, None, Path())
+    monkeypatch.setattr(serve, "stage", lambda name, sections: nullcontext(cfg))
+    monkeypatch.setattr(serve, "find", lambda params, model, folder: checkpoint)
+    options = ServeOptions(model=None, name=None, host="", port=0, max_model_len=None, cache_gib=1)
+    with pytest.raises(UserError, match=r"cannot serve model.quantization nf4-dynamic.*rlvr generate"):
+        serve.main(options, [])

@@ -139,6 +139,21 @@ class TestEngineSettings:
         with pytest.raises(UserError, match=said):
             check_sampler(cfg, resolve(cfg), Source("somewhere", None, None))
 
+    @pytest.mark.parametrize(("dtype", "is_refused"), [("float32", True), ("bfloat16", False), ("float16", False)])
+    def test_adapters_on_a_gpu_are_in_16_bits(
+        self, dtype: str, is_refused: bool, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cfg = make_config({"rollout.sampler": "vllm", "model.adapter": "lora", "compute.dtype": dtype})
+        monkeypatch.setattr("rlvr.stages.opening.read_shape", lambda file: find_shape("Qwen2.5-1.5B"))
+        monkeypatch.setattr("rlvr.stages.opening.config_file", lambda source: Path())
+        monkeypatch.setattr("rlvr.stages.opening.check_engine", lambda needs, versions, platform: [])
+        resolved = resolve(cfg, device=torch.device("cuda"))
+        if is_refused:
+            with pytest.raises(UserError, match=r"adapters in 16 bits on a GPU, and compute.dtype is float32"):
+                check_sampler(cfg, resolved, Source("somewhere", None, None))
+        else:
+            assert check_sampler(cfg, resolved, Source("somewhere", None, None)) == []
+
 
 def test_the_stages_run_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed here")

@@ -52,6 +52,11 @@ def main(options: ServeOptions, extra: Sequence[str]) -> None:
     with stage("serve", SECTIONS) as params:
         checkpoint = find(params, options.model, FILES / "model")
         cfg = checkpoint.cfg
+        if cfg.model.quantization == "nf4-dynamic":
+            raise UserError(
+                "vLLM cannot serve model.quantization nf4-dynamic, which leaves some layers in 16 bits: serve with "
+                "none, on the weights in 16 bits, or with nf4, on another rounding; or ask it by `rlvr generate`"
+            )
         with_vllm = cfg.model_copy(update={"rollout": cfg.rollout.model_copy(update={"sampler": "vllm"})})
         resolved = resolve(with_vllm)
         for text in check_sampler(with_vllm, resolved, checkpoint.source):

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import torch
 
+from rlvr.runtime.messages import warn
 from rlvr.types import UserError
+
+DRIVER = Path("/proc/driver/nvidia/version")  # on Linux, where the driver is loaded
+OLDEST_DRIVERS = {12: 525, 13: 580}  # that a CUDA works with (CUDA Compatibility, NVIDIA)
 
 
 def device_named(setting: str) -> torch.device:
-    """`compute.device`, with auto resolved. Raises UserError when torch cannot use the device here."""
+    """`compute.device`, with auto resolved. Raises UserError when torch cannot use the device here.
+
+    Warns where auto passes over a GPU of NVIDIA.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind]) if setting == "auto" else setting
+    unused = None if available["cuda"] else unused_gpu()
     if not available[name]:
-        raise UserError(f"compute.device is {name}, which torch {torch.__version__} cannot use here; take auto or cpu")
+        why = f": {unused}; or" if name == "cuda" and unused else ";"
+        raise UserError(
+            f"compute.device is {name}, which torch {torch.__version__} cannot use here{why} take auto or cpu"
+        )
+    if setting == "auto" and unused:
+        warn(f"compute.device auto is {name} here: {unused}")
     return torch.device(name)
+
+
+def unused_gpu() -> str | None:
+    """Why torch, which finds no GPU, cannot use the one whose driver is loaded, and the remedy; None without one."""
+    try:
+        found = re.search(r"\b(\d+)\.\d+[\d.]*", DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    if found is None:
+        return None
+    gpu = f"there is an NVIDIA GPU with driver {found[0]}"
+    if torch.version.cuda is None:
+        return f"{gpu}, and torch {torch.__version__} is built for CPUs only: install torch with CUDA"
+    oldest = OLDEST_DRIVERS.get(int(torch.version.cuda.partition(".")[0]))
+    if oldest is not None and int(found[1]) < oldest:
+        return f"{gpu}, and CUDA {torch.version.cuda} of torch needs {oldest} or newer: update the driver"
+    return f"{gpu}, which torch does not see: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
 
 
 def dtype_named(setting: str, device: torch.device, *, is_frozen: bool) -> torch.dtype:

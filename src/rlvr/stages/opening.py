@@ -97,6 +97,8 @@ def open_sampler(
     for text in check_sampler(cfg, resolved, source):
         note(text)
     settings = engine_settings(cfg, resolved, source, plan)
+    compiles = "" if settings.is_eager else ", and compiles it, which takes minutes the first time"
+    note(f"vLLM starts and loads {source.name}{compiles}")
     llm = start_engine(settings)
     sampler = VllmSampler(llm, tokenizer, opening, sampling, settings.is_cuda, is_shared=settings.is_shared)
     sampler.release()
@@ -114,6 +116,11 @@ def check_sampler(cfg: Config, resolved: Resolved, source: Source) -> list[str]:
         raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
     if cfg.rollout.vllm.kv_cache_dtype == "fp8" and not resolved.is_cuda:
         raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {resolved.device}: take auto")
+    if resolved.is_cuda and resolved.lora is not None and dtype_name(resolved.dtype) == "float32":
+        raise UserError(
+            "rollout.sampler vllm computes adapters in 16 bits on a GPU, and compute.dtype is float32: take bfloat16, "
+            "or rollout.sampler native"
+        )
     if cfg.model.quantization == "nf4-dynamic":
         raise UserError(
             "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
