@@ -5,7 +5,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python;
 BIN := .venv/bin
 ROOMS := config plan problems rewards tasks
 COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py plan/test_plan_command.py plan/test_planner.py \
-	plan/test_run_settings.py problems rewards tasks)
+	plan/test_run_settings.py plan/test_work.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
 .PHONY: help run test test-all torture check deps docs bench gpu simulate clean

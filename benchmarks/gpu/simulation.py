@@ -26,9 +26,10 @@ from rlvr.model.policy import Policy, for_training
 from rlvr.plan.predict import GRADIENTS, REFERENCE, Prediction, predict, weight_rows
 from rlvr.plan.settings import Choice, PlanSettings
 from rlvr.plan.shapes import Shape
+from rlvr.plan.work import Work
 from rlvr.training.optim import Optimizer
 from rlvr.types import Totals
-from tracing import META, Trace, Work
+from tracing import META, Trace
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 BEFORE = "before"

@@ -8,53 +8,23 @@ attention of forward and backward once each, all else fused into them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-from tracing import Work
+from rlvr.plan.cards import Card, find_card
+from rlvr.plan.work import Work, least_seconds
 
 TERA, GIGA = 1e12, 1e9
+CARDS = tuple(find_card(name) for name in ("H100", "A100 80GB", "4090", "T4"))
 
 
-@dataclass(frozen=True)
-class CardSpeed:
-    """Peaks of a card: dense 16-bit products summed in float32, memory, and the link to the host in one direction."""
-
-    name: str
-    flops: float
-    memory_bytes: float
-    link_bytes: float
-    has_flash: bool
-    source: str
-
-
-CARDS = (
-    CardSpeed("H100 SXM", 989.4 * TERA, 3350 * GIGA, 64 * GIGA, True, "NVIDIA H100 Tensor Core GPU datasheet"),
-    CardSpeed("A100 80GB", 312 * TERA, 2039 * GIGA, 32 * GIGA, True, "NVIDIA A100 Tensor Core GPU datasheet, SXM"),
-    CardSpeed("RTX 4090", 165.2 * TERA, 1008 * GIGA, 32 * GIGA, True, "NVIDIA Ada GPU architecture whitepaper"),
-    CardSpeed("T4", 65 * TERA, 320 * GIGA, 16 * GIGA, False, "NVIDIA T4 Tensor Core GPU datasheet"),
-)
-
-
-def least_seconds(work: Work, card: CardSpeed) -> dict[str, float]:
-    """Seconds of each kind of work; copies over the link run next to the rest, one direction next to the other."""
-    return {
-        "products": max(work.product_flops / card.flops, work.product_bytes / card.memory_bytes),
-        "attention": work.attention_flops / card.flops,
-        "unpacking": work.unpacked_bytes / card.memory_bytes,
-        "other kernels": work.other_bytes / card.memory_bytes,
-        "link, next to it": max(work.to_host_bytes, work.from_host_bytes) / card.link_bytes,
-    }
-
-
-def ideal_seconds(plain: Work, card: CardSpeed) -> float:
+def ideal_seconds(plain: Work, card: Card) -> float:
     """The same for an ideal update; `plain` is the work where nothing is recomputed."""
-    return (plain.product_flops + plain.attention_flops) / card.flops
+    return (plain.product_flops + plain.attention_flops) / card.speed.flops
 
 
 def speed_lines(phases: Mapping[str, Work], plain: Work, *, has_flash: bool) -> Iterator[str]:
     """A table of the work of each phase, and one of the least seconds on each card that does it so."""
     total = summed(phases)
-    cards = [card for card in CARDS if card.has_flash == has_flash]
+    cards = [card for card in CARDS if card.has_bf16 == has_flash]
     header = ("TFLOP", "attention", "GB unpacked", "others", "to host", "from host", "launches")
     yield f"  {'':18}" + "".join(f"{name:>13}" for name in header)
     for name, work in (*phases.items(), ("update", total)):
@@ -64,7 +34,7 @@ def speed_lines(phases: Mapping[str, Work], plain: Work, *, has_flash: bool) -> 
         )  # fmt: skip
         yield f"  {name:18}" + "".join(f"{cell:13,.1f}" for cell in cells) + f"{work.launches:13,}"
     yield f"  {'least seconds':18}" + "".join(f"{card.name:>13}" for card in cards)
-    kinds = [least_seconds(total, card) for card in cards]
+    kinds = [least_seconds(total, card.speed) for card in cards]
     for kind in kinds[0]:
         yield f"  {kind:18}" + "".join(f"{seconds[kind]:13.2f}" for seconds in kinds)
     bounds = [bound_seconds(total, card) for card in cards]
@@ -73,9 +43,9 @@ def speed_lines(phases: Mapping[str, Work], plain: Work, *, has_flash: bool) -> 
     yield f"  {'over the ideal':18}" + "".join(f"{ratio:12.2f}×" for ratio in ratios)
 
 
-def bound_seconds(work: Work, card: CardSpeed) -> float:
+def bound_seconds(work: Work, card: Card) -> float:
     """The larger of what the card computes and what the link carries meanwhile."""
-    *on_card, link = least_seconds(work, card).values()
+    *on_card, link = least_seconds(work, card.speed).values()
     return max(sum(on_card), link)
 
 

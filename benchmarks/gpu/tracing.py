@@ -12,7 +12,6 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_iter
 
 from peaks import Event, live_bytes
+from rlvr.plan.work import Work
 
 META = torch.device("meta")
 WORKSPACE = "inside flash attention's backward"
@@ -28,24 +28,6 @@ FLOAT_BYTES = 4
 SOURCES = ("/rlvr/", "/transformers/", "/peft/", "/bitsandbytes/")
 PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "aten::addmm_": (1, 2)}
 UNPACKED_BYTES = 2.52  # of a weight in NF4 that is read, and written in 16 bits
-
-
-@dataclass
-class Work:
-    """What is computed and moved. `unpacked_bytes` and `other_bytes` are read and written on the card."""
-
-    product_flops: float = 0.0
-    attention_flops: float = 0.0
-    product_bytes: int = 0
-    unpacked_bytes: int = 0
-    other_bytes: int = 0
-    to_host_bytes: int = 0
-    from_host_bytes: int = 0
-    launches: int = 0
-
-    def add(self, other: Work) -> None:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]

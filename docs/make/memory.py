@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rlvr.plan.cards import CARDS, COMMON, GIB, card_of_size, find_card
 from rlvr.plan.grids import Grid, examples_grid, least_grid, longest_grid, plan_grid, published_grid
 from rlvr.plan.planner import plan, with_context
-from rlvr.plan.settings import PlanSettings
-from rlvr.plan.shapes import all_shapes, find_shape
+from rlvr.plan.predict import predict
+from rlvr.plan.settings import Choice, PlanSettings
+from rlvr.plan.shapes import Shape, all_shapes, find_shape
+from rlvr.plan.work import Work, planned_work, update_estimate
 
 PAGE = Path("docs/memory.md")
 SIMULATED = Path("benchmarks/results/simulated/updates.json")
@@ -31,6 +35,10 @@ QLORA = PlanSettings(
     engine="native", shares_weights=True, has_fp8_cache=False, recompute="tiles", is_cuda=True, host_bytes=None,
     kept_share=0.0, states_on_host=None,
 )  # fmt: skip
+NOTHING_SAVED = Choice(
+    sequences=1, share_prompts=True, offload=False, tile_rows=4096, head_rows=1024, kv_sequences=8, states_on_host=False
+)  # fmt: skip
+SPEEDS, PRICED = ("H100", "A100 80GB", "4090", "T4"), (2048, 20_480)
 
 
 def tables() -> dict[str, str]:
@@ -54,7 +62,60 @@ def tables() -> dict[str, str]:
         "plan": plan_grid(one).markdown(),
         "published": published_grid(llama, QLORA).markdown(),
         "simulated": simulated_grid().markdown(),
+        "work": work_grid(llama).markdown(),
+        "prices": prices_grid(llama).markdown(),
     }
+
+
+def work_grid(llama: Shape) -> Grid:
+    """The work of an update by the formulas, and its estimated time on each card, for both lengths."""
+    header = (
+        "an update", "products, TFLOP", "attention, TFLOP", "unpacked, GB", "other kernels, GB", "link each way, GB",
+        "launches", *(f"{name}, s" for name in SPEEDS),
+    )  # fmt: skip
+    rows = []
+    for context in PRICED:
+        settings = with_context(QLORA, context)
+        total = Work()
+        for part in planned_work(llama, settings, NOTHING_SAVED, is_ampere=True).values():
+            total.add(part)
+        cells = (
+            total.product_flops / 1e12, total.attention_flops / 1e12, total.unpacked_bytes / 1e9,
+            total.other_bytes / 1e9, total.to_host_bytes / 1e9, total.launches,
+        )  # fmt: skip
+        estimates = (update_estimate(llama, settings, NOTHING_SAVED, find_card(name)).seconds for name in SPEEDS)
+        rows.append((f"8 × {context:,} tokens", *(f"{x:,.0f}" for x in cells), *(f"{x:,.1f}" for x in estimates)))
+    return Grid("the work of an update", header, tuple(rows))
+
+
+def prices_grid(llama: Shape) -> Grid:
+    """What each saving takes from the peak of an update, in GiB, and adds to its time, in percent.
+
+    All but the first are compared with layers that are recomputed in tiles of 4,096 rows.
+    """
+    savings: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("layers recomputed, compared with nothing", {}),
+        ("inputs on the host", {"offload": True}),
+        ("states on the host between steps", {"states_on_host": True}),
+        ("tiles of 2,048 rows, logits of 512", {"tile_rows": 2048, "head_rows": 512}),
+        ("tiles of 1,024 rows, logits of 256", {"tile_rows": 1024, "head_rows": 256}),
+        ("prompts with each micro-batch", {"share_prompts": False}),
+    )
+    rows = []
+    for name, change in savings:
+        cells = []
+        for context in PRICED:
+            settings, choice = with_context(QLORA, context), replace(NOTHING_SAVED, **change)
+            before = settings if change else replace(settings, recompute="none")
+            saved = predict(llama, before, NOTHING_SAVED).training_bytes
+            saved -= predict(llama, settings, choice).training_bytes
+            cells.append(f"{saved / GIB:.2f}")
+            for card in map(find_card, SPEEDS):
+                slower = update_estimate(llama, settings, choice, card).seconds
+                cells.append(f"{slower / update_estimate(llama, before, NOTHING_SAVED, card).seconds - 1:.1%}")
+        rows.append((name, *cells))
+    header = [f"{name}, {context:,}" for context in PRICED for name in ("GiB", *SPEEDS)]
+    return Grid("the price of each saving", ("saving", *header), tuple(rows))
 
 
 def simulated_grid() -> Grid:

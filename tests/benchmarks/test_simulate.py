@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from rlvr.memory.offload import BLOCK_BYTES
+from rlvr.plan.cards import find_card
+from rlvr.plan.work import Work, estimate, planned_work, update_estimate
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install 'rlvr[qlora]'")
 pytest.importorskip("triton", reason="triton is not installed: it has builds for Linux on x86 only")
 SUITE = Path(__file__).parents[2] / "benchmarks/gpu"
 TOLERANCE = 0.03  # of the simulated peak
 VOCABULARY = "16384"  # so that what comes and goes is most of a peak
+WORK_TOLERANCE = {"launches": 0.1}  # of the simulated work; of other kinds 0.05
+BLOCKS_TOLERANCE = 0.2  # of the seconds where attention goes in blocks
 PHASES = ("head", "backward", "optimizer", "update")
 
 
@@ -66,6 +70,25 @@ def test_the_plan_is_the_simulation(script: Any, found: Any, phase: str) -> None
     peak, planned = found.compared()[phase]
     difference = planned / peak.bytes - 1.0
     assert abs(difference) <= TOLERANCE, "\n".join([f"{difference:+.1%}", *script.row_lines(found, phase)])
+
+
+def test_the_planned_work_is_the_simulated(found: Any) -> None:
+    planned, counted = Work(), Work()
+    for part in planned_work(found.shape, found.settings, found.choice, is_ampere=True).values():
+        planned.add(part)
+    for part in found.work.values():
+        counted.add(part)
+    for name, amount in vars(counted).items():
+        assert getattr(planned, name) == pytest.approx(amount, rel=WORK_TOLERANCE.get(name, 0.05)), name
+
+
+@pytest.mark.parametrize("setting", [SETTINGS[0], SETTINGS[2], SETTINGS[5]], ids=lambda setting: setting.shape)
+def test_where_attention_goes_in_blocks(script: Any, setting: Setting) -> None:
+    """... the kinds of work are others than the plan's, and the time that they take is about the same."""
+    (case,), _ = script.cases(setting.arguments)
+    counted, card = script.simulate(case.shape, case.settings, case.choice, has_flash=False).work, find_card("T4")
+    planned = update_estimate(case.shape, case.settings, case.choice, card).seconds
+    assert planned == pytest.approx(estimate(counted, card.speed).seconds, rel=BLOCKS_TOLERANCE)
 
 
 def test_the_host_holds_what_is_planned(found: Any) -> None:

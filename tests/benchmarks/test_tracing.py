@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlvr.plan.cards import Card, Speed
+from rlvr.plan.work import Work
 from rlvr.runtime.ledger import Ledger
 
 SUITE = Path(__file__).parents[2] / "benchmarks/gpu"
@@ -99,12 +101,12 @@ def test_a_window_leaves_less_to_attend_to(load: Callable[[str], Any], window: i
 
 
 def test_the_least_time_is_that_of_the_peaks(load: Callable[[str], Any]) -> None:
-    speed, tracing = load("speed"), load("tracing")
-    card = speed.CardSpeed("card", 100.0, 10.0, 1.0, True, "here")
-    work = tracing.Work(
+    speed = load("speed")
+    card = Card("card", 1, True, Speed(100.0, 10.0, 1.0))
+    work = Work(
         product_flops=500.0, attention_flops=100.0, product_bytes=20, unpacked_bytes=30, other_bytes=40,
         to_host_bytes=5, from_host_bytes=7, launches=3,
     )  # fmt: skip
-    assert list(speed.least_seconds(work, card).values()) == [5.0, 1.0, 3.0, 4.0, 7.0]
-    assert speed.bound_seconds(work, card) == 13.0 and speed.ideal_seconds(work, card) == 6.0
+    assert list(speed.least_seconds(work, card.speed).values()) == [5.0, 1.0, 3.0, 5.2, 7.0]
+    assert speed.bound_seconds(work, card) == 14.2 and speed.ideal_seconds(work, card) == 6.0
     assert speed.summed({"a": work, "b": work}).launches == 6

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.plan.cards import GIB, card_of_size
-from rlvr.plan.kv_cache import engine_cache_bytes
-from rlvr.plan.planner import Plan, plan
+from rlvr.plan.planner import Plan, engine_cache_bytes, plan
 from rlvr.plan.settings import PlanSettings
 from rlvr.plan.shapes import all_shapes, find_shape
 from support.plans import assert_at_most, assert_too_much

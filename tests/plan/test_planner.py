@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from rlvr.attention import kernels, layout, padded
 from rlvr.plan import working_set
 from rlvr.plan.cards import CARDS, GIB, Card, card_of_size, find_card
-from rlvr.plan.planner import choose, least_bytes, longest_context, plan, with_context
+from rlvr.plan.planner import (
+    MOST_TOKENS,
+    choose,
+    cost,
+    fits,
+    least_bytes,
+    longest_context,
+    plan,
+    update_choices,
+    with_context,
+)
 from rlvr.plan.predict import PHASES, predict, weight_rows
 from rlvr.plan.published import (
     COMPLETIONS,
@@ -50,9 +60,15 @@ def at(context: int, **changes: object) -> PlanSettings:
     return with_context(replace(QLORA, **changes), context)  # type: ignore[arg-type]
 
 
-def losses(choice: Choice) -> tuple[bool, int, bool, int]:
-    """What is given up, the costliest first; where the states are and the size of the tiles is not among it."""
-    return not choice.share_prompts, -choice.sequences, choice.offload, -choice.kv_sequences
+def considered(settings: PlanSettings) -> list[Choice]:
+    """Every choice that there is between, rollouts included."""
+    return [
+        replace(choice, kv_sequences=kv_sequences)
+        for states_on_host in (False, True)
+        for choice in update_choices(settings, states_on_host, (8, 4, 2, 1))
+        if choice.sequences == 1 or input_tokens(settings, choice) <= MOST_TOKENS
+        for kv_sequences in (8, 4, 2, 1)
+    ]
 
 
 def amounts(shape: Shape, settings: PlanSettings, choice: Choice, phase: str) -> dict[str, float]:
@@ -185,7 +201,7 @@ class TestTargets:
 class TestChoice:
     def test_on_a_large_card_nothing_is_given_up(self) -> None:
         assert choose(LLAMA_8B, at(2048), find_card("H100")) == Choice(
-            sequences=5,
+            sequences=8,
             share_prompts=True,
             offload=False,
             tile_rows=4096,
@@ -194,26 +210,24 @@ class TestChoice:
             states_on_host=False,
         )
 
-    @pytest.mark.parametrize("states_on_host", [False, True])
-    def test_offload_comes_before_fewer_sequences_and_after_smaller_tiles(self, states_on_host: bool) -> None:
-        seen = []
-        for tenths in range(300, 60, -1):
-            choice = choose(LLAMA_8B, at(2048, states_on_host=states_on_host), card_of_size(tenths / 10))
-            if choice is not None:
-                seen.append((not choice.share_prompts, -choice.sequences, choice.offload, -choice.tile_rows))
-        assert seen == sorted(seen)
-        assert {offload for *_, offload, _ in seen} == {False, True} and len({tile for *_, tile in seen}) > 1
+    def test_on_smaller_cards_more_is_given_up_and_takes_longer(self) -> None:
+        sizes = (*range(300, 90, -6), *range(90, 60, -1))
+        choices = [choose(LLAMA_8B, at(2048), card_of_size(tenths / 10)) for tenths in sizes]
+        found = [choice for choice in choices if choice is not None]
+        seconds = [cost(LLAMA_8B, at(2048), card_of_size(30), choice)[0] for choice in found]
+        assert seconds == sorted(seconds) and seconds[-1] > 1.2 * seconds[0]
+        for name in vars(THRIFTY):
+            assert len({getattr(choice, name) for choice in found}) > 1, name
 
-    def test_states_go_to_the_host_before_inputs_do_and_before_a_smaller_rollout(self) -> None:
+    def test_states_go_to_the_host_before_a_smaller_rollout(self) -> None:
         moved = 0
-        for tenths in range(120, 70, -1):
-            free, kept = (
-                choose(LLAMA_8B, at(2048, states_on_host=on), card_of_size(tenths / 10)) for on in (None, False)
-            )
+        for tenths in range(120, 70, -3):
+            card = card_of_size(tenths / 10)
+            free, kept = (choose(LLAMA_8B, at(2048, states_on_host=on), card) for on in (None, False))
             assert free is not None
             if free.states_on_host:
                 moved += 1
-                assert kept is None or losses(kept) > losses(free)
+                assert kept is None or cost(LLAMA_8B, at(2048), card, kept) > cost(LLAMA_8B, at(2048), card, free)
             else:
                 assert kept == free
         assert moved
@@ -307,6 +321,43 @@ def test_what_is_chosen_fits_and_what_is_refused_does_not(name: str, context: in
     assert made.fits == (made.prediction.peak_bytes <= card.memory_bytes)
     assert made.fits == (choose(SHAPES[name], at(context), card) is not None)
     assert made.fits == (least_bytes(SHAPES[name], at(context)) <= card.memory_bytes)
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SHAPES)),
+    context=st.integers(64, 32_768),
+    gib=st.floats(2.0, 100.0),
+    host_gib=st.floats(0.0, 20.0) | st.none(),
+    speed_of=st.sampled_from(["T4", "4090", "H100"]),
+)
+def test_no_choice_that_fits_is_faster(
+    name: str, context: int, gib: float, host_gib: float | None, speed_of: str
+) -> None:
+    settings = at(context, host_bytes=None if host_gib is None else round(host_gib * GIB))
+    card = replace(find_card(speed_of), memory_bytes=round(gib * GIB))
+    chosen = choose(SHAPES[name], settings, card)
+    for other in considered(settings):
+        if fits(predict(SHAPES[name], settings, other), settings, card, PHASES):
+            assert chosen is not None, other
+            assert cost(SHAPES[name], settings, card, chosen)[0] <= cost(SHAPES[name], settings, card, other)[0], other
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SHAPES)),
+    context=st.integers(64, 32_768),
+    gib=st.floats(2.0, 80.0),
+    more_gib=st.floats(0.0, 40.0),
+    speed_of=st.sampled_from(["T4", "4090", "H100"]),
+)
+def test_more_memory_is_never_slower(name: str, context: int, gib: float, more_gib: float, speed_of: str) -> None:
+    card = replace(find_card(speed_of), memory_bytes=round(gib * GIB))
+    larger = replace(card, memory_bytes=round((gib + more_gib) * GIB))
+    least, more = (choose(SHAPES[name], at(context), one) for one in (card, larger))
+    if least is not None:
+        assert more is not None
+        assert cost(SHAPES[name], at(context), card, more)[0] <= cost(SHAPES[name], at(context), card, least)[0]
 
 
 def test_a_prompt_that_is_computed_once_costs_its_keys_and_values() -> None:

@@ -13,8 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rlvr.plan.cards import GIB, Card, find_card
-from rlvr.plan.kv_cache import engine_cache_bytes
-from rlvr.plan.planner import Plan
+from rlvr.plan.planner import Plan, engine_cache_bytes
 from rlvr.plan.predict import weight_rows
 from rlvr.plan.run_settings import KEYS, RunSettings, choice_of, plan_run, plan_sampling_run
 from rlvr.plan.settings import PlanSettings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from rlvr.plan.cards import CARDS, COMMON, GIB, Card, card_of_size, find_card
+from rlvr.plan.cards import CARDS, COMMON, GIB, SPEED_OF, Card, card_of_size, find_card
 from rlvr.plan.grids import Grid, cards_grid, choices_of, longest_grid, plan_grid, published_grid
 from rlvr.plan.planner import CONTEXT_STEP, Plan, choose, longest_context, plan, with_context
 from rlvr.plan.published import rule_of_thumb
@@ -69,6 +69,7 @@ def verdict(planned: Plan) -> list[str]:
         longest = longest_context(planned.shape, planned.settings, planned.card)
         lines = [f"fits: {peak:.1f} of {has:.1f} GiB at its peak, {planned.prediction.peak_phase}"]
         lines += [f"  {choice}" for choice in choices_of(planned)]
+        lines += estimated(planned)
         lines.append(
             f"longest context: {longest:,} tokens (the model's own limit: {planned.shape.max_position_embeddings:,})"
         )
@@ -78,6 +79,14 @@ def verdict(planned: Plan) -> list[str]:
         ]
         lines += [f"  try {remedy}" for remedy in planned.remedies] or ["  nothing helps: take a larger card"]
     return [*lines, f"memory of the host: {planned.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(planned.shape)]
+
+
+def estimated(planned: Plan) -> list[str]:
+    """The time of an update where cards' peaks say something of it: in 16 bits on a card."""
+    if not planned.settings.is_cuda or planned.settings.weight_bytes != 2:
+        return []
+    known = "" if planned.card in CARDS else f", at the speed of {SPEED_OF}"
+    return [f"estimated, not measured{known}: {planned.estimate}"]
 
 
 def demand(planned: Plan) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 from rlvr.plan.cards import GIB, Card
-from rlvr.plan.predict import Prediction, predict
+from rlvr.plan.predict import PHASES, Prediction, kv_cache_bytes, predict
 from rlvr.plan.settings import Choice, PlanSettings, check, input_tokens
 from rlvr.plan.shapes import Shape
+from rlvr.plan.work import Estimate, rollout_seconds, update_estimate
 
-ENOUGH_TOKENS = 8192  # in a micro-batch: more makes nothing faster
-TILES = ((4096, 1024), (2048, 512), (1024, 256))  # rows of the feed-forward and of the head, nearly free to make small
+MOST_TOKENS = 16_384  # in a micro-batch: what more of them gains is not worth their memory
+TILES = ((4096, 1024), (2048, 512), (1024, 256))  # rows of the feed-forward and of the head
+FEW_LOGITS = ((4096, 256), (2048, 256))  # for small cards, where small tiles need more: their weights stay unpacked
 CONTEXT_STEP = 256
+BLOCK_TOKENS = 128  # the largest unit in which engines hand their cache out
+HOST_SHARE = 4  # of a host's memory, the cache takes one part in so many at most: other programs live there, too
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on a card: the best choice that fits, or the thriftiest one where none does."""
+    """A run on a card: the fastest choice that fits, or the thriftiest one where none does."""
 
     shape: Shape
     settings: PlanSettings
@@ -35,9 +40,14 @@ class Plan:
     def tokens_per_micro_batch(self) -> int:
         return input_tokens(self.settings, self.choice)
 
+    @property
+    def estimate(self) -> Estimate:
+        """Of the time of an update."""
+        return update_estimate(self.shape, self.settings, self.choice, self.card)
+
 
 def plan(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[Shape]) -> Plan:
-    """The best choice for `card`; where none fits, remedies with numbers, among them a smaller one of `others`.
+    """The fastest choice for `card`; where none fits, remedies with numbers, among them a smaller one of `others`.
 
     Raises UserError for settings that contradict each other.
     """
@@ -53,18 +63,29 @@ def plan(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[Shap
 
 
 def choose(shape: Shape, settings: PlanSettings, card: Card) -> Choice | None:
-    """The first choice that fits, in the order of what it costs in time; None where none does.
+    """The fastest choice that fits, by the estimate of rlvr.plan.work; None where none fits.
 
-    For the update: as many sequences as make 8,192 tokens, then fewer; before fewer, offload the layer inputs (about
-    1 %); before that, the optimizer's states wait on the host between steps; before that, smaller tiles and chunks
-    (nearly nothing). Only where none of that fits with prompts computed once, all of it with prompts computed again in
-    each micro-batch. For the rollout: all completions of a group at once, then half of them, and so on; before half,
-    the optimizer's states wait on the host.
+    Of equally fast ones, that with the least memory. The update and the rollout need the card one after the other, so
+    each gets its own; whether the optimizer's states wait on the host is decided for both.
     """
-    update = _first(_update_choices(settings), ("head", "backward", "optimizer"), shape, settings, card)
-    if update is None:
-        return None
-    return _first(_rollout_choices(settings, update), ("load", "rollout"), shape, settings, card)
+    found = [made for on_host in _places_of_states(settings) if (made := _fastest(shape, settings, card, on_host))]
+    return min(found, default=None, key=partial(cost, shape, settings, card))
+
+
+def cost(shape: Shape, settings: PlanSettings, card: Card, choice: Choice) -> tuple[float, int]:
+    """What is made small: estimated seconds of rollout and update, then bytes of card and host."""
+    prediction = predict(shape, settings, choice)
+    seconds = update_estimate(shape, settings, choice, card).seconds + rollout_seconds(shape, settings, choice, card)
+    return seconds, prediction.peak_bytes + prediction.host_bytes
+
+
+def has_choice(shape: Shape, settings: PlanSettings, card: Card) -> bool:
+    """Whether anything fits: then single sequences do."""
+    for on_host in _places_of_states(settings):
+        single = [replace(choice, kv_sequences=1) for choice in update_choices(settings, on_host, (1,))]
+        if any(fits(predict(shape, settings, choice), settings, card, PHASES) for choice in single):
+            return True
+    return False
 
 
 def longest_context(shape: Shape, settings: PlanSettings, card: Card) -> int:
@@ -73,10 +94,10 @@ def longest_context(shape: Shape, settings: PlanSettings, card: Card) -> int:
     It ends at what the model was made for.
     """
 
-    def has_choice(steps: int) -> bool:
-        return choose(shape, with_context(settings, steps * CONTEXT_STEP), card) is not None
+    def holds(steps: int) -> bool:
+        return has_choice(shape, with_context(settings, steps * CONTEXT_STEP), card)
 
-    return CONTEXT_STEP * _largest(has_choice, shape.max_position_embeddings // CONTEXT_STEP)
+    return CONTEXT_STEP * _largest(holds, shape.max_position_embeddings // CONTEXT_STEP)
 
 
 def least_bytes(shape: Shape, settings: PlanSettings) -> int:
@@ -96,31 +117,36 @@ def fits(prediction: Prediction, settings: PlanSettings, card: Card, phases: Seq
     return fits_host and all(prediction.device_bytes(phase) <= card.memory_bytes for phase in phases)
 
 
-def _first(
-    choices: Iterator[Choice], phases: Sequence[str], shape: Shape, settings: PlanSettings, card: Card
-) -> Choice | None:
-    for choice in choices:
-        if fits(predict(shape, settings, choice), settings, card, phases):
-            return choice
-    return None
+def _fastest(shape: Shape, settings: PlanSettings, card: Card, states_on_host: bool) -> Choice | None:
+    """The fastest update that fits, and with it the largest rollout that does, which is the fastest."""
+
+    def fitting(choices: Iterable[Choice], *phases: str) -> list[Choice]:
+        return [x for x in choices if fits(predict(shape, settings, x), settings, card, phases)]
+
+    updates = fitting(
+        update_choices(settings, states_on_host, _shares(settings)), "load", "head", "backward", "optimizer"
+    )
+    if not updates:
+        return None
+    update = min(updates, key=partial(cost, shape, settings, card))
+    rollouts = (replace(update, kv_sequences=count) for count in halves(settings.completions_per_step))
+    return next(iter(fitting(rollouts, "rollout")), None)
 
 
-def _update_choices(settings: PlanSettings) -> Iterator[Choice]:
-    enough = max(1, (ENOUGH_TOKENS - settings.prompt_tokens) // settings.completion_tokens)
-    for share_prompts in (True, False):
-        for sequences in halves(min(settings.completions, enough)):
-            for offload, states_on_host in product(_places(settings), _places_of_states(settings)):
-                for tile_rows, head_rows in TILES:
-                    yield Choice(
-                        sequences=sequences, share_prompts=share_prompts, offload=offload, tile_rows=tile_rows,
-                        head_rows=head_rows, kv_sequences=1, states_on_host=states_on_host,
-                    )  # fmt: skip
+def update_choices(settings: PlanSettings, states_on_host: bool, shares: Iterable[int]) -> Iterator[Choice]:
+    """Every update that is considered, with so many sequences in a micro-batch."""
+    for sequences, share_prompts, offload in product(shares, (True, False), _places(settings)):
+        for tile_rows, head_rows in (*TILES, *FEW_LOGITS):
+            yield Choice(
+                sequences=sequences, share_prompts=share_prompts, offload=offload, tile_rows=tile_rows,
+                head_rows=head_rows, kv_sequences=1, states_on_host=states_on_host,
+            )  # fmt: skip
 
 
-def _rollout_choices(settings: PlanSettings, update: Choice) -> Iterator[Choice]:
-    for kv_sequences in halves(settings.completions_per_step):
-        for states_on_host in (True,) if update.states_on_host else _places_of_states(settings):
-            yield replace(update, kv_sequences=kv_sequences, states_on_host=states_on_host)
+def _shares(settings: PlanSettings) -> list[int]:
+    """Completions of a group in a micro-batch: all, half, and so on, but for more than MOST_TOKENS."""
+    most = (MOST_TOKENS - settings.prompt_tokens) // settings.completion_tokens
+    return [count for count in halves(settings.completions) if count <= max(1, most)]
 
 
 def _places(settings: PlanSettings) -> tuple[bool, ...]:
@@ -133,16 +159,8 @@ def _places_of_states(settings: PlanSettings) -> tuple[bool, ...]:
 
 
 def _thriftiest(shape: Shape, settings: PlanSettings) -> Choice:
-    """The smallest of everything, but for two things that may need more than they save: keys of a prompt that is
-    computed once, and weights that are unpacked for several small tiles.
-    """
-    *_, update = _update_choices(settings)
-    *_, choice = _rollout_choices(settings, update)
-    choices = [
-        replace(choice, share_prompts=share_prompts, tile_rows=tile_rows)
-        for share_prompts in (True, False)
-        for tile_rows, _ in TILES
-    ]
+    """That with the smallest peak, one sequence and one completion at a time."""
+    choices = update_choices(settings, _places_of_states(settings)[-1], (1,))
     return min(choices, key=lambda choice: predict(shape, settings, choice).peak_bytes)
 
 
@@ -162,6 +180,20 @@ def _largest(holds: Callable[[int], bool], limit: int) -> int:
     return low
 
 
+def engine_cache_bytes(plan: Plan, *, rows: int) -> int:
+    """Room for the keys and values of `rows` sequences, as far as the plan's rollout leaves it.
+
+    At least one sequence: a plan that fits has room for that.
+    """
+    blocks = -(-plan.settings.context // BLOCK_TOKENS)
+    sequence_bytes = blocks * BLOCK_TOKENS * plan.shape.kv_bytes_per_token(plan.settings.cached_bytes)
+    planned = kv_cache_bytes(plan.shape, plan.settings, plan.choice.kv_sequences)
+    free = plan.card.memory_bytes - plan.prediction.device_bytes("rollout") + planned
+    if not plan.settings.is_cuda:
+        free = min(free, plan.card.memory_bytes // HOST_SHARE)
+    return max(sequence_bytes, min(rows * sequence_bytes, free))
+
+
 def remedies(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[Shape]) -> Iterator[str]:
     """What would make it fit, in the order in which it hurts least."""
     thrifty = settings
@@ -174,15 +206,15 @@ def remedies(shape: Shape, settings: PlanSettings, card: Card, others: Sequence[
         yield f"a shorter context: {longest:,} tokens fit{_with_nf4(settings)}"
     for rank in [rank for rank in (16, 8, 4) if rank < settings.rank and settings.context > longest]:
         smaller = replace(thrifty, rank=rank)
-        if choose(shape, smaller, card) is not None:
+        if has_choice(shape, smaller, card):
             yield f"a smaller rank: {rank} fits{_with_nf4(settings)}"
             break
-    if settings.host_bytes is not None and choose(shape, replace(settings, host_bytes=None), card) is not None:
+    if settings.host_bytes is not None and has_choice(shape, replace(settings, host_bytes=None), card):
         host = predict(shape, settings, _thriftiest(shape, settings)).host_bytes
         yield f"more host memory: {host / GIB:.1f} GiB instead of {settings.host_bytes / GIB:.1f}"
     smaller_models = [other for other in others if other.parameters() < shape.parameters()]
     for other in sorted(smaller_models, key=Shape.parameters, reverse=True):
-        if other.max_position_embeddings >= settings.context and choose(other, thrifty, card) is not None:
+        if other.max_position_embeddings >= settings.context and has_choice(other, thrifty, card):
             yield f"a smaller model: {other.name} fits{_with_nf4(settings)}"
             break
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Family:
     qk_norm: bool = False
     norms_per_layer: int = 2
     is_fused: bool = False  # one projection for q, k and v, and one for gate and up
+    full_every: int | None = None  # of so many layers with a window, one sees all tokens
 
 
 FAMILIES = {
@@ -46,7 +48,7 @@ FAMILIES = {
     "qwen2": Family(qkv_bias=True),
     "qwen3": Family(qk_norm=True),
     "phi3": Family(is_fused=True),
-    "gemma3_text": Family(qk_norm=True, norms_per_layer=4),
+    "gemma3_text": Family(qk_norm=True, norms_per_layer=4, full_every=6),
 }
 
 
@@ -96,6 +98,14 @@ class Shape:
         return self.model_type in FAMILIES
 
     @property
+    def windowed_layers(self) -> int:
+        """Layers whose tokens see the last `sliding_window` only."""
+        if self.sliding_window is None:
+            return 0
+        every = self.family.full_every
+        return self.num_hidden_layers - (self.num_hidden_layers // every if every else 0)
+
+    @property
     def query_width(self) -> int:
         return self.num_attention_heads * self.head_dim
 
@@ -105,6 +115,10 @@ class Shape:
 
     def linears(self) -> tuple[LinearShape, ...]:
         """The linear layers of one decoder layer."""
+        return self._linears
+
+    @cached_property
+    def _linears(self) -> tuple[LinearShape, ...]:
         D, Q, K, F = self.hidden_size, self.query_width, self.key_width, self.intermediate_size
         qkv_bias = self.family.qkv_bias or self.attention_bias
         down = (LinearShape("o_proj", Q, D, self.attention_bias), LinearShape("down_proj", F, D, self.mlp_bias))

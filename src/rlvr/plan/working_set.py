@@ -164,7 +164,7 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """
     Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
     longest = max(prompt, settings.completion_tokens)
-    if settings.is_cuda and not _is_flash(shape, settings):
+    if settings.is_cuda and not has_flash(shape, settings):
         return 4 * SCORE_BYTES
     if settings.is_cuda:
         call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
@@ -191,7 +191,8 @@ def _unpacked(shape: Shape, settings: PlanSettings, names: Sequence[str]) -> int
     return sum(linear.weights for linear in shape.linears() if linear.name in names) * settings.weight_bytes
 
 
-def _is_flash(shape: Shape, settings: PlanSettings) -> bool:
+def has_flash(shape: Shape, settings: PlanSettings) -> bool:
+    """Whether attention's sizes and types are those of flash attention, which cards before Ampere lack."""
     return settings.is_cuda and settings.weight_bytes == 2 and shape.head_dim <= 256 and shape.head_dim % 8 == 0
 
 

@@ -16,8 +16,7 @@ from rlvr.model.resolved import Resolved, ResolvedTraining
 from rlvr.model.source import Source, config_file
 from rlvr.plan.cards import GIB
 from rlvr.plan.command import demand
-from rlvr.plan.kv_cache import engine_cache_bytes
-from rlvr.plan.planner import Plan
+from rlvr.plan.planner import Plan, engine_cache_bytes
 from rlvr.plan.shapes import read_shape
 from rlvr.problems import tables
 from rlvr.runtime.messages import note
