@@ -17,7 +17,7 @@ from rlvr.batch import MicroBatch, MiniBatch, TrainRow
 from rlvr.memory.layer import install
 from rlvr.model.policy import Policy, in_turn
 from rlvr.types import SharePrompts, Totals
-from support.precision import assert_close_where, assert_gradients
+from support.precision import assert_close_where, assert_gradients, assert_same_bits
 from support.tiny_models import make_model, worst
 
 CPU = torch.device("cpu")
@@ -74,6 +74,18 @@ def test_gradients_are_those_of_prompts_computed_each_time(family: str, changes:
     expected = gradients(policy, split(batch, "off"))
     for found in found_in_all_ways(policy, batch):
         assert_gradients(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("gemma3_text", {"sliding_window": 4})])
+def test_kept_attention_changes_no_bit(family: str, changes: dict[str, Any], offload: bool) -> None:
+    """... of completions behind a prompt, nor of the prompt: what is kept is of all that they see."""
+    policy, batch = make_model(family, adapter=True, dtype=torch.bfloat16, **changes), minibatch(GROUPS)
+    found = []
+    for keep_attention in (False, True):
+        install(policy.model, tile_rows=5, offload=offload, keep_attention=keep_attention)
+        found.append(gradients(policy, split(batch, "on")))
+    assert_same_bits(*found)
 
 
 @pytest.mark.parametrize("window", [None, 3])

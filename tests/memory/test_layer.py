@@ -14,13 +14,15 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlvr.attention import PackedLayout
+from rlvr.attention import PackedLayout, kernels
+from rlvr.attention import layout as attention_layout
 from rlvr.memory import layer as layer_module
 from rlvr.memory.layer import install
+from rlvr.memory.offload import Pass
 from rlvr.model.policy import Policy
 from rlvr.runtime.ledger import LiveStorages
 from support.precision import assert_close_where, assert_gradients, assert_relative, assert_same_bits, relative
-from support.tiny_models import SHAPE, gradients, make_model, plain_model, stream
+from support.tiny_models import SHAPE, gradients, make_model, plain_model, stream, worst
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,52 @@ def test_a_layer_that_it_does_not_know_runs_under_a_checkpoint(family: str, offl
     expected = gradients(policy)
     assert install(policy.model, tile_rows=4, offload=offload) == ["layers.0", "layers.1", "layers.2"]
     assert_gradients(gradients(policy), expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("family", KNOWN)
+def test_kept_attention_changes_no_bit_and_runs_no_kernel_again(
+    family: str, offload: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma's windows among them; rows that the CPU would pad go one by one, as they do on a GPU."""
+    monkeypatch.setattr(attention_layout, "SHORT_ROW_BYTES", 0)
+    calls: list[int] = []
+    run = kernels.forward
+
+    def counted(*args: Any) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        return run(*args)
+
+    monkeypatch.setattr(kernels, "forward", counted)
+    policy = make_model(family, adapter=True, dtype=dtype, **({"sliding_window": 4} if "gemma" in family else {}))
+    found, counts = [], []
+    for keep_attention in (False, True):
+        assert install(policy.model, tile_rows=6, offload=offload, keep_attention=keep_attention) == []
+        calls.clear()
+        found.append(gradients(policy))
+        counts.append(len(calls))
+    assert_same_bits(*found)
+    assert counts[0] == 2 * counts[1] > 0
+
+
+def test_kept_attention_is_what_backward_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another output, or another log-sum-exp, gives other gradients."""
+    monkeypatch.setattr(attention_layout, "SHORT_ROW_BYTES", 0)
+    policy = make_model("llama", adapter=True, dtype=torch.float64)
+    install(policy.model, tile_rows=6, offload=True, keep_attention=True)
+    expected, fetch = gradients(policy), Pass.fetch
+    for shape in ((22, 4, 16), (4, 22)):
+        monkeypatch.setattr(Pass, "fetch", lambda *at, n=shape: fetch(*at) * (1.01 if fetch(*at).shape == n else 1.0))
+        assert worst(gradients(policy), expected) > 1e-4
+
+
+def test_kept_attention_takes_no_part_where_rows_are_padded() -> None:
+    policy = make_model("llama", adapter=True, dtype=torch.float64)
+    install(policy.model, tile_rows=6, offload=True)
+    expected = gradients(policy)
+    install(policy.model, tile_rows=6, offload=True, keep_attention=True)
+    assert_same_bits(gradients(policy), expected)
 
 
 def test_dropout_is_replayed() -> None:
@@ -120,9 +168,13 @@ def test_a_copy_runs_its_own_layers() -> None:
     assert_close_where(gradients(twin)["output"], before, 1e-12)
 
 
-def test_passes_may_overlap_and_be_repeated() -> None:
+@pytest.mark.parametrize(("offload", "keep_attention"), [(True, False), (True, True), (False, True)])
+def test_passes_may_overlap_and_be_repeated(
+    offload: bool, keep_attention: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = make_model("qwen3", adapter=True, dtype=torch.float64)
-    install(policy.model, tile_rows=5, offload=True)
+    monkeypatch.setattr(attention_layout, "SHORT_ROW_BYTES", 0)
+    install(policy.model, tile_rows=5, offload=offload, keep_attention=keep_attention)
     once = gradients(policy)
     policy.model.zero_grad()
     first, second = policy.hidden_stream(*stream()), policy.hidden_stream(*stream())

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlvr.attention.kernels import working_dtype
 from rlvr.attention.padded import Padding, padded
 from rlvr.attention.recurrent import Run, recur_packed
-from rlvr.attention.unpadded import Pieces, behind_pieces, own_pieces, unpadded
+from rlvr.attention.unpadded import Kept, Pieces, behind_pieces, own_pieces, unpadded
 
 NAME = "rlvr"
 SHORT_ROW_BYTES = 2**17  # of scores, keys and values of a row; longer ones go one by one
@@ -25,11 +25,12 @@ SHORT_ROW_BYTES = 2**17  # of scores, keys and values of a row; longer ones go o
 class Layout(Protocol):
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
-        sink_H: Tensor | None = None,
+        sink_H: Tensor | None = None, kept: Kept | None = None,
     ) -> Tensor:  # fmt: skip
         """Attention output [S, H, E] of layer number `layer`; in a window of w a token sees the last w up to itself.
 
-        A sink is one more score for each head, whose value is 0.
+        A sink is one more score for each head, whose value is 0. `kept` is for what a later pass takes from this one;
+        a layout may leave it empty.
         """
         ...
 
@@ -45,8 +46,9 @@ def attention(
         raise TypeError(f"{type(module).__name__} does not hand on what its model was called with")
     layout: Layout = kwargs["layout"]
     q_SHE, k_SNE, v_SNE = (x[0].transpose(0, 1) for x in (query, key, value))
+    more = {"kept": kwargs["kept"]} if "kept" in kwargs else {}
     out_SHE = layout.attend(
-        module.layer_idx, q_SHE, k_SNE, v_SNE, scaling, kwargs.get("sliding_window"), kwargs.get("s_aux")
+        module.layer_idx, q_SHE, k_SNE, v_SNE, scaling, kwargs.get("sliding_window"), kwargs.get("s_aux"), **more
     )
     return out_SHE[None], None
 
@@ -67,13 +69,13 @@ class PackedLayout:
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
-        sink_H: Tensor | None = None,
+        sink_H: Tensor | None = None, kept: Kept | None = None,
     ) -> Tensor:  # fmt: skip
         window = None if window is None or window >= sum(self.padding.longest) else window
         is_exact = q_SHE.device.type == "cpu" and working_dtype(q_SHE) == q_SHE.dtype and sink_H is None
         if is_exact and self.padding.row_bytes(q_SHE.shape[1], k_SNE.shape[1] * k_SNE.shape[2]) <= SHORT_ROW_BYTES:
             return padded(q_SHE, k_SNE, v_SNE, self.padding, scale=scale, window=window)
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H)
+        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H, kept=kept)
 
     def recur(self, layer: int, x_SD: Tensor, run: Run) -> Tensor:
         """Output [S, D] of layer number `layer`, which carries a state: `run` from each row's own start."""

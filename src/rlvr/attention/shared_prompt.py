@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlvr.attention.unpadded import Pieces, PromptKeys, behind_pieces, own_pieces, unpadded
+from rlvr.attention.unpadded import Kept, Pieces, PromptKeys, behind_pieces, own_pieces, unpadded
 
 
 class SharedPrompt:
@@ -29,14 +29,14 @@ class SharedPrompt:
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
-        sink_H: Tensor | None = None,
+        sink_H: Tensor | None = None, kept: Kept | None = None,
     ) -> Tensor:  # fmt: skip
         if layer not in self.keys:  # a layer that is recomputed comes again, with the same
             k, v = (x.detach().clone(memory_format=torch.contiguous_format) for x in (k_SNE, v_SNE))
             self.keys[layer] = PromptKeys(k, v)
         if torch.is_grad_enabled():
             k_SNE, v_SNE = _SentBack.apply(k_SNE, v_SNE, self.keys[layer])  # type: ignore[no-untyped-call]
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H)
+        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H, kept=kept)
 
 
 class BehindPrompt:
@@ -50,11 +50,13 @@ class BehindPrompt:
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
-        sink_H: Tensor | None = None,
+        sink_H: Tensor | None = None, kept: Kept | None = None,
     ) -> Tensor:  # fmt: skip
         assert layer in self.prompt.keys, "in_turn() computes the prompt first"
         prompts = self.prompt.keys[layer]
-        return unpadded(q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H, prompts=prompts)
+        return unpadded(
+            q_SHE, k_SNE, v_SNE, self.pieces(window), scale=scale, sink_H=sink_H, prompts=prompts, kept=kept
+        )
 
 
 class _SentBack(torch.autograd.Function):

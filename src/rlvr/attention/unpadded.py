@@ -39,6 +39,16 @@ class PromptKeys:
         return self.gradients
 
 
+@dataclass(eq=False)
+class Kept:
+    """Output [S, H, E] and log-sum-exp [H, S] of a layer's attention: empty until the pass that computes them.
+
+    A later pass over the same queries, keys and values takes them from here.
+    """
+
+    found: tuple[Tensor, ...] = ()
+
+
 @dataclass(frozen=True)
 class Pieces:
     """What the tokens of a stream see: `own` sequences, which are all tokens, and what lies `behind` them."""
@@ -96,15 +106,16 @@ def unpadded(
     scale: float,
     sink_H: Tensor | None = None,
     prompts: PromptKeys | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
     """softmax(scale · q·kᵀ)·v over what `pieces` let each token see, [S, H, E].
 
     A sink is one more score for each head, of a key without a value (Xiao et al. 2023, arXiv 2309.17453). The keys of
     pieces behind are those of `prompts`, and without any those of the stream itself. Backward adds to the sums of
-    `prompts`.
+    `prompts`. With `kept` output and log-sum-exp are put there, or taken from there: then no kernel runs.
     """
     q_SHE = q_SHE.contiguous()  # flash attention lays out its output alike, which the next projection wants whole
-    out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, sink_H, pieces, scale, prompts)  # type: ignore[no-untyped-call]
+    out_SHE: Tensor = _Unpadded.apply(q_SHE, k_SNE, v_SNE, sink_H, pieces, scale, prompts, kept)  # type: ignore[no-untyped-call]
     return out_SHE
 
 
@@ -112,16 +123,14 @@ class _Unpadded(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink_H: Tensor | None, pieces: Pieces, scale: float,
-        prompts: PromptKeys | None,
+        prompts: PromptKeys | None, kept: Kept | None,
     ) -> Tensor:  # fmt: skip
-        out, lse_HS = _own(q, k, v, pieces.own, scale)
-        keys, values = (k, v) if prompts is None else (prompts.k_SNE, prompts.v_SNE)
-        for piece in pieces.behind:
-            more = kernels.forward(q[piece.queries], keys[piece.keys], values[piece.keys], piece, scale)
-            _join(out[piece.queries], lse_HS[:, piece.queries], *more)
-        if sink_H is not None:
-            _join_sink(out, lse_HS, sink_H)
-        out = out.to(q.dtype)
+        if kept is not None and kept.found:
+            out, lse_HS = (x.detach() for x in kept.found)
+        else:
+            out, lse_HS = _attend(q, k, v, sink_H, pieces, scale, prompts)
+            if kept is not None:
+                kept.found = out.detach(), lse_HS
         ctx.pieces, ctx.scale, ctx.prompts = pieces, scale, prompts
         ctx.save_for_backward(q, k, v, sink_H, out, lse_HS)
         return out
@@ -148,7 +157,21 @@ class _Unpadded(torch.autograd.Function):
             else:
                 add(piece, ctx.prompts.k_SNE, ctx.prompts.v_SNE, *ctx.prompts.sums())
         dsink_H = _sink_gradient(dout, out, sink_H, lse_HS) if ctx.needs_input_grad[3] else None
-        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), dsink_H, None, None, None
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), dsink_H, *[None] * 4
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, sink_H: Tensor | None, pieces: Pieces, scale: float, prompts: PromptKeys | None
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of every token with all that it sees."""
+    out, lse_HS = _own(q, k, v, pieces.own, scale)
+    keys, values = (k, v) if prompts is None else (prompts.k_SNE, prompts.v_SNE)
+    for piece in pieces.behind:
+        more = kernels.forward(q[piece.queries], keys[piece.keys], values[piece.keys], piece, scale)
+        _join(out[piece.queries], lse_HS[:, piece.queries], *more)
+    if sink_H is not None:
+        _join_sink(out, lse_HS, sink_H)
+    return out.to(q.dtype), lse_HS
 
 
 def _own(q: Tensor, k: Tensor, v: Tensor, own: Sequence[Piece], scale: float) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from torch.autograd.graph import get_gradient_edge, save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from rlvr.attention import PackedLayout
+from rlvr.attention.unpadded import Kept
 from rlvr.memory.offload import Offload
 from rlvr.memory.quantized import layers_of, unpacked
 
@@ -46,8 +47,11 @@ FOUR_NORMS = Norms(
 )
 
 
-def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
+def install(model: Any, *, tile_rows: int, offload: bool, keep_attention: bool = False) -> list[str]:
     """Let the decoder layers of `model` keep nothing but their input for backward, on the host where `offload`.
+
+    With `keep_attention` they keep the output and the log-sum-exp of their attention, too, in the same place: backward
+    then runs attention's backward alone, on the same bits.
 
     Modules, names and parameters stay as they are. Without gradients a layer runs the same two halves, so that both
     passes round alike; a sampler's pass, which has a cache, runs as before. Returns the names of layers that are not
@@ -64,25 +68,29 @@ def install(model: Any, *, tile_rows: int, offload: bool) -> list[str]:
     agrees = _probe(body, layers, norms, tile_rows=max(1, min(tile_rows, PROBE_TOKENS // 2)))
     device = next(body.parameters()).device
     _alone(device)
-    home = Offload(len(layers), device) if offload else None
+    homes = tuple(Offload(len(layers), device) for _ in range(3 if keep_attention else 1)) if offload else ()
     unknown = []
     for number, (layer, its_norms) in enumerate(zip(layers, norms, strict=True)):
         if its_norms is not None and agrees[number]:
-            _replace_forward(layer, LayerSettings(number, its_norms, tile_rows, home))
+            _replace_forward(layer, LayerSettings(number, its_norms, tile_rows, homes, keep_attention))
         else:
-            _replace_forward(layer, None if home is None else home.device)
+            _replace_forward(layer, device if offload else None)
             unknown.append(f"layers.{number}")
     return unknown
 
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """How layer `number` runs; holds no module, so a copy of the model runs the copy's modules."""
+    """How layer `number` runs; holds no module, so a copy of the model runs the copy's modules.
+
+    `homes` is where what it keeps waits: its input, attention's output and log-sum-exp; empty: on the device.
+    """
 
     number: int
     norms: Norms
     tile_rows: int
-    home: Offload | None
+    homes: tuple[Offload, ...] = ()
+    keeps_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,9 @@ class LayerCall:
     settings: LayerSettings
     options: Mapping[str, Any]
 
-    def attention_half(self, x: Tensor) -> Tensor:
-        return attention_half(self.layer, self.settings.norms, x, self.options)
+    def attention_half(self, x: Tensor, kept: Kept | None = None) -> Tensor:
+        more = {} if kept is None else {"kept": kept}
+        return attention_half(self.layer, self.settings.norms, x, {**self.options, **more})
 
     def mlp_half(self, x: Tensor) -> Tensor:
         return mlp_half(self.layer, self.settings.norms, x)
@@ -133,23 +142,31 @@ def mlp_half(layer: Any, norms: Norms, x: Tensor) -> Tensor:
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, call: LayerCall, *trained: Tensor) -> Tensor:
-        home = call.settings.home
+        settings = call.settings
+        kept = Kept() if settings.keeps_attention else None
         ctx.call = call
-        ctx.parked = None if home is None else home.store(call.settings.number, x)
-        ctx.save_for_backward(*(() if ctx.parked else (x,)), *trained)
-        return _in_tiles(call, call.attention_half(x))
+        ctx.parked = [home.store(settings.number, x) for home in settings.homes[:1]]
+        h = call.attention_half(x, kept)
+        found = () if kept is None else kept.found
+        ctx.parked += [home.store(settings.number, y) for home, y in zip(settings.homes[1:], found, strict=False)]
+        ctx.num_kept = 0 if ctx.parked else 1 + len(found)
+        ctx.save_for_backward(*(() if ctx.parked else (x, *found)), *trained)
+        return _in_tiles(call, h)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         is_ours = _holders(grad) == _alone(grad.device)
         call: LayerCall = ctx.call
-        trained = list(ctx.saved_tensors)
-        x = trained.pop(0) if ctx.parked is None else ctx.parked.fetch(call.settings.number)
+        saved = list(ctx.saved_tensors)
+        trained = saved[ctx.num_kept :]
+        x, *found = saved[: ctx.num_kept] or [parked.fetch(call.settings.number) for parked in ctx.parked]
+        del saved
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
         of_attention = len(call.trained()[0])
         with torch.enable_grad():
-            h = call.attention_half(x)
+            h = call.attention_half(x, Kept(tuple(found)) if found else None)
+        del found
         grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:], is_ours=is_ours)
         if not h.requires_grad:
             return None, None, *[None] * of_attention, *mlp_grads
@@ -277,7 +294,7 @@ def _probe(body: Any, layers: Sequence[nn.Module], norms: Sequence[Norms | None]
         if its_norms is None or len(inputs) != 1 or not isinstance(output, Tensor):
             return
         whole, tiled = (
-            LayerCall(layer, LayerSettings(number, its_norms, n, None), options) for n in (PROBE_TOKENS, tile_rows)
+            LayerCall(layer, LayerSettings(number, its_norms, n), options) for n in (PROBE_TOKENS, tile_rows)
         )
         try:
             h = whole.attention_half(inputs[0])

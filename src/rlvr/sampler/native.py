@@ -20,6 +20,7 @@ from torch import Tensor
 from rlvr.attention import PackedLayout
 from rlvr.attention.padded import Ragged
 from rlvr.attention.recurrent import Carried, Run
+from rlvr.attention.unpadded import Kept
 from rlvr.model.policy import Policy
 from rlvr.sampler.completions import make_completions, stable_seed
 from rlvr.sampler.protocol import Sampling
@@ -201,7 +202,7 @@ class GroupCache:
 
     def attend(
         self, layer: int, q_SHE: Tensor, k_SNE: Tensor, v_SNE: Tensor, scale: float, window: int | None = None,
-        sink_H: Tensor | None = None,
+        sink_H: Tensor | None = None, kept: Kept | None = None,
     ) -> Tensor:  # fmt: skip
         if self.prefill is not None:
             self.prompt_keys[layer] = self.prompts.pad(k_SNE).transpose(1, 2).contiguous()
