@@ -43,7 +43,9 @@ def load(folder: Path, tile_rows: int | None) -> Policy:
     policy = load_policy(source, load_tokenizer(folder), device=torch.device("cpu"), dtype=torch.float32, lora=lora)
     if tile_rows is None:
         return policy
-    return for_training(policy, tile_rows=tile_rows, offload=False, kernels="torch", logit_chunk_rows=None)
+    return for_training(
+        policy, tile_rows=tile_rows, offload=False, keep_attention=False, kernels="torch", logit_chunk_rows=None
+    )
 
 
 def update(policy: Policy, tokens: int, completions: int, *, impl: Any) -> None:

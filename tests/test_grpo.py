@@ -131,6 +131,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "grpo.beta": 0.05,
     },
     "recomputed in tiles, on the host": {"memory.tile_rows": 7, "memory.offload": "on", "grpo.beta": 0.05},
+    "attention kept": {"memory.tile_rows": 7, "memory.keep_attention": "on"},
     "adapter in tiles": {"model.adapter": "lora", "model.lora.rank": 4, "memory.tile_rows": 7},
     "prompts computed once": {
         "memory.share_prompts": "on",

@@ -60,9 +60,14 @@ def make_policy(shape: Shape, *, rank: int, device: torch.device) -> Policy:
     return Policy(model, model.get_base_model().get_decoder(), (0,), "auto", None)
 
 
-def trained(policy: Policy, *, tile_rows: int, offload: bool, head_rows: int | None) -> Policy:
+def trained(
+    policy: Policy, *, tile_rows: int, offload: bool, head_rows: int | None, keep_attention: bool = False
+) -> Policy:
     """`policy` as a run trains it; may be called again with other values."""
-    return for_training(policy, tile_rows=tile_rows, offload=offload, kernels="auto", logit_chunk_rows=head_rows)
+    return for_training(
+        policy, tile_rows=tile_rows, offload=offload, keep_attention=keep_attention, kernels="auto",
+        logit_chunk_rows=head_rows,
+    )  # fmt: skip
 
 
 def settings_of(

@@ -64,6 +64,7 @@ class Case:
             f"{self.shape.name}, {self.shape.num_hidden_layers} layers, {choice.sequences} × {settings.context:,} "
             f"tokens in a micro-batch, {method}, {settings.quantization}, {tiles}, "
             f"layer inputs on the {'host' if choice.offload else 'card'}"
+            + (", attention kept" if choice.keep_attention else "")
             + (", states on the host" if choice.states_on_host else "")
         )
 
@@ -93,7 +94,8 @@ def case_of(options: argparse.Namespace) -> Case:
         sequences=options.sequences, offload=not options.no_offload and options.tile_rows > 0,
         tile_rows=options.tile_rows or 4096, head_rows=options.head_rows,
     )  # fmt: skip
-    return Case(shape, settings, replace(choice, states_on_host=options.states_on_host))
+    places = {"states_on_host": options.states_on_host, "keep_attention": options.keep_attention}
+    return Case(shape, settings, replace(choice, **places))
 
 
 def case_of_preset(name: str, layers: int | None) -> Case:
@@ -191,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tile-rows", type=int, default=2048, help="0: nothing is recomputed")
     made.add_argument("--head-rows", type=int, default=1024)
     made.add_argument("--no-offload", action="store_true", help="layer inputs stay on the card")
+    made.add_argument("--keep-attention", action="store_true", help="attention's outputs wait with the inputs")
     made.add_argument("--states-on-host", action="store_true", help="the optimizer's, between steps")
     made.add_argument("--card-gib", type=float, help="memory of a card, for which the planner chooses")
     made.add_argument("--preset", help="settings of presets/NAME.yaml")

@@ -87,8 +87,9 @@ def simulate(shape: Shape, settings: PlanSettings, choice: Choice, *, has_flash:
         trainer = updates.Trainer(shape, settings.rank, policy, optimizer)
         tile_rows = None if settings.recompute == "none" else choice.tile_rows
         policy = for_training(
-            policy, tile_rows=tile_rows, offload=choice.offload, kernels="auto", logit_chunk_rows=choice.head_rows
-        )
+            policy, tile_rows=tile_rows, offload=choice.offload, keep_attention=choice.keep_attention, kernels="auto",
+            logit_chunk_rows=choice.head_rows,
+        )  # fmt: skip
         reference = policy.frozen_copy() if settings.has_reference else None
         hold_weights(trace, policy, reference, shape, settings)
         short = replace(settings, completions=1, prompt_tokens=0, completion_tokens=updates.WARM_TOKENS)

@@ -125,7 +125,10 @@ def measured_update(
     """Peaks of each phase next to the plan, seconds of that step, and milliseconds of `rounds` more."""
 
     def figures() -> dict[str, Any]:
-        policy = trained(trainer.policy, tile_rows=choice.tile_rows, offload=choice.offload, head_rows=choice.head_rows)
+        policy = trained(
+            trainer.policy, tile_rows=choice.tile_rows, offload=choice.offload, head_rows=choice.head_rows,
+            keep_attention=choice.keep_attention,
+        )  # fmt: skip
         short = replace(settings, completions=1, prompt_tokens=0, completion_tokens=WARM_TOKENS)
         update(trainer, policy, *micro_batches(trainer.shape, short, choice, bench.device), unmeasured)
         micros, totals = micro_batches(trainer.shape, settings, choice, bench.device)

@@ -95,7 +95,9 @@ def prices_grid(llama: Shape) -> Grid:
     """
     savings: tuple[tuple[str, dict[str, Any]], ...] = (
         ("layers recomputed, compared with nothing", {}),
+        ("attention's outputs kept", {"keep_attention": True}),
         ("inputs on the host", {"offload": True}),
+        ("inputs and attention's outputs on the host", {"offload": True, "keep_attention": True}),
         ("states on the host between steps", {"states_on_host": True}),
         ("tiles of 2,048 rows, logits of 512", {"tile_rows": 2048, "head_rows": 512}),
         ("tiles of 1,024 rows, logits of 256", {"tile_rows": 1024, "head_rows": 256}),

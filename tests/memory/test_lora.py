@@ -147,7 +147,9 @@ def test_no_pass_of_training_takes_pefts_or_transformers_way(family: str, monkey
         monkeypatch.setattr(kind, "forward", counted(kind.forward, kind.__name__, taken))
     policy.hidden_stream(*stream())
     assert set(taken) == {kind.__name__ for kind in kinds}
-    policy = for_training(policy, tile_rows=6, offload=True, kernels="auto", logit_chunk_rows=None)
+    policy = for_training(
+        policy, tile_rows=6, offload=True, keep_attention=False, kernels="auto", logit_chunk_rows=None
+    )
     taken.clear()
     with_graph = gradients(policy)["output"]
     with torch.no_grad():

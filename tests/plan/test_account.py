@@ -27,8 +27,8 @@ SETTINGS = PlanSettings(
     states_on_host=None,
 )  # fmt: skip
 OWN = RunSettings(
-    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=2048, offload=False, head_rows=512, max_rows=16,
-    minibatch=16,
+    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=2048, offload=False, keep_attention=False,
+    head_rows=512, max_rows=16, minibatch=16,
 )  # fmt: skip
 
 

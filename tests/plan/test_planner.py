@@ -208,6 +208,7 @@ class TestChoice:
             head_rows=1024,
             kv_sequences=8,
             states_on_host=False,
+            keep_attention=True,
         )
 
     def test_on_smaller_cards_more_is_given_up_and_takes_longer(self) -> None:

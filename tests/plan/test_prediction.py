@@ -51,7 +51,12 @@ def make_model(family: str, *, method: str, dtype: torch.dtype, choice: Choice, 
     assert fuse_norms(model, impl="auto") > 2 * SIZES["num_hidden_layers"]
     if recompute == "none":
         return model
-    assert layer_function.install(model, tile_rows=choice.tile_rows, offload=choice.offload) == []
+    assert (
+        layer_function.install(
+            model, tile_rows=choice.tile_rows, offload=choice.offload, keep_attention=choice.keep_attention
+        )
+        == []
+    )
     return model
 
 
@@ -101,10 +106,11 @@ def test_the_peak_of_an_update(family: str, method: str, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("tile_rows", [64, 512])
-def test_choices_of_the_planner(offload: bool, tile_rows: int) -> None:
+@pytest.mark.parametrize("keep_attention", [False, True])
+def test_choices_of_the_planner(offload: bool, tile_rows: int, keep_attention: bool) -> None:
     choice = Choice(
         sequences=1, share_prompts=True, offload=offload, tile_rows=tile_rows, head_rows=S,
-        kv_sequences=1, states_on_host=False,
+        kv_sequences=1, states_on_host=False, keep_attention=keep_attention,
     )  # fmt: skip
     compare("llama", "lora", torch.float32, choice, completion_tokens=2 * S)
 
@@ -162,12 +168,12 @@ def test_short_rows_that_are_padded_together(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("offload", [False, True])
-def test_a_prompt_that_is_computed_once(offload: bool) -> None:
+@pytest.mark.parametrize(("offload", "keep_attention"), [(False, False), (True, False), (True, True), (False, True)])
+def test_a_prompt_that_is_computed_once(offload: bool, keep_attention: bool) -> None:
     """Three completions of a prompt, one to a micro-batch: between them the prompt's keys and values are kept."""
     choice = Choice(
         sequences=1, share_prompts=True, offload=offload, tile_rows=256, head_rows=S,
-        kv_sequences=1, states_on_host=False,
+        kv_sequences=1, states_on_host=False, keep_attention=keep_attention,
     )  # fmt: skip
     compare("llama", "lora", torch.float32, choice, prompt_tokens=S, completion_tokens=2 * S, completions=3)
 

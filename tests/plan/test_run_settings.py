@@ -30,8 +30,8 @@ QLORA = PlanSettings(
     kept_share=0.0, states_on_host=None,
 )  # fmt: skip
 OWN = RunSettings(
-    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, head_rows=500, max_rows=64,
-    minibatch=64,
+    tokens_per_micro_batch=4096, share_prompts=False, tile_rows=None, offload=False, keep_attention=False,
+    head_rows=500, max_rows=64, minibatch=64,
 )  # fmt: skip
 
 
@@ -73,6 +73,13 @@ def test_a_smaller_micro_batch_comes_before_tiles() -> None:
         plan_run(LLAMA_3B, QLORA, replace(OWN, max_rows=8), card(5.0), ())
 
 
+def test_attention_is_computed_again_before_anything_smaller() -> None:
+    kept = replace(OWN, tile_rows=512, keep_attention=True, max_rows=8)
+    needs = plan_run(LLAMA_3B, QLORA, kept, card(40.0), ()).prediction.peak_bytes / GIB
+    with pytest.raises(UserError, match=r"that fit \([^)]*\): memory.keep_attention on → off$"):
+        plan_run(LLAMA_3B, QLORA, kept, card(needs - 0.1), ())
+
+
 def advised(own: RunSettings, message: str) -> RunSettings:
     """`own` with the values that the message names."""
     names = {key: name for name, key in KEYS.items()}
@@ -91,11 +98,15 @@ def advised(own: RunSettings, message: str) -> RunSettings:
     max_rows=st.sampled_from([4, 32, 512]),
     is_cuda=st.booleans(),
     engine=st.sampled_from(["native", "vllm"]),
+    keep_attention=st.booleans(),
 )
 def test_what_is_advised_fits_and_what_is_refused_has_no_way(
-    gib: float, tokens: int, tile_rows: int | None, max_rows: int, is_cuda: bool, engine: Any
+    gib: float, tokens: int, tile_rows: int | None, max_rows: int, is_cuda: bool, engine: Any, keep_attention: bool
 ) -> None:
-    own = replace(OWN, tokens_per_micro_batch=tokens, tile_rows=tile_rows, max_rows=max_rows)
+    own = replace(
+        OWN, tokens_per_micro_batch=tokens, tile_rows=tile_rows, max_rows=max_rows,
+        keep_attention=keep_attention and tile_rows is not None,
+    )  # fmt: skip
     settings = replace(QLORA, is_cuda=is_cuda, engine=engine)
     try:
         made = plan_run(LLAMA_3B, settings, own, card(gib), ())
@@ -106,7 +117,7 @@ def test_what_is_advised_fits_and_what_is_refused_has_no_way(
     if not made.fits:
         least = replace(
             own, tokens_per_micro_batch=1, tile_rows=min(tile_rows or 1024, 1024), offload=True, head_rows=256,
-            max_rows=8,
+            keep_attention=False, max_rows=8,
         )  # fmt: skip
         assert not plan_run(LLAMA_3B, settings, least, card(gib), ()).fits
 

@@ -83,6 +83,18 @@ def test_what_goes_over_the_link() -> None:
     assert all(not x.to_host_bytes and not x.from_host_bytes for x in work(LONG, ALONE).values())
 
 
+@pytest.mark.parametrize("settings", [LONG, BEHIND])
+def test_attention_that_is_kept_goes_backward_alone(settings: PlanSettings) -> None:
+    """Output and log-sum-exp go over the link where inputs do: 8,192 and 128 bytes a token and layer."""
+    again, kept = (work(settings, replace(ALONE, offload=True, keep_attention=keep)) for keep in (False, True))
+    assert kept["forward"].attention_flops == again["forward"].attention_flops
+    assert kept["backward"].attention_flops == pytest.approx(again["backward"].attention_flops * 2.5 / 3.5)
+    assert kept["forward"].to_host_bytes / again["forward"].to_host_bytes == (8192 + 8192 + 128) / 8192
+    assert kept["backward"].launches - again["backward"].launches < 8 * 32 * 100
+    on_card = [work(settings, replace(ALONE, keep_attention=keep))["backward"] for keep in (False, True)]
+    assert on_card[1].other_bytes <= on_card[0].other_bytes and not on_card[1].from_host_bytes
+
+
 def test_windows_leave_less_to_attend_to() -> None:
     gemma = find_shape("Gemma-3-1B", Path(__file__).parents[2] / "presets/shapes")
     assert gemma.windowed_layers == 22  # of 26: every sixth sees all

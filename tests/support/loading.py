@@ -32,8 +32,8 @@ def trained_as(cfg: Config, policy: Policy) -> Policy:
     """`policy` with section memory of `cfg` applied."""
     resolved = resolve_training(cfg)
     return for_training(
-        policy, tile_rows=resolved.tile_rows, offload=resolved.offload, kernels=resolved.kernels,
-        logit_chunk_rows=resolved.logit_chunk_rows,
+        policy, tile_rows=resolved.tile_rows, offload=resolved.offload, keep_attention=resolved.keep_attention,
+        kernels=resolved.kernels, logit_chunk_rows=resolved.logit_chunk_rows,
     )  # fmt: skip
 
 

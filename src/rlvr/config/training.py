@@ -119,6 +119,7 @@ class Memory(Section):
     share_prompts: SharePrompts
     tile_rows: Positive | None
     offload: Literal["auto", "on", "off"]
+    keep_attention: Literal["on", "off"]
     kernels: Literal["auto", "torch", "triton"]
     logit_chunk_rows: Positive | None
     optimizer: OptimizerKind
@@ -130,6 +131,8 @@ class Memory(Section):
             raise ValueError(
                 "offload on moves the inputs of layers that are recomputed in tiles: set tile_rows, for example 2048"
             )
+        if self.keep_attention == "on" and self.tile_rows is None:
+            raise ValueError("keep_attention on is for layers that are recomputed: set tile_rows, for example 2048")
         return self
 
 

@@ -192,11 +192,18 @@ def load_policy(
 
 
 def for_training(
-    policy: Policy, *, tile_rows: int | None, offload: bool, kernels: Impl, logit_chunk_rows: int | None
+    policy: Policy,
+    *,
+    tile_rows: int | None,
+    offload: bool,
+    keep_attention: bool,
+    kernels: Impl,
+    logit_chunk_rows: int | None,
 ) -> Policy:
     """`policy` with cheaper updates: fused adapters and norms, gates in place, layers in tiles of `tile_rows`.
 
-    With `offload` recomputed layers keep their inputs on the host; `kernels` and `logit_chunk_rows` are the policy's.
+    With `offload` recomputed layers keep their inputs on the host, and with `keep_attention` what their attention gave
+    in the same place; `kernels` and `logit_chunk_rows` are the policy's.
     Modules, names and parameters stay as they are.
     """
     with _disable_current_modes():  # as in load_policy: what the probes of gates and norms take is free again
@@ -205,7 +212,7 @@ def for_training(
         gate_in_place(policy.model)
         fuse_norms(policy.model, impl=kernels)
     if tile_rows is not None:
-        for name in install(policy.model, tile_rows=tile_rows, offload=offload):
+        for name in install(policy.model, tile_rows=tile_rows, offload=offload, keep_attention=keep_attention):
             note(f"{name} is recomputed as a whole, not in tiles: its layout is not known")
     return replace(policy, kernels=kernels, logit_chunk_rows=logit_chunk_rows)
 

@@ -44,12 +44,14 @@ class ResolvedTraining(Resolved):
     """The same for a stage that trains.
 
     `tile_rows` None: no layer is recomputed. `offload`: layers that are recomputed keep their inputs in the host's
-    memory. `states_on_host`: so does the optimizer its states, between steps. `kernels` and `logit_chunk_rows` choose
+    memory, and with `keep_attention` in either place what their attention gave. `states_on_host`: so does the optimizer
+    its states, between steps. `kernels` and `logit_chunk_rows` choose
     how head and loss are computed. The run stops where sampler and trainer are more than `max_logp_gap` nats apart.
     """
 
     tile_rows: int | None
     offload: bool
+    keep_attention: bool
     states_on_host: bool
     kernels: Literal["torch", "triton"]
     logit_chunk_rows: int | None

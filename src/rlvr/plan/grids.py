@@ -130,6 +130,8 @@ def choices_of(planned: Plan) -> list[str]:
     choice, group = planned.choice, planned.settings.completions
     share = f"{choice.sequences} of {group}" if choice.sequences <= group else f"{choice.sequences} completions"
     kept = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
+    if choice.keep_attention:
+        kept.insert(1, "and attention's outputs with them (keep_attention: on)")
     if planned.settings.recompute == "none":
         kept = ["layers keep all that backward needs"]
     return [

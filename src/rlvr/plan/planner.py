@@ -82,7 +82,7 @@ def cost(shape: Shape, settings: PlanSettings, card: Card, choice: Choice) -> tu
 def has_choice(shape: Shape, settings: PlanSettings, card: Card) -> bool:
     """Whether anything fits: then single sequences do."""
     for on_host in _places_of_states(settings):
-        single = [replace(choice, kv_sequences=1) for choice in update_choices(settings, on_host, (1,))]
+        single = (choice for choice in update_choices(settings, on_host, (1,)) if not choice.keep_attention)
         if any(fits(predict(shape, settings, choice), settings, card, PHASES) for choice in single):
             return True
     return False
@@ -135,11 +135,12 @@ def _fastest(shape: Shape, settings: PlanSettings, card: Card, states_on_host: b
 
 def update_choices(settings: PlanSettings, states_on_host: bool, shares: Iterable[int]) -> Iterator[Choice]:
     """Every update that is considered, with so many sequences in a micro-batch."""
-    for sequences, share_prompts, offload in product(shares, (True, False), _places(settings)):
+    places = _places(settings)
+    for sequences, share_prompts, offload, keeps in product(shares, (True, False), places, places):
         for tile_rows, head_rows in (*TILES, *FEW_LOGITS):
             yield Choice(
                 sequences=sequences, share_prompts=share_prompts, offload=offload, tile_rows=tile_rows,
-                head_rows=head_rows, kv_sequences=1, states_on_host=states_on_host,
+                head_rows=head_rows, kv_sequences=1, states_on_host=states_on_host, keep_attention=keeps,
             )  # fmt: skip
 
 

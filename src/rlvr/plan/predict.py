@@ -18,7 +18,7 @@ from rlvr.plan.settings import (
     shares_prompt,
 )
 from rlvr.plan.shapes import Shape
-from rlvr.plan.working_set import feed_forward_kept_bytes, kept_bytes, layer_bytes
+from rlvr.plan.working_set import feed_forward_kept_bytes, kept_bytes, layer_bytes, waiting_bytes
 
 LOGITS = "logits of one chunk"
 GRADIENTS = "gradients"
@@ -298,7 +298,7 @@ def _newest_input(shape: Shape, settings: PlanSettings, choice: Choice) -> list[
     """Of offloaded inputs the last one stays on the card until backward takes it."""
     if not choice.offload or settings.recompute == "none":
         return []
-    amount = answer_pass_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+    amount = answer_pass_tokens(settings, choice) * waiting_bytes(shape, settings, choice)
     return [PlanRow("the last layer's input", amount, is_transient=True)]
 
 
@@ -307,8 +307,9 @@ def _shared_prompt(shape: Shape, settings: PlanSettings, choice: Choice) -> list
     if not shares_prompt(settings, choice) or settings.prompt_tokens == 0:
         return []
     amount = 2 * settings.prompt_tokens * shape.kv_bytes_per_token(settings.weight_bytes)
-    of_token = (3 if choice.offload else 2) * shape.hidden_size + 2 * shape.head_dim
-    ends = settings.prompt_tokens * of_token * settings.weight_bytes  # before and after the last norm · rotations
+    of_token = (2 * shape.hidden_size + 2 * shape.head_dim) * settings.weight_bytes  # around the last norm · rotations
+    of_token += waiting_bytes(shape, settings, choice) if choice.offload else 0
+    ends = settings.prompt_tokens * of_token
     return [
         PlanRow("the prompt's keys and values, and their gradients", amount, is_transient=True),
         PlanRow("the prompt's last hidden states", ends, is_transient=True),
@@ -324,7 +325,7 @@ def _rotations(shape: Shape, settings: PlanSettings, choice: Choice) -> PlanRow:
 def _layer_inputs_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     tokens = answer_pass_tokens(settings, choice)
     tokens += settings.prompt_tokens if shares_prompt(settings, choice) else 0
-    return shape.num_hidden_layers * tokens * shape.hidden_size * settings.weight_bytes
+    return shape.num_hidden_layers * tokens * waiting_bytes(shape, settings, choice)
 
 
 def _waiting_gradient(shape: Shape, settings: PlanSettings) -> list[PlanRow]:

@@ -17,6 +17,7 @@ KEYS = {
     "tokens_per_micro_batch": "memory.tokens_per_micro_batch",
     "tile_rows": "memory.tile_rows",
     "offload": "memory.offload",
+    "keep_attention": "memory.keep_attention",
     "head_rows": "memory.logit_chunk_rows",
     "max_rows": "rollout.max_rows",
 }
@@ -33,6 +34,7 @@ class RunSettings:
     share_prompts: bool
     tile_rows: int | None
     offload: bool
+    keep_attention: bool
     head_rows: int
     max_rows: int
     minibatch: int
@@ -66,6 +68,7 @@ def plan_sampling_run(shape: Shape, settings: PlanSettings, max_rows: int, card:
         share_prompts=False,
         tile_rows=TILES[-1][0],
         offload=False,
+        keep_attention=False,
         head_rows=1,
         max_rows=max_rows,
         minibatch=1,
@@ -91,6 +94,7 @@ def choice_of(run: RunSettings, settings: PlanSettings) -> Choice:
         offload=run.offload and settings.is_cuda,  # on a CPU they stay in the same memory
         tile_rows=run.tile_rows or TILES[0][0], head_rows=run.head_rows,
         kv_sequences=min(settings.completions_per_step, max_rows), states_on_host=bool(settings.states_on_host),
+        keep_attention=run.keep_attention and run.tile_rows is not None,
     )  # fmt: skip
 
 
@@ -136,7 +140,12 @@ def _sequences_within(run: RunSettings, settings: PlanSettings) -> int:
 
 
 def _thriftier_updates(run: RunSettings, settings: PlanSettings) -> Iterator[RunSettings]:
-    """In the order of what they cost in time: smaller micro-batches, then layers recomputed, offload, single ones."""
+    """In the order of what they cost in time: attention computed again, smaller micro-batches, then layers recomputed,
+    offload, single ones.
+    """
+    if run.keep_attention:
+        run = replace(run, keep_attention=False)
+        yield run
     single = group_tokens(settings, 1)
     budgets = [n for n in halves(run.tokens_per_micro_batch) if n >= max(FEWEST_TOKENS, single)] or [single]
     tiles = [pair for pair in TILES if run.tile_rows is None or pair[0] < run.tile_rows]

@@ -72,7 +72,8 @@ class Choice:
 
     `sequences` completions in a micro-batch, and `share_prompts` where their group is larger: its prompt is computed
     once, and not with each micro-batch; `kv_sequences` completions generated at once; `head_rows` tokens whose
-    logits exist at once; `tile_rows` tokens that go through the feed-forward at once.
+    logits exist at once; `tile_rows` tokens that go through the feed-forward at once. `keep_attention`: output and
+    log-sum-exp of attention wait where the inputs of the layers do, and are not computed again.
     """
 
     sequences: int
@@ -82,6 +83,7 @@ class Choice:
     head_rows: int
     kv_sequences: int
     states_on_host: bool
+    keep_attention: bool = False
 
 
 def input_tokens(settings: PlanSettings, choice: Choice) -> int:

@@ -15,7 +15,7 @@ from rlvr.plan.cards import Card, Speed
 from rlvr.plan.predict import trained_parameters, weight_rows
 from rlvr.plan.settings import NF4_BLOCK, STATE_BYTES, Choice, PlanSettings, shares_prompt
 from rlvr.plan.shapes import Shape
-from rlvr.plan.working_set import FEED_FORWARD, SCORE_BYTES, has_flash
+from rlvr.plan.working_set import FEED_FORWARD, SCORE_BYTES, has_flash, waiting_bytes
 
 # Assumed, not derived; docs/decisions/0008 says where from and what will replace them by measurement.
 REACHED = Speed(0.6, 0.85, 0.8)  # of the peaks, by products and attention, memory and link
@@ -100,7 +100,7 @@ def planned_work(shape: Shape, settings: PlanSettings, choice: Choice, *, is_amp
         forward.add(layer.forward(is_first=True), count * layers)
         backward.add(layer.backward(), count * layers)
         if choice.offload and settings.recompute != "none":
-            moved = stream * part.tokens
+            moved = waiting_bytes(shape, settings, choice) * part.tokens
             launches = -(-moved // COPY_BYTES)
             forward.add(Work(to_host_bytes=moved, launches=launches), count * layers)
             backward.add(Work(from_host_bytes=moved, launches=launches), count * (layers - 1))
@@ -205,11 +205,13 @@ class Layer:
         numbers += 2 * Q if shape.family.is_fused else 0
         numbers += 2 * D if is_first and self.settings.recompute == "tiles" else 0
         work = self._products(activations=2 if self.settings.method == "lora" else 1, products=1)
-        work.other_bytes = size * (numbers * self.part.tokens + 15 * Q * self.part.joined)
-        work.other_bytes += 6 * self._adapter_uses()
-        work.launches = self._launches(0) + JOIN_LAUNCHES * -(-self.part.joined // JOIN_ROWS)
+        work.other_bytes = size * numbers * self.part.tokens + 6 * self._adapter_uses()
+        work.launches = self._launches(0)
         self._unpack(work, ALL if is_first or self.tiles == 1 else ATTENTION)  # the rest stays unpacked for backward
-        self._attend(work, 0)
+        if is_first or not self.choice.keep_attention:
+            self._attend(work, 0)
+            work.other_bytes += 15 * size * Q * self.part.joined
+            work.launches += JOIN_LAUNCHES * -(-self.part.joined // JOIN_ROWS)
         return work
 
     def backward(self) -> Work:

@@ -32,8 +32,19 @@ def layer_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[st
     else:
         peaks = _feed_forward_peak(shape, settings, choice), _attention_peak(shape, settings, choice)
     largest = max(peaks, key=lambda rows: sum(rows.values()))
-    one_input = input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-    return {"the layer's input and the one below": 2 * one_input} | largest if choice.offload else largest
+    waiting = 2 * input_tokens(settings, choice) * waiting_bytes(shape, settings, choice)
+    return {"what waits of the layer and of the one below": waiting} | largest if choice.offload else largest
+
+
+def waiting_bytes(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+    """Bytes for each token that wait from a recomputed layer's forward pass to its backward pass."""
+    attention = attention_bytes(shape, settings) if choice.keep_attention else 0
+    return shape.hidden_size * settings.weight_bytes + attention
+
+
+def attention_bytes(shape: Shape, settings: PlanSettings) -> int:
+    """Bytes for each token of attention's output and log-sum-exp."""
+    return shape.query_width * settings.weight_bytes + 4 * shape.num_attention_heads
 
 
 def bytes_per_token(shape: Shape, settings: PlanSettings, choice: Choice) -> float:
@@ -88,7 +99,7 @@ def _kept(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
     kept = D * size + 4  # normed · 1 / rms
-    kept += size * (Q + 2 * K) + size * Q + 4 * shape.num_attention_heads  # q, k, v · output · log-sum-exp
+    kept += size * (Q + 2 * K) + attention_bytes(shape, settings)
     if shape.family.is_fused:
         kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
@@ -120,7 +131,7 @@ def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> 
         narrower = rows * (inner - 2 * F * size), _unpacked(shape, settings, ("gate_up_proj",))
         wide, weights = max((wide, weights), narrower, key=sum)
     return {
-        "attention, recomputed": tokens * _kept(shape, settings),
+        "attention, recomputed": tokens * _recomputed(shape, settings, choice),
         "the middle": tokens * D * size,
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
         "feed-forward": wide,
@@ -129,11 +140,16 @@ def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> 
     }
 
 
+def _recomputed(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+    """Bytes for each token of what `_kept` counts, without what has waited."""
+    return _kept(shape, settings) - (attention_bytes(shape, settings) if choice.keep_attention else 0)
+
+
 def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
     tokens = input_tokens(settings, choice)
     done = [linear for linear in shape.linears() if linear.name in (*FEED_FORWARD, "o_proj")]
     return {
-        "attention, recomputed": tokens * _kept(shape, settings),
+        "attention, recomputed": tokens * _recomputed(shape, settings, choice),
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
         "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
         "gradients not added yet": _gradient_bytes(done, settings),

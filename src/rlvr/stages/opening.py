@@ -74,8 +74,8 @@ def open_trainee(
             if meter:
                 meter.count(policy.model.parameters())
         policy = for_training(
-            policy, tile_rows=resolved.tile_rows, offload=resolved.offload, kernels=resolved.kernels,
-            logit_chunk_rows=resolved.logit_chunk_rows,
+            policy, tile_rows=resolved.tile_rows, offload=resolved.offload, keep_attention=resolved.keep_attention,
+            kernels=resolved.kernels, logit_chunk_rows=resolved.logit_chunk_rows,
         )  # fmt: skip
         yield policy, tokenizer, sampler
 

@@ -129,6 +129,7 @@ def run_settings(cfg: Config, resolved: ResolvedTraining, shape: Shape, *, minib
         share_prompts=cfg.memory.share_prompts != "off",
         tile_rows=resolved.tile_rows,
         offload=resolved.offload,
+        keep_attention=resolved.keep_attention,
         head_rows=resolved.logit_chunk_rows or rows_within(shape.vocab_size, resolved.device),
         max_rows=cfg.rollout.max_rows,
         minibatch=minibatch,

@@ -36,9 +36,9 @@ PACKAGES = (
 # These change nothing but rounding or bookkeeping: an interrupted run continues under another value of them.
 BOOKKEEPING = (
     "memory.tokens_per_micro_batch", "memory.share_prompts", "memory.tile_rows", "memory.offload", "memory.kernels",
-    "memory.logit_chunk_rows", "memory.optimizer_on_host", "grpo.checkpoint_every", "grpo.log_completions_every",
-    "grpo.max_unscorable", "rollout.max_logp_gap", "rollout.max_rows", "rollout.vllm", "verifiers.workers",
-    "verifiers.seconds",
+    "memory.keep_attention", "memory.logit_chunk_rows", "memory.optimizer_on_host", "grpo.checkpoint_every",
+    "grpo.log_completions_every", "grpo.max_unscorable", "rollout.max_logp_gap", "rollout.max_rows", "rollout.vllm",
+    "verifiers.workers", "verifiers.seconds",
 )  # fmt: skip
 CARD = "card.json"
 COMMITS = Path(".pipeline/commits.json")

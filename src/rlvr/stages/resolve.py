@@ -30,6 +30,7 @@ def resolve_training(cfg: Config, *, device: torch.device | None = None) -> Reso
         **common,
         tile_rows=cfg.memory.tile_rows,
         offload=cfg.memory.tile_rows is not None and _switch(cfg.memory.offload, auto=is_cuda),
+        keep_attention=cfg.memory.keep_attention == "on",
         states_on_host=_switch(cfg.memory.optimizer_on_host, auto=is_cuda),
         kernels=("triton" if is_cuda else "torch") if cfg.memory.kernels == "auto" else cfg.memory.kernels,
         logit_chunk_rows=cfg.memory.logit_chunk_rows,
