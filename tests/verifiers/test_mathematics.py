@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.verifiers.mathematics import check_gold, verify
-from rlvr.verifiers.mathematics.echo import is_echo
 
 SAME = {
     "1234": (
@@ -171,20 +169,6 @@ ECHOES = [  # answer, gold, question
     ("6×7", "42", r"What is $6 \times 7$?"),
     ("7>3z+1", r"(-\infty,2)", "Solve $3z+1<7$."),
     (r"7 \ge 3z+1", r"(-\infty,2]", r"Solve $3z+1\le 7$."),
-    ("(x+2)(x+1)", "x^2+3x+2", "Expand (x+1)(x+2)"),
-    ("(x+1)(x+2)", "x^2+3x+2", "Expand (x+1)(x+2)"),
-    ("(x+1)(x+2)", "x^2+3x+2", "Expand (x+1)(x+2) for all x"),
-    ("(x+2)(x+1)", "x^2+3x+2", "Expand $(x+1)(x+2)$."),
-    (r"(2+x)\cdot(x+1)", "x^2+3x+2", "Expand $(x+1)(x+2)$."),
-    ("y=(x+2)(x+1)", "x^2+3x+2", "Expand $y=(x+1)(x+2)$."),
-    ("(1+x)^2(x-3)", "x^3-x^2-5x-3", "Expand $(x-3)(x+1)^2$."),
-    ("5x+x^2+6", "(x+2)(x+3)", "Factor $x^2 + 5x + 6$."),
-    (r"7\cdot 6", "42", r"Compute $6\cdot 7$."),
-    ("7*6", "42", "Compute 6*7"),
-    ("-7^2+9^2", "32", "Compute $9^2-7^2$."),
-    ("1+3z<7", r"(-\infty,2)", "Solve $3z+1<7$."),
-    ("7>1+3z", r"(-\infty,2)", "Solve $3z+1<7$."),
-    (r"3(2+5)", "21", "What is 3(5+2)?"),
 ]
 NO_ECHOES = [
     ("32", "32", "Compute $9^2-7^2$, which is not 32."),
@@ -200,18 +184,6 @@ NO_ECHOES = [
     ("10/4", "2.5", "There are 10 apples for 4 children."),
     ("x+1", "1+x", "Simplify $2x+1-x$."),
     (r"\sqrt{3}", r"\sqrt3", r"Which is irrational, $\sqrt{3}$ or $\sqrt{4}$?"),
-    ("(x+3)(x+2)", "(x+2)(x+3)", "Factor $x^2+5x+6$. Is it $(x+3)(x+2)$?"),
-    ("1+x", "x+1", "Simplify $x+1$ to the end."),
-    ("x^2+6+5x", "x^2+5x+6", "Show that $6+5x+x^2$ is a product."),
-    ("1+x", r"\frac{x^2-1}{x-1}", "Let $2x+1-x$ be given. Divide $x^2-1$ by $x-1$."),
-    ("3+x", r"\frac{x^2-9}{x-3}", "Let $x+3y$ and $x+3-z$ be given. Divide $x^2-9$ by $x-3$."),
-    ("24", "24", "Write 42 backwards."),
-    ("x-1", r"\frac{x^2-1}{x+1}", "Divide $x^2-1$ by $x+1$, not by $1-x$."),
-    ("2^5", "32", "Which is larger, $5^2$ or $2^6$?"),
-    ("4/10", "0.4", "There are 10/4 apples."),
-    ("(x+2)(x+1)", "x^2+3x+2", "Two of its factors in $(x+1)(x+2)(x+5)$ are..."),
-    ("x^2+3x+2", "(x+1)(x+2)", "Expand $(x+1)(x+2)$."),
-    ("(0,1)", "0<x<1", "Where does $(1,0)$ lie?"),
 ]
 
 
@@ -239,35 +211,6 @@ def test_a_formula_of_the_question_is_no_answer(answer: str, gold: str, question
 @pytest.mark.parametrize(("answer", "gold", "question"), NO_ECHOES)
 def test_what_is_worked_out_may_stand_in_the_question(answer: str, gold: str, question: str) -> None:
     assert verify(answer, gold, question).outcome == "right"
-
-
-@given(st.data())
-def test_terms_and_factors_in_any_order_are_the_same_formula(data: st.DataObject) -> None:
-    """... and stay it in a question, while a formula with another number is no echo."""
-    numbers = data.draw(st.lists(st.integers(2, 99), min_size=2, max_size=4, unique=True))
-    kind = data.draw(st.sampled_from(["{}", "(x+{})", "{}x", "(x-{})^2"]))
-    join = data.draw(st.sampled_from(["*", "+"]))
-    parts = [kind.format(number) for number in numbers]
-    asked, answered = join.join(parts), join.join(data.draw(st.permutations(parts)))
-    assert is_echo(answered, "y", f"Work out ${asked}$.")
-    assert not is_echo(answered, asked, f"Work out ${asked}$.")
-    assert not is_echo(join.join([*parts[1:], kind.format(numbers[0] + 100)]), "y", f"Work out ${asked}$.")
-
-
-PIECES = st.sampled_from([*"12x()+-*/^=<,|{}[] $!.", "\\frac", "\\sqrt", "for "])
-
-
-@given(*[st.lists(PIECES, max_size=40).map("".join)] * 3)
-def test_any_text_can_be_compared_with_a_question(answer: str, gold: str, question: str) -> None:
-    assert is_echo(answer, gold, question) in (True, False)
-
-
-def test_a_long_question_is_read_in_time() -> None:
-    question = "Let (x+1)(x+2) and $3+x$ be. " * 300 + "(" * 3000
-    began = time.process_time()
-    assert is_echo("(x+2)(x+1)", "y", question) and not is_echo("(x+2)(x+5)", "y", question)
-    assert not is_echo("+".join(str(i) for i in range(400)), "y", question)
-    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("unit", ["(m^2)", "(cm^{2})", "(km/h)", "(L)", "[m]", "(s)"])
