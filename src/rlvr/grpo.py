@@ -56,7 +56,7 @@ def train(
     optimizer = make_optimizer(cfg, resolved, policy, steps)
     updates = cfg.grpo.minibatches_per_rollout * cfg.grpo.passes_per_rollout
     start, notes = run.restore(policy, optimizer)
-    notes = {"completions": {}} | notes
+    notes = {"completions": {}, **notes}
     check_log(run, start)
     check_completions(run, notes["completions"])
     for step in range(start, steps):

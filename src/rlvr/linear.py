@@ -24,7 +24,7 @@ HAS_ONEDNN = (
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 HAS_BFLOAT16 = HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # not with AVX2 alone
 LIKE_ROWS = 4  # from so many on, MKL rounds a row as among others
-PACKED_ROWS, PACKED_NUMBERS = 32, 2**18  # with AVX2 alone: up to so many rows, a weight of so many numbers is packed
+PACKED_NUMBERS = 2**22  # with AVX2 alone, weights of so many numbers are packed: MKL packs them at every product
 FEW_ROWS, SMALL = 8, 2**24  # below, of rows or of multiplications, torch's own bfloat16 serves, and takes no copy
 ROWS, SUMMANDS, WEIGHTS = 1024, 1024, 2**22  # in float32 at once: rows of x, parts of a long sum, numbers of the weight
 
@@ -91,8 +91,7 @@ def _suits_packed(x: Tensor, weight_OD: Tensor) -> bool:
         return False
     if x.dtype == torch.bfloat16:
         return HAS_BFLOAT16
-    pays = HAS_AVX512 or (weight_OD.numel() >= PACKED_NUMBERS and 1 < _rows(x) <= PACKED_ROWS)
-    return x.dtype == torch.float32 and pays
+    return x.dtype == torch.float32 and (HAS_AVX512 or weight_OD.numel() >= PACKED_NUMBERS)
 
 
 def _torchs(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:

@@ -77,12 +77,19 @@ def test_one_of_a_model_of_another_size_is_not_put_on_the_prepared_one(
         find(load_config(), None, tmp_path)
 
 
-def test_nor_one_of_a_model_of_the_same_size_with_another_name(project: Path, tmp_path: Path) -> None:
+def test_another_name_of_a_model_of_the_same_size_is_told(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be the same, in a folder."""
     edit(Path("models/grpo/card.json"), lambda card: card["params"]["model"].update(source="Qwen/Qwen3-0.6B"))
-    message = (
-        r"an adapter of Qwen/Qwen3-0\.6B, and cannot be put on scratch in data/prepared/base .* run `rlvr prepare`"
-    )
-    with pytest.raises(UserError, match=message):
+    find(load_config(), None, tmp_path)
+    assert "warning: models/grpo was trained on Qwen/Qwen3-0.6B and is put on scratch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", b"cut"])
+def test_a_damaged_adapter_is_one_message(content: bytes, project: Path, tmp_path: Path) -> None:
+    Path("models/grpo/adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is damaged, or was not pulled"):
         find(load_config(), None, tmp_path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +17,7 @@ from torch import Tensor
 from rlvr.batch import pack
 from rlvr.model.policy import Policy
 from rlvr.sampler import NativeSampler, Sampling
+from rlvr.sampler.native import GroupCache
 from rlvr.types import Completion, Group, Prompt
 
 CPU = torch.device("cpu")
@@ -49,6 +52,21 @@ def tokens(groups: Sequence[Group]) -> dict[str, list[list[int]]]:
 
 def completions(groups: Sequence[Group]) -> list[Completion]:
     return [completion for group in groups for completion in group.completions]
+
+
+def test_the_keys_of_a_rollout_end_with_it() -> None:
+    cache = GroupCache([3, 2], 4, torch.device("cpu"))
+    k_SNE = torch.zeros(5, 2, 8)
+    cache.attend(0, torch.zeros(5, 4, 8), k_SNE, k_SNE, 1.0)
+    cache.start(per_prompt=2)
+    cache.attend(0, torch.zeros(4, 4, 8), k_SNE[:4], k_SNE[:4], 1.0)
+    keys = weakref.ref(cache.keys[0])
+    gc.disable()  # nothing may wait for it
+    try:
+        del cache
+        assert keys() is None
+    finally:
+        gc.enable()
 
 
 @ARCHITECTURES

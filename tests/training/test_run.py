@@ -297,6 +297,19 @@ class TestCompletions:
             assert [file.name for file in run.completions.iterdir()] == ["00000000.parquet"], at
             assert f"warning: {bad} is damaged" in capsys.readouterr().out, at
 
+    def test_a_table_that_cannot_be_read_stops_nothing(
+        self, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bad, others = run.completions / "00000002.parquet", run.completions / ".ipynb_checkpoints"
+        bad.unlink()
+        bad.mkdir()
+        others.mkdir()
+        check_completions(run, written)
+        assert not bad.exists() and others.exists()
+        assert capsys.readouterr().out.count(f"warning: {bad} is damaged") == 1
+        run._forget_logs_from(1)
+        assert [file.name for file in run.completions.iterdir()] == ["00000000.parquet"]
+
     @pytest.mark.parametrize("damage", ["cut", "empty", "JSON", "another"])
     def test_other_damage_is_noticed(
         self, damage: str, run: Run, written: dict[str, str], capsys: pytest.CaptureFixture[str]

@@ -16,6 +16,7 @@ from rlvr.model.source import Source, open_source
 from rlvr.model.weights import misfit
 from rlvr.problems import tables
 from rlvr.runtime.files import read_text
+from rlvr.runtime.messages import warn
 from rlvr.stages.provenance import CARD
 from rlvr.types import UserError
 
@@ -88,11 +89,10 @@ def _check_base(found: Checkpoint, path: Path, *, is_of_prepared: bool) -> None:
     trained_on, base = _source_in(path), found.source.name
     prepared = _source_in(tables.FOLDER) if is_of_prepared else None
     weights = path / "adapter_model.safetensors"
-    if prepared and trained_on and trained_on != prepared:
-        why: str | None = "so say their cards"
-    else:
-        why = misfit(weights, found.source) if weights.is_file() else None
+    why = misfit(weights, found.source) if weights.is_file() else None
     if why is None:
+        if prepared and trained_on and trained_on != prepared:
+            warn(f"{path} was trained on {trained_on} and is put on {prepared} in {base}: is that the same model?")
         return
     remedy = f"name the model that it was trained on as base_model_name_or_path in {path / ADAPTER}"
     if is_of_prepared:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig, Mxfp4Config
 
 from rlvr.attention import layout as attention
@@ -74,7 +74,7 @@ def shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
 def misfit(adapter: Path, source: Source) -> str | None:
     """Which tensor of the LoRA in the file `adapter` no layer of the model `source` has room for; None if all fit.
 
-    Reads shapes only: no weights are loaded. Raises UserError for a model that cannot be built.
+    Reads shapes only: no weights are loaded. Raises UserError for a model that cannot be built and for a damaged file.
     """
     try:
         config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
@@ -82,8 +82,11 @@ def misfit(adapter: Path, source: Source) -> str | None:
             layers = dict(AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_modules())
     except Exception as error:  # each class of transformers raises its own
         raise UserError(f"the model {source.name!r} cannot be built: {reason(error)}") from None
-    with safe_open(adapter, framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(adapter, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{adapter} is damaged, or was not pulled: {reason(error)}") from None
     for name, shape in shapes.items():
         place, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
         if side not in SIDES or ".experts" in place:  # peft adapts experts by another name

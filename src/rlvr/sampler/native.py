@@ -9,7 +9,6 @@ other rows are computed with it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -147,6 +146,7 @@ class GroupCache:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.carried: dict[int, Carried] = {}  # of prompts, then of rows
+        self.places: dict[int, tuple[Tensor, Tensor]] = {}  # by key/value heads
         self.step = 0
 
     def start(self, per_prompt: int) -> None:
@@ -190,10 +190,15 @@ class GroupCache:
         first_P = count_P.cumsum(0) - count_P
         self.slots = int(count_P.max())
         self.slot_R = torch.arange(len(self.prompt_R), device=self.device) - first_P[self.prompt_R]
-        self.places = functools.cache(self._places)
+        self.places = {}
 
     def _places(self, shared: int) -> tuple[Tensor, Tensor]:
         """Where each row's head lies among the slots [P, N, slots], and which one a slot holds: any, where none."""
+        if shared not in self.places:
+            self.places[shared] = self._find_places(shared)
+        return self.places[shared]
+
+    def _find_places(self, shared: int) -> tuple[Tensor, Tensor]:
         head_N = torch.arange(shared, device=self.device)
         place_RN = (self.prompt_R[:, None] * shared + head_N) * self.slots + self.slot_R[:, None]
         place = place_RN.flatten()
@@ -251,7 +256,7 @@ class GroupCache:
     def _from_prompt(self, x: Tensor, prompt: Tensor, padding: Tensor | None) -> Tensor:
         """Multiply each row's x [R, N, H/N, a] with its own prompt's matrix [P, N, a, b], reading that once. → b"""
         rows, shared, repeat, size = x.shape
-        place, source = self.places(shared)
+        place, source = self._places(shared)
         slots = x.reshape(rows * shared, repeat * size).index_select(0, source)
         product = slots.view(len(prompt), shared, self.slots * repeat, size) @ prompt
         if padding is not None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,7 @@ class Run:
         file = self.completions / f"{step:08d}.parquet"
         file.write_bytes(data)
         flush(file)
+        flush(self.completions)
         return {file.name: hashlib.sha256(data).hexdigest()}
 
     def checkpoints(self) -> list[Path]:
@@ -175,7 +176,7 @@ class Run:
         self.completions.mkdir(exist_ok=True)
         for table in self.completions.iterdir():
             if not table.stem.isdigit() or int(table.stem) >= step:
-                table.unlink()
+                _remove(table)
 
 
 def check_log(run: Run, steps: int) -> None:
@@ -195,15 +196,29 @@ def check_completions(run: Run, written: Mapping[str, str]) -> None:
     """
     for name, digest in written.items():
         table = run.completions / name
-        if not table.exists():
+        try:
+            is_whole = sha256(table) == digest
+        except FileNotFoundError:
             warn(f"{table} is missing: the report will lack these completions")
-        elif sha256(table) != digest:
-            table.unlink()
+            continue
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            _remove(table)
             warn(f"{table} is damaged and removed: the report will lack these completions")
-    for table in sorted(run.completions.iterdir()):
+    for table in sorted(run.completions.glob("*.parquet")):
         if table.name not in written:
-            table.unlink()
+            _remove(table)
             warn(f"{table} was not written by this run and is removed")
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder; what the disk does not let go stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def state_of(policy: Policy, optimizer: Optimizer) -> State:
