@@ -8,7 +8,7 @@ COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py 
 	plan/test_run_settings.py plan/test_work.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help run test test-all torture check deps docs bench gpu simulate clean
+.PHONY: help run test test-all torture check deps docs bench gpu null-gpu simulate clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ bench: .venv/bench ## compare a step with TRL's, after make run
 gpu: .venv/dev ## run the suite for an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu/suite.py
 
+null-gpu: .venv/dev .venv-cuda/done ## run updates with torch's CUDA build on a card that computes nothing; gigabytes of packages
+	$(BIN)/python -m pytest -m slow tests/benchmarks/test_stand_in.py
+
 simulate: .venv/dev ## print the memory of updates that need a large GPU, simulated next to the plan; minutes, no GPU
 	$(BIN)/python benchmarks/gpu/simulate.py
 
@@ -74,9 +77,14 @@ simulate: .venv/dev ## print the memory of updates that need a large GPU, simula
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt vllm-bnb-plugin
 	touch $@
 
+.venv-cuda/done: benchmarks/gpu/stand_in/requirements.txt
+	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install -q -r $<
+	touch $@
+
 .venv/bench: .venv/core
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	touch $@
 
-clean: ## remove .venv, .pipeline and .checkpoints
-	rm -rf .venv .pipeline .checkpoints
+clean: ## remove .venv, .venv-cuda, .pipeline and .checkpoints
+	rm -rf .venv .venv-cuda .pipeline .checkpoints

@@ -1,6 +1,7 @@
 """The GPU suite: every part in its own process, a table at the end, and all figures in one file.
 
     make gpu                                      # on an NVIDIA card, at most ten minutes
+    python benchmarks/gpu/suite.py                # the same with the Python of an image that has torch
     python benchmarks/gpu/suite.py link head      # some parts
     python benchmarks/gpu/suite.py --tiny         # the same code, small, on any machine
 
@@ -23,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from typing import Any
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 MINUTES = 10.0
+PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "safetensors", "numpy", "psutil", "pytest")
 LOG_LETTERS = 3000  # of what a part that failed printed last
 
 
@@ -135,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if absent := [name for name in PACKAGES if find_spec(name) is None]:
+        parser.error(f"not installed next to this Python: {', '.join(absent)}; pip install {' '.join(absent)}")
     described = subprocess.run(
         [sys.executable, str(HERE / "figures.py")], env=os.environ | {"PYTHONPATH": python_path()}, cwd=ROOT,
         capture_output=True, text=True, check=True,
