@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from xdist.scheduler import LoadFileScheduling
 
 from rlvr.chat import TAGS
 from rlvr.config import Config, read_yaml
@@ -28,6 +29,7 @@ from support.random_weights import randomize
 
 pytest_plugins = ["support.left_out"]
 
+FLOW = "tests/flow/"
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 # grouped queries: two query heads for each key and value head
 SHAPE = {"hidden_size": 128, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 160}
@@ -58,12 +60,17 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For --dist loadgroup: a file goes to one process, and tests/flow as a whole, whose first runs take minutes."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group("flow" if folder.name == "flow" else f"{folder.name}/{item.path.name}"))
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file goes to one process, and tests/flow as a whole, whose first runs take minutes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return FLOW if file.startswith(FLOW) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    return ByFile(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")
