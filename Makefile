@@ -4,7 +4,7 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13; do for p in python$$v python3 python;
 	if $$p -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$v')" >/dev/null 2>&1; then echo $$p; exit; fi; done; done)
 BIN := .venv/bin
 ROOMS := config plan problems rewards tasks
-COVERED := $(addprefix tests/,config plan/test_account.py plan/test_kv_cache.py plan/test_plan_command.py plan/test_planner.py \
+COVERED := $(addprefix tests/,config plan/test_account.py plan/test_engine_cache.py plan/test_plan_command.py plan/test_planner.py \
 	plan/test_run_settings.py plan/test_work.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 

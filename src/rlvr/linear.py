@@ -80,18 +80,19 @@ def through_onednn(model: nn.Module, *, keeps_packed: bool = True) -> nn.Module:
 
 def _suits(x: Tensor, weight_OD: Tensor) -> bool:
     """Whether this product goes through here; torch computes the others by itself, on every processor."""
-    if not HAS_ONEDNN or x.device.type != "cpu" or x.dtype != weight_OD.dtype:
-        return False
-    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and HAS_AVX512)
+    return _is_possible(x, weight_OD) and (x.dtype == torch.bfloat16 or HAS_AVX512)
 
 
 def _suits_packed(x: Tensor, weight_OD: Tensor) -> bool:
     """Whether a weight in oneDNN's layout is faster than as it lies there."""
-    if not HAS_ONEDNN or x.device.type != "cpu" or x.dtype != weight_OD.dtype:
+    if not _is_possible(x, weight_OD):
         return False
-    if x.dtype == torch.bfloat16:
-        return HAS_BFLOAT16
-    return x.dtype == torch.float32 and (HAS_AVX512 or weight_OD.numel() >= PACKED_NUMBERS)
+    return HAS_BFLOAT16 if x.dtype == torch.bfloat16 else HAS_AVX512 or weight_OD.numel() >= PACKED_NUMBERS
+
+
+def _is_possible(x: Tensor, weight_OD: Tensor) -> bool:
+    is_known = x.dtype == weight_OD.dtype and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_ONEDNN and x.device.type == "cpu" and is_known
 
 
 def _torchs(x: Tensor, weight_OD: Tensor, bias: Tensor | None) -> Tensor:

@@ -44,9 +44,9 @@ class ResolvedTraining(Resolved):
     """The same for a stage that trains.
 
     `tile_rows` None: no layer is recomputed. `offload`: layers that are recomputed keep their inputs in the host's
-    memory, and with `keep_attention` in either place what their attention gave. `states_on_host`: so does the optimizer
-    its states, between steps. `kernels` and `logit_chunk_rows` choose
-    how head and loss are computed. The run stops where sampler and trainer are more than `max_logp_gap` nats apart.
+    memory; with `keep_attention` what their attention gave waits in the same place. `states_on_host`: the optimizer
+    keeps its states in the host's memory between steps. `kernels` and `logit_chunk_rows` choose how head and loss are
+    computed. The run stops where sampler and trainer are more than `max_logp_gap` nats apart.
     """
 
     tile_rows: int | None
