@@ -203,7 +203,8 @@ def for_training(
     """`policy` with cheaper updates: fused adapters and norms, gates in place, layers in tiles of `tile_rows`.
 
     With `offload` recomputed layers keep their inputs on the host, and with `keep_attention` what their attention gave
-    in the same place; `kernels` and `logit_chunk_rows` are the policy's. Modules, names and parameters stay as they are.
+    in the same place; `kernels` and `logit_chunk_rows` are the policy's. Modules, names and parameters stay as they
+    are.
     """
     with _disable_current_modes():  # as in load_policy: what the probes of gates and norms take is free again
         if hasattr(policy.model, "get_base_model"):
