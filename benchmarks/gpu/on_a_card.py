@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-from rlvr.attention import kernels
+from rlvr.attention import efficient, flash
+from rlvr.attention.pieces import Piece
 from rlvr.logprob import Impl, fused
 from rlvr.loss import policy as loss_policy
 from rlvr.memory import layer, norm, offload, quantized, states
@@ -47,7 +48,8 @@ def as_on_a_card(trace: Trace, *, has_flash: bool) -> Iterator[None]:
         return torch.ones(())  # whose value can be read
 
     substitutes: list[tuple[Any, str, Any]] = [
-        (kernels, "has_flash", lambda x: has_flash and suits_flash(x)),
+        (flash, "suits", lambda x: has_flash and suits_flash(x)),
+        (efficient, "suits", suits_efficient),
         (fused, "product", product),
         (loss_policy, "resolve", resolve),
         (norm, "resolve", resolve),
@@ -68,8 +70,13 @@ def as_on_a_card(trace: Trace, *, has_flash: bool) -> Iterator[None]:
 
 
 def suits_flash(x: Tensor) -> bool:
-    """kernels.has_flash of such a card."""
+    """flash.suits of such a card."""
     return x.dtype in fused.HALF and len(x) > 1 and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0
+
+
+def suits_efficient(x: Tensor, piece: Piece) -> bool:
+    """efficient.suits of a card."""
+    return x.dtype != torch.float64 and x.shape[-1] % 8 == 0 and piece.window is None
 
 
 def resolve(impl: Impl, x: Tensor) -> Impl:

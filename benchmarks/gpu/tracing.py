@@ -23,8 +23,9 @@ from peaks import Event, live_bytes
 from rlvr.plan.work import Work
 
 META = torch.device("meta")
-WORKSPACE = "inside flash attention's backward"
+WORKSPACE = "inside attention's backward"
 FLOAT_BYTES = 4
+EFFICIENT_BACKWARD = "aten::_efficient_attention_backward"
 SOURCES = ("/rlvr/", "/transformers/", "/peft/", "/bitsandbytes/")
 PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "aten::addmm_": (1, 2)}
 UNPACKED_BYTES = 2.52  # of a weight in NF4 that is read, and written in 16 bits
@@ -90,7 +91,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = _efficient_gradients(*args) if func._schema.name == EFFICIENT_BACKWARD else func(*args, **kwargs)
         read = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         known = {x.untyped_storage()._cdata for x in read}
         made = [x for x in tree_iter(out) if isinstance(x, Tensor) and x.untyped_storage()._cdata not in known]
@@ -149,6 +150,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             work.attention_flops += _attention_flops(args[0], args[3], args[4], args[8], kwargs)
         elif name == "aten::_flash_attention_backward":
             work.attention_flops += 2.5 * _attention_flops(args[1], args[6], args[7], args[11], kwargs)
+        elif name == "aten::_efficient_attention_forward":
+            work.attention_flops += _sequence_flops(args[0], args[1], args[9])
+        elif name == EFFICIENT_BACKWARD:
+            work.attention_flops += 2.5 * _sequence_flops(args[1], args[2], args[14])
         elif "dequantize" in name:
             work.unpacked_bytes += moved
         elif name == "aten::copy_" and self._is_host(args[0]):
@@ -164,7 +169,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def workspaces(func: Any, args: Any) -> list[int]:
-    """What an operation allocates inside on CUDA: torch 2.11 to 2.13, attention_backward.cu and flash_api.cpp."""
+    """What an operation allocates inside on CUDA: torch 2.11 to 2.13, attention_backward.cu, flash_api.cpp and
+    kernel_backward.h."""
+    if func._schema.name == EFFICIENT_BACKWARD:
+        return _efficient_workspaces(*args[:2])
     if func._schema.name != "aten::_flash_attention_backward":
         return []
     dout, q, k, _, out = args[:5]
@@ -174,6 +182,24 @@ def workspaces(func: Any, args: Any) -> list[int]:
     copies = [x.nbytes for x in (dout, out) if not x.is_contiguous()]
     expanded = [len(k) * heads * size * k.element_size()] * (2 if heads != shared else 0)
     return [*copies, FLOAT_BYTES * heads * padded, FLOAT_BYTES * padded * heads * rounded, *expanded]
+
+
+def _efficient_gradients(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *__: Any) -> tuple[Tensor, ...]:
+    """What the operator returns; torch's own description of its shapes lacks an argument in 2.13."""
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty(0, device=q.device)
+
+
+def _efficient_workspaces(dout: Tensor, q: Tensor) -> list[int]:
+    """In float32 what is summed up to delta; in 16 bits sums of dq. Delta itself; without the blocks of dk and dv."""
+    copies = [] if dout.is_contiguous() else [dout.nbytes]
+    _, tokens, heads, size = q.shape
+    rounded = tokens if q.dtype == torch.float32 else -(-tokens // 64) * 64
+    return [*copies, FLOAT_BYTES * heads * tokens, FLOAT_BYTES * heads * rounded * size]
+
+
+def _sequence_flops(q: Tensor, k: Tensor, is_causal: bool) -> float:
+    """As _attention_flops, of one sequence [1, L, H, E]."""
+    return 4.0 * _pairs(q.shape[1], k.shape[1], is_causal, -1) * q.shape[2] * q.shape[3]
 
 
 def _attention_flops(q: Tensor, query_bounds: Tensor, key_bounds: Tensor, is_causal: bool, kwargs: Any) -> float:

@@ -1,3 +1,3 @@
-"""rlvr: turn an open language model into a reasoning model with GRPO on one GPU."""
+"""rlvr: turn an open language model into a reasoning model with GRPO on one machine."""
 
 __version__ = "0.2.0"

@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="GRPO on one GPU as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`, "
+    help="GRPO on one machine as a reproducible pipeline. Run it with `snakemake --cores 1` or `dvc repro`, "
     "which call the stages below.",
 )
 rewards = typer.Typer(no_args_is_help=True, help="Try the rewards of params.yaml before training.")

@@ -108,7 +108,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of a whole optimizer step, skipped groups included (ALGORITHMS: B and N)."""
+    """Counts of a whole optimizer step, skipped groups included (B and N of docs/algorithms.md)."""
 
     rows: int
     tokens: int

@@ -118,8 +118,8 @@ def test_any_lengths(prefixes: list[int], rows: list[tuple[int, int]], window: i
 
 @pytest.mark.parametrize("window", [None, 30])
 def test_long_sequences_in_several_calls_and_blocks(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlvr.attention.unpadded.CALL_TOKENS", 50)
-    monkeypatch.setattr("rlvr.attention.kernels.SCORE_BYTES", 2**13)
+    monkeypatch.setattr("rlvr.attention.pieces.CALL_TOKENS", 50)
+    monkeypatch.setattr("rlvr.attention.blocks.SCORE_BYTES", 2**13)
     compare(([31, 5], [29, 19, 4, 51], [0, 0, 0, 1]), kv_heads=2, window=window)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlvr.commands import runs
 from rlvr.config import load_config
-from rlvr.training.runs import kept_runs, open_run
+from rlvr.training.kept_runs import kept_runs, open_run
 from rlvr.types import UserError
 from support.smoke import smoke_params
 

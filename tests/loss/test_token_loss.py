@@ -322,7 +322,7 @@ def test_rows_that_are_left_out_count_in_the_totals_alone(loss_type: str) -> Non
 
 
 class TestWhereThePolicyHasNotMoved:
-    """w = 1 everywhere: the facts of ALGORITHMS."""
+    """w = 1 everywhere: what docs/algorithms.md says."""
 
     @staticmethod
     def at(loss_type: str) -> tuple[float, list[float]]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rlvr.attention import kernels, layout, padded
+from rlvr.attention import layout, padded, pieces
 from rlvr.plan import working_set
 from rlvr.plan.cards import CARDS, GIB, Card, card_of_size, find_card
 from rlvr.plan.planner import (
@@ -375,7 +375,7 @@ def test_a_prompt_that_is_computed_once_costs_its_keys_and_values() -> None:
 
 
 def test_calls_of_the_kernels_are_as_long_as_the_plan_counts_them() -> None:
-    assert working_set.CALL_TOKENS == kernels.CALL_TOKENS
+    assert working_set.CALL_TOKENS == pieces.CALL_TOKENS
     assert (working_set.SHORT_ROW_BYTES, working_set.PART_BYTES) == (layout.SHORT_ROW_BYTES, padded.PART_BYTES)
     rows = padded.Padding([512], [1536, 1536], [0, 0], torch.device("cpu"))
     heads, key_width = LLAMA_8B.num_attention_heads, LLAMA_8B.key_width

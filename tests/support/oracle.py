@@ -1,4 +1,4 @@
-"""What the loss must be: ALGORITHMS' formulas token by token in Python floats, with their gradient in closed form."""
+"""What the loss must be: the formulas of docs/algorithms.md token by token in Python floats, with closed gradients."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from rlvr.rewards import open_scorer
 from rlvr.rewards.functions import FUNCTIONS
 from rlvr.rewards.sample import Sample
 from rlvr.runtime.meter import Meter
+from rlvr.training.kept_runs import open_run
 from rlvr.training.run import Run
-from rlvr.training.runs import open_run
 from rlvr.types import Group, Interrupted, Prompt, StepFailed, UserError
 
 STEPS, FAILS_AT = 6, 3

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlvr.attention.kernels import working_dtype
 from rlvr.attention.padded import Padding, padded
+from rlvr.attention.pieces import Pieces, behind_pieces, own_pieces, working_dtype
 from rlvr.attention.recurrent import Run, recur_packed
-from rlvr.attention.unpadded import Kept, Pieces, behind_pieces, own_pieces, unpadded
+from rlvr.attention.unpadded import Kept, unpadded
 
 NAME = "rlvr"
 SHORT_ROW_BYTES = 2**17  # of scores, keys and values of a row; longer ones go one by one

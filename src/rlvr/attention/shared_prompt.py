@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlvr.attention.unpadded import Kept, Pieces, PromptKeys, behind_pieces, own_pieces, unpadded
+from rlvr.attention.pieces import Pieces, behind_pieces, own_pieces
+from rlvr.attention.unpadded import Kept, PromptKeys, unpadded
 
 
 class SharedPrompt:

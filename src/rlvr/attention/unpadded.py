@@ -9,8 +9,7 @@ the keys of a prompt are read by all its completions and never copied.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlvr.attention import kernels
-from rlvr.attention.kernels import CALL_TOKENS, Piece
+from rlvr.attention.pieces import Piece, Pieces, working_dtype
 
 JOIN_TOKENS = 1024  # joined at a time, in float32
 
@@ -47,54 +46,6 @@ class Kept:
     """
 
     found: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What the tokens of a stream see: `own` sequences, which are all tokens, and what lies `behind` them."""
-
-    own: tuple[Piece, ...]
-    behind: tuple[Piece, ...]
-
-
-def own_pieces(lengths: Sequence[int], window: int | None, device: torch.device) -> tuple[Piece, ...]:
-    """Every sequence with itself; neighbours of up to CALL_TOKENS together."""
-    pieces, start = [], 0
-    for together in _calls([length for length in lengths if length]):
-        bounds = tuple(itertools.accumulate(together, initial=0))
-        where = slice(start, start + bounds[-1])
-        pieces.append(Piece(where, where, bounds, bounds, True, window, device))
-        start = where.stop
-    return tuple(pieces)
-
-
-def behind_pieces(
-    prefix_lengths: Sequence[int],
-    row_lengths: Sequence[int],
-    prefix_of_row: Sequence[int],
-    window: int | None,
-    device: torch.device,
-    *,
-    first_row: int,
-) -> tuple[Piece, ...]:
-    """Rows, the first of which begins at token `first_row`, with the prefixes, which begin at token 0 of the keys.
-
-    The rows of a prefix all see all of it, and so go together as if they were one. With a window each row goes alone:
-    its first tokens see the end of the prefix.
-    """
-    starts = list(itertools.accumulate(prefix_lengths, initial=0))
-    pieces = []
-    for prefix, numbers in itertools.groupby(range(len(row_lengths)), key=lambda row: prefix_of_row[row]):
-        lengths = [row_lengths[row] for row in numbers]
-        reach = prefix_lengths[prefix] if window is None else min(prefix_lengths[prefix], window - 1)
-        for together in _calls(lengths) if window is None else ([length] for length in lengths):
-            seeing = sum(together) if window is None else min(sum(together), window - 1)
-            if reach and seeing:
-                queries = slice(first_row, first_row + seeing)
-                keys = slice(starts[prefix + 1] - reach, starts[prefix + 1])
-                pieces.append(Piece(queries, keys, (0, seeing), (0, reach), False, window, device))
-            first_row += sum(together)
-    return tuple(pieces)
 
 
 def unpadded(
@@ -139,7 +90,7 @@ class _Unpadded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sink_H, out, lse_HS = ctx.saved_tensors
-        dq, dk, dv = (torch.zeros(x.shape, dtype=kernels.working_dtype(x), device=x.device) for x in (q, k, v))
+        dq, dk, dv = (torch.zeros(x.shape, dtype=working_dtype(x), device=x.device) for x in (q, k, v))
 
         def add(piece: Piece, keys: Tensor, values: Tensor, dkeys: Tensor, dvalues: Tensor) -> None:
             query_rows, key_rows = piece.queries, piece.keys
@@ -179,7 +130,7 @@ def _own(q: Tensor, k: Tensor, v: Tensor, own: Sequence[Piece], scale: float) ->
     parts = (kernels.forward(q[p.queries], k[p.queries], v[p.queries], p, scale) for p in own)
     if len(own) == 1:
         return next(parts)
-    dtype = kernels.working_dtype(q)
+    dtype = working_dtype(q)
     out = torch.empty(q.shape, dtype=dtype, device=q.device)
     lse_HS = torch.empty(q.shape[1], len(q), dtype=torch.promote_types(dtype, torch.float32), device=q.device)
     for piece, (its_out, its_lse) in zip(own, parts, strict=True):
@@ -208,15 +159,3 @@ def _sink_gradient(dout: Tensor, out: Tensor, sink_H: Tensor, lse_HS: Tensor) ->
     parts = zip(*(torch.split(x, JOIN_TOKENS) for x in (weight_SH, dout, out)), strict=True)
     sums = [(w * (a.to(w.dtype) * b).sum(-1)).sum(0) for w, a, b in parts]
     return -torch.stack(sums).sum(0).to(sink_H.dtype)
-
-
-def _calls(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Neighbours of up to CALL_TOKENS in all, or one that is longer."""
-    together: list[int] = []
-    for length in lengths:
-        if together and sum(together) + length > CALL_TOKENS:
-            yield together
-            together = []
-        together.append(length)
-    if together:
-        yield together

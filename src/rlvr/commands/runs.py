@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rlvr.config import Config
 from rlvr.runtime.lock import locked
 from rlvr.stages.provenance import flat
-from rlvr.training.runs import FOLDER, Kept, delete, differences, kept_runs
+from rlvr.training.kept_runs import FOLDER, KeptRun, delete, differences, kept_runs
 from rlvr.types import UserError
 
 STAGES = ("sft", "grpo")
@@ -42,5 +42,5 @@ def remove(names: Sequence[str]) -> None:
         print(f"deleted {name}")
 
 
-def _all() -> list[Kept]:
+def _all() -> list[KeptRun]:
     return [run for stage in STAGES for run in kept_runs(stage)]

@@ -1,1 +1,1 @@
-"""What makes a long context fit: layers that keep nothing for backward, fused adapters, 4-bit weights, and the plan."""
+"""What makes a long context fit: layers that keep nothing for backward, fused adapters, 4-bit weights."""

@@ -68,7 +68,10 @@ class LinearShape:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes. `published_parameters` is the count on its hub page, None where nobody published one."""
+    """A model's sizes. `published_parameters` is the count on its hub page, None where nobody published one.
+
+    `is_recurrent`: some layers carry a state in place of keys.
+    """
 
     name: str
     model_type: str
@@ -87,6 +90,7 @@ class Shape:
     source: str | None
     revision: str | None
     published_parameters: int | None
+    is_recurrent: bool = False
 
     @property
     def family(self) -> Family:
@@ -265,6 +269,7 @@ def shape_of(config: Mapping[str, Any], *, name: str, where: str) -> Shape:
         source=config.get("source"),
         revision=config.get("revision"),
         published_parameters=config.get("parameters"),
+        is_recurrent="linear_attention" in (config.get("layer_types") or ()),
     )
 
 

@@ -15,7 +15,7 @@ from rlvr.plan.cards import Card, Speed
 from rlvr.plan.predict import trained_parameters, weight_rows
 from rlvr.plan.settings import NF4_BLOCK, STATE_BYTES, Choice, PlanSettings, shares_prompt
 from rlvr.plan.shapes import Shape
-from rlvr.plan.working_set import FEED_FORWARD, SCORE_BYTES, has_flash, waiting_bytes
+from rlvr.plan.working_set import FEED_FORWARD, SCORE_BYTES, has_efficient, has_flash, waiting_bytes
 
 # Assumed, not derived; docs/decisions/0008 says where from and what will replace them by measurement.
 REACHED = Speed(0.6, 0.85, 0.8)  # of the peaks, by products and attention, memory and link
@@ -24,7 +24,7 @@ DISPATCH_SECONDS = 8e-6  # of the host for one launch
 
 UNPACKED_BYTES = 2.64  # of a weight in NF4 that is read with its scales, and written in 16 bits
 ATTENTION_FLOPS = 4, 10  # for each number of a query and key that it sees; forward, backward
-BLOCK_LAUNCHES = 17, 37  # of a block of queries where there is no flash attention; forward, backward
+BLOCK_LAUNCHES = 17, 37  # of a block of queries where no kernel fits; forward, backward
 SCORE_MOVED = 30, 71  # bytes for each of its scores
 KEY_MOVED = 20, 50  # bytes for each number of the keys that it sees
 LAYER_LAUNCHES, TILE_LAUNCHES = (21, 23), (4, 7)  # forward and backward, without those of linear layers
@@ -251,7 +251,7 @@ class Layer:
         full = shape.num_hidden_layers - shape.windowed_layers
         for window, layers in ((shape.sliding_window, shape.windowed_layers), (None, full)):
             share = layers / shape.num_hidden_layers
-            if self.has_flash:
+            if self.has_flash or (window is None and has_efficient(shape)):
                 work.attention_flops += share * ATTENTION_FLOPS[way] * part.pairs(window) * shape.query_width
             elif layers:
                 work.add(self._in_blocks(window, way), share)

@@ -18,7 +18,7 @@ OUTPUT_GRADIENT = "gradients of output and middle"
 UNPACKED = "weights, unpacked"
 SCORE_BYTES = 2**24
 CALL_TOKENS = (
-    8192  # of attention/kernels.py, as the next two of its neighbours layout.py and padded.py, which import torch
+    8192  # of attention/pieces.py, as the next two of its neighbours layout.py and padded.py, which import torch
 )
 SHORT_ROW_BYTES = 2**17
 PART_BYTES = 2**20
@@ -173,24 +173,12 @@ def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -
 
 
 def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
-    """What attention's backward needs for one call of its kernel: neighbouring sequences, or a long one.
-
-    Flash attention sums dq in float32, and dk and dv for every query head where heads share keys; long sequences go by
-    groups of heads. On a CPU it is the results, and in 16 bits the inputs in float32, of one sequence.
-    """
+    """What attention's backward needs for one call of its kernel. On a CPU it is the results, and in 16 bits the inputs
+    in float32, of one sequence."""
     Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
     longest = max(prompt, settings.completion_tokens)
-    if settings.is_cuda and not has_flash(shape, settings):
-        return 4 * SCORE_BYTES
     if settings.is_cuda:
-        call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
-        wanted = min(shape.num_key_value_heads, -(-call // CALL_TOKENS))
-        groups = next(n for n in range(wanted, shape.num_key_value_heads + 1) if shape.num_key_value_heads % n == 0)
-        size = settings.weight_bytes
-        sums = 4 * Q + (2 * Q * size if K < Q else 0)
-        results = size * (Q + 2 * K)
-        copies = 2 * Q * size if groups > 1 else 0  # of out and its gradient
-        return call * (sums + results + copies) // groups
+        return _cuda_workspace(shape, settings, choice)
     if settings.weight_bytes == 4 and _row_bytes(shape, settings) <= SHORT_ROW_BYTES:
         return _padded_workspace(shape, settings, choice)
     own = longest * (Q + 2 * K)
@@ -198,6 +186,28 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     behind = rows * Q + prompt * 2 * K if prompt else 0
     upcast = own + 2 * longest * Q if settings.weight_bytes < 4 else 0
     return 4 * (max(own, behind) + upcast)
+
+
+def _cuda_workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+    """Of neighbouring sequences, or a long one, which goes by groups of heads.
+
+    Flash attention sums dq in float32, and dk and dv for every query head where heads share keys. Memory-efficient
+    attention has them for every query head in any case, and copies of shared keys and values for each.
+    """
+    Q, K, shared, size = shape.query_width, shape.key_width, shape.num_key_value_heads, settings.weight_bytes
+    longest = max(settings.prompt_tokens, settings.completion_tokens)
+    call = min(input_tokens(settings, choice), max(longest, CALL_TOKENS))
+    if not (has_flash(shape, settings) or settings.prompt_tokens):
+        call = longest  # one sequence at a time; the completions of a prompt are one to it
+    wanted = min(shared, -(-call // CALL_TOKENS))
+    groups = next(n for n in range(wanted, shared + 1) if shared % n == 0)
+    copies = 2 * Q * size if groups > 1 else 0  # of out and its gradient
+    if has_flash(shape, settings):
+        sums = 4 * Q + (2 * Q * size if K < Q else 0)
+        return call * (sums + size * (Q + 2 * K) + copies) // groups
+    kernel = call * (4 * Q + size * (3 * Q + (2 * Q if K < Q else 0)) + copies) // groups
+    in_blocks = shape.windowed_layers or not has_efficient(shape)
+    return max(kernel if has_efficient(shape) else 0, 4 * SCORE_BYTES if in_blocks else 0)
 
 
 def _unpacked(shape: Shape, settings: PlanSettings, names: Sequence[str]) -> int:
@@ -210,6 +220,11 @@ def _unpacked(shape: Shape, settings: PlanSettings, names: Sequence[str]) -> int
 def has_flash(shape: Shape, settings: PlanSettings) -> bool:
     """Whether attention's sizes and types are those of flash attention, which cards before Ampere lack."""
     return settings.is_cuda and settings.weight_bytes == 2 and shape.head_dim <= 256 and shape.head_dim % 8 == 0
+
+
+def has_efficient(shape: Shape) -> bool:
+    """Whether the kernels of memory-efficient attention take the size of the heads; they take no windows."""
+    return shape.head_dim % 8 == 0
 
 
 def _row_bytes(shape: Shape, settings: PlanSettings) -> int:

@@ -27,7 +27,7 @@ from rlvr.stages.begin import stage
 from rlvr.stages.code import code_hash, own_verifier_hash
 from rlvr.stages.opening import open_policy, open_sampler
 from rlvr.stages.planning import plan_sampling
-from rlvr.stages.provenance import CARD, check_files, hash_files, provenance, write_json
+from rlvr.stages.provenance import CARD, check_files, computing_versions, hash_files, provenance, write_json
 from rlvr.stages.quantization import kept_layers, precision
 from rlvr.stages.resolve import resolve
 from rlvr.types import Group, Problem, Prompt, UserError
@@ -93,7 +93,8 @@ def _key(cfg: Config, start: Path | None, *sections: str) -> str:
         cfg.evaluate.temperature,
     ]
     problems = hash_files(tables.FOLDER / "evaluation.parquet", tables.BASE)
-    return hashlib.sha256(json.dumps([weights, problems, code_hash("evaluate"), settings]).encode()).hexdigest()
+    made_by = [code_hash("evaluate"), computing_versions()]
+    return hashlib.sha256(json.dumps([weights, problems, made_by, settings]).encode()).hexdigest()
 
 
 def _ask(cfg: Config, resolved: Resolved, source: Source, files: dict[str, Path], prompts: Sequence[Prompt]) -> None:

@@ -28,8 +28,8 @@ from rlvr.stages.provenance import hash_files, is_in_dvc, note_commit, provenanc
 from rlvr.stages.quantization import precision
 from rlvr.stages.resolve import resolve_training
 from rlvr.training.disk import check_room
+from rlvr.training.kept_runs import open_run
 from rlvr.training.log import largest_counted, peak_bytes, run_summary
-from rlvr.training.runs import open_run
 from rlvr.types import Problem, UserError
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers", "grpo", "memory")

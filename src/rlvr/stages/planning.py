@@ -126,7 +126,7 @@ def run_settings(cfg: Config, resolved: ResolvedTraining, shape: Shape, *, minib
     """What params.yaml says of memory, with `minibatch` completions in an optimizer step."""
     return RunSettings(
         tokens_per_micro_batch=cfg.memory.tokens_per_micro_batch,
-        share_prompts=cfg.memory.share_prompts != "off",
+        share_prompts=cfg.memory.share_prompts != "off" and not shape.is_recurrent,
         tile_rows=resolved.tile_rows,
         offload=resolved.offload,
         keep_attention=resolved.keep_attention,

@@ -134,9 +134,14 @@ def recipe(cfg: Config, stage: str, sections: Sequence[str], **inputs: str) -> d
     return {
         "settings": {name: value for name, value in flat(values) if not _is_bookkeeping(name)},
         "code": code_hash(stage),
-        "versions": {name: version for name, version in versions().items() if name not in UNRELATED},
+        "versions": computing_versions(),
         **inputs,
     }
+
+
+def computing_versions() -> dict[str, str | None]:
+    """Versions of what computes weights and answers."""
+    return {name: version for name, version in versions().items() if name not in UNRELATED}
 
 
 def is_in_dvc(stage: str, output: Path, file: Path) -> bool:

@@ -25,7 +25,7 @@ from rlvr.problems import tables
 from rlvr.problems.draw import draw
 from rlvr.runtime.progress import progress
 from rlvr.stages.code import code_hash
-from rlvr.stages.provenance import hash_files, write_json
+from rlvr.stages.provenance import computing_versions, hash_files, write_json
 from rlvr.types import UserError
 
 FILE, MADE = Path("models/sft/quantization.json"), Path(".checkpoints/quantization")
@@ -35,12 +35,12 @@ TOKENS = 1024  # of calibration text
 def decide(cfg: Config, resolved: Resolved) -> None:
     """Write FILE when `model.quantization` is nf4-dynamic: layer by layer its KL, its bytes and whether it is kept.
 
-    A choice that the same code made for the same model, settings and data is taken again. Raises UserError.
+    A choice that the same code and versions made for the same model, settings and data is used again. Raises UserError.
     """
     if cfg.model.quantization != "nf4-dynamic":
         return
-    inputs = f"{cfg.digest('compute', 'model')} {hash_files(tables.FOLDER)} {code_hash('sft')}"
-    key = hashlib.sha256(inputs.encode()).hexdigest()
+    inputs = cfg.digest("compute", "model"), hash_files(tables.FOLDER), code_hash("sft"), computing_versions()
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     choice = MADE / f"{key}.json"
     if not choice.exists():
         writing = choice.with_suffix(".writing")

@@ -20,7 +20,7 @@ from rlvr.stages.provenance import hash_files, is_in_dvc, provenance, recipe, wr
 from rlvr.stages.quantization import decide, precision
 from rlvr.stages.resolve import resolve_training
 from rlvr.training.disk import check_room
-from rlvr.training.runs import open_run
+from rlvr.training.kept_runs import open_run
 from rlvr.verifiers.verify import open_verifier
 
 SECTIONS = ("compute", "model", "sft", "rollout", "verifiers", "memory")

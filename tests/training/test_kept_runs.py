@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from rlvr.training.kept_runs import DONE, FOLDER, RECIPE, delete, kept_runs, open_run
 from rlvr.training.run import Run
-from rlvr.training.runs import DONE, FOLDER, RECIPE, delete, kept_runs, open_run
 from rlvr.types import UserError
 
 HOLD_THE_LOCK = """
 import sys
-from rlvr.training.runs import open_run
+from rlvr.training.kept_runs import open_run
 with open_run("grpo", {"data": "same"}):
     print("locked", flush=True)
     sys.stdin.read()
@@ -123,7 +123,7 @@ def test_a_kill_while_a_run_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("rlvr.training.runs.shutil.rmtree", kill)
+        patched.setattr("rlvr.training.kept_runs.shutil.rmtree", kill)
         delete(run.folder)
     assert (run.folder / "step-00000003").exists()
     with open_run("grpo", FAST) as again:

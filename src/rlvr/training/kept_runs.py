@@ -31,7 +31,7 @@ Recipe = Mapping[str, Any]  # settings (by dotted name), and hashes or versions 
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptRun:
     """A run on the disk."""
 
     stage: str
@@ -99,12 +99,12 @@ def open_run(
                 delete(other.folder)
 
 
-def kept_runs(stage: str) -> list[Kept]:
+def kept_runs(stage: str) -> list[KeptRun]:
     """The runs of a stage, the one that was changed last first."""
     found = []
     for file in (FOLDER / stage).glob(f"*/{RECIPE}"):
         try:
-            found.append(Kept(stage, file.parent, json.loads(file.read_bytes())))
+            found.append(KeptRun(stage, file.parent, json.loads(file.read_bytes())))
         except ValueError:
             continue  # damaged: nobody can tell what made it
     return sorted(found, key=lambda run: run.changed, reverse=True)
@@ -130,7 +130,7 @@ def differences(recipe: Recipe, other: Recipe) -> list[str]:
     ]
 
 
-def _tell(stage: str, recipe: Recipe, others: list[Kept]) -> None:
+def _tell(stage: str, recipe: Recipe, others: list[KeptRun]) -> None:
     """Say why a run begins at its first step where another was interrupted, and how to go back, or has finished and
     was shorter or longer."""
     finished = [run for run in others if run.is_done]
