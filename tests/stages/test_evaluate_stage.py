@@ -12,6 +12,8 @@ import torch
 from rlvr.chat import TAGS, render_target
 from rlvr.config import Config
 from rlvr.evaluate import answers_table
+from rlvr.problems import tables
+from rlvr.stages import evaluate
 from rlvr.stages.evaluate import _is_whole, _judge, _read, _write
 from rlvr.types import Completion, Group, Problem, Prompt, UserError
 
@@ -56,3 +58,16 @@ def test_a_damaged_table_is_made_again(place: int, tmp_path: Path, capsys: pytes
     assert not _is_whole(file) and f"{file} is damaged" in capsys.readouterr().out
     file.write_bytes(content[:20])
     assert not _is_whole(file)
+
+
+def test_other_versions_make_another_table(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables.BASE.mkdir(parents=True)
+    (tables.FOLDER / "evaluation.parquet").touch()
+    cfg, places = make_config(), []
+    for versions in ({"torch": "1", "dvc": "1"}, {"torch": "1", "dvc": "2"}, {"torch": "2", "dvc": "2"}):
+        monkeypatch.setattr("rlvr.stages.provenance.versions", lambda versions=versions: versions)
+        places.append(evaluate._kept(cfg, None))
+    assert places[0] == places[1] != places[2]

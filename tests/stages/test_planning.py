@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
+from rlvr.config import Config
 from rlvr.plan.cards import GIB, this_host
 from rlvr.plan.settings import DRIVER_BYTES
-from rlvr.stages.planning import card_of
+from rlvr.plan.shapes import all_shapes
+from rlvr.stages.planning import card_of, run_settings
+from rlvr.stages.resolve import resolve_training
 
 
 @pytest.mark.parametrize(
@@ -33,3 +39,11 @@ def test_what_other_programs_hold_of_a_card_is_not_planned_with(
 
 def test_on_a_cpu_it_is_the_machines() -> None:
     assert card_of(torch.device("cpu")) == this_host()
+
+
+def test_a_recurrent_model_shares_no_prompt(make_config: Callable[..., Config]) -> None:
+    """... in the plan as in the run: no keys hold what its layers carry."""
+    cfg, shape = make_config({"memory.share_prompts": "on"}), all_shapes()[0]
+    for is_recurrent in (False, True):
+        run = run_settings(cfg, resolve_training(cfg), replace(shape, is_recurrent=is_recurrent), minibatch=4)
+        assert run.share_prompts is not is_recurrent

@@ -88,7 +88,9 @@ def test_every_stage_keeps_the_layers_of_the_first(configure: Callable[..., Conf
     assert json.loads(Path("metrics/evaluate.json").read_text())["sft"]["count"] == 16
 
 
-def test_without_a_pre_finetune_it_is_chosen_all_the_same_and_only_once(configure: Callable[..., Config]) -> None:
+def test_without_a_pre_finetune_it_is_chosen_all_the_same_and_only_once(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(sft={"enabled": False})
     prepare_base()
     sft.main()
@@ -97,6 +99,10 @@ def test_without_a_pre_finetune_it_is_chosen_all_the_same_and_only_once(configur
     made.write_text(made.read_text().replace("is_kept", "was_kept"))  # it is read, not made again
     sft.main()
     assert b"was_kept" in quantization.FILE.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("rlvr.stages.provenance.versions", lambda: {"torch": "another"})
+        sft.main()
+    assert quantization.FILE.read_bytes() == first
     made.unlink()
     sft.main()
     assert quantization.FILE.read_bytes() == first
