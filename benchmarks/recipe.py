@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,18 @@ def line(result: Mapping[str, Any]) -> str:
 def write_result(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     about = {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit(),
+        "commit": _commit(),
         "device": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}), 1 thread",
         "versions": versions(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(about | {"runs": runs}, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def _commit() -> str | None:
+    """Before the first result is written, which edits a tracked file."""
+    return commit()
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ from sympy import Basic, Eq, Expr, Float, MatrixBase, UnevaluatedExpr
 from sympy.core.random import seed
 
 from rlvr.verifiers.mathematics.echo import is_echo
-from rlvr.verifiers.mathematics.notation import Unreadable, plain_text, same_text
+from rlvr.verifiers.mathematics.notation import PERCENT, Unreadable, plain_text, same_text, unwrap
 from rlvr.verifiers.mathematics.parsing import read
 from rlvr.verifiers.verdict import ECHO, GOLD, RIGHT, UNPARSABLE, Verdict, fault, right_if, wrong
 
@@ -39,7 +39,7 @@ def verify(answer: str, gold: str, question: str = "") -> Verdict:
         expression = read(answer)
     except Unreadable as error:
         return wrong(UNPARSABLE, str(error))
-    if not _are_equal(expression, expected):
+    if not (_are_equal(expression, expected) or _is_same_percentage(answer, gold)):
         return right_if(False)
     if not NAMED.match(plain_text(answer)) and _has_false_equation(expression):
         return Verdict("wrong", None, "the answer is a false equation")
@@ -59,6 +59,17 @@ def check_gold(gold: str) -> Verdict:
     if not _are_equal(expected, expected):
         return fault(GOLD, f"the gold {gold[:100]!a} does not equal itself, as the parser reads it")
     return RIGHT
+
+
+def _is_same_percentage(answer: str, gold: str) -> bool:
+    """Whether one of both says percent and the numbers are the same, 1 or more: 12.5 % and 12.5, not 0.5 % and 0.5."""
+    if bool(PERCENT.search(answer)) == bool(PERCENT.search(gold)):
+        return False
+    try:
+        values = [read(PERCENT.sub("", unwrap(text))) for text in (answer, gold)]
+    except Unreadable:
+        return False
+    return all(value.is_number and value.is_real and float(value) >= 1 for value in values) and _are_equal(*values)
 
 
 def _base(text: str) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
-from rlvr.verifiers.mathematics.units import without_unit
+from rlvr.verifiers.mathematics.units import SHORT_UNITS, without_unit
 
 SIGNS = str.maketrans(
     {
@@ -25,14 +26,16 @@ SIGNS = str.maketrans(
         "∅": r"\emptyset ",
         "±": r"\pm ",
         "°": r"^\circ ",
-        "²": "^{2}",
-        "³": "^{3}",
-        "½": r"\frac{1}{2}",
+        "≈": r"\approx ",
+        "∛": r"\sqrt[3]",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
     }
 )
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+SUPERSCRIPT, SUBSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+"), re.compile("[₀-₉]+")
+VULGAR = re.compile("[¼-¾⅐-⅞]")  # ½ and its like
 MARKS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'))
 JOINED = re.compile(r"\$\s*(?:,\s*(?:and|or)?|and|or)\s*\$")  # between $a$ and $b$
 BETWEEN_BOXES = re.compile(r"\}\s*(?:,|and|\\text\{\s*and\s*\})?\s*\\f?boxed\s*\{")
@@ -45,6 +48,7 @@ WORD_BETWEEN = re.compile(
     r"|(?<![\w^])\d+\s*[rR]\s*\d+$"
 )
 MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)/(\d+)")
+CROSS = re.compile(r"(?<=\d)(?:\s*[xX]\s*(?=10\s*\^)|\s+[xX]\s+(?=\d))")  # 1.2x10^3, 25 x 4
 SCIENTIFIC = re.compile(r"([-+]?(?:\d[\d,]*\.?\d*|\.\d+))[eE]([-+]?\d{1,3})")
 IMAGINARY = re.compile(r"(?<=\d)\s+i(?![A-Za-z])")
 CURRENCY = re.compile(r"([-+]?)\s*\\?[$€£¥]\s*(?=[\d.])")
@@ -53,11 +57,26 @@ PERCENT = re.compile(r"\s*(?:\\?%|\b(?:percent|pct)\b)$")
 REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
 ARGUMENT = r"(\{[^{}]*\}|\\[A-Za-z]+(?:\{[^{}]*\})?|[A-Za-z0-9])"
 FRACTION = re.compile(rf"\\([dtc]?frac)\s*{ARGUMENT}\s*{ARGUMENT}")
+FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
+FUNCTION = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![A-Za-z])")
+IN_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?\s*[)}]?")
+CHOOSE = re.compile(r"(?<![A-Za-z\\])C\((\d+),\s*(\d+)\)|(?<![\w.])(\d+)C(\d+)(?!\w)")
+ABSOLUTE = re.compile(r"(?<![A-Za-z\\])abs\(([^()]*)\)")
+INFINITE = re.compile(r"(?<![A-Za-z\\])(?:inf|infinity|oo)(?![A-Za-z])")
+UNITED = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+ELEMENT = re.compile(r"(?<=^[A-Za-z]) in (?=[(\[{\\])")
+LONG_EXPONENT = re.compile(r"\^\s*(-?\d*\.\d+|-?\d{2,})")
+ABOUT = re.compile(r"^\s*\\approx(?![A-Za-z])\s*")
+VALUE_NAME = re.compile(rf"(?!(?:{FUNCTIONS}|sqrt)\b)[A-Za-z]{{4,}}(?: [A-Za-z]+){{0,3}}\s*[:=]\s*(?=[-+.\d\\$(\[])")
+VALUE_IN_MARKS = re.compile(r"([A-Za-z]\w*\s*=\s*)\$([^$]+)\$")
+TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*[AaPp]\.?[Mm]\.?")
+NO_PRODUCT = re.compile(rf"[Nn]/[Aa]|[A-Z]{{2,}}|no|(?=\w\w)(?:{SHORT_UNITS})")  # but text, compared as it is
 NAMES = "sqrt|infinity|alpha|beta|gamma|delta|theta|lambda|sigma|omega|arc|sinh|cosh|tanh"
-WORDS = re.compile(rf"(?!(?:{NAMES})\b)(?:[A-Za-z][a-z]{{2,}}|[A-Za-z][a-z](?= [a-z]{{3}}))(?: [a-z]+)*")
+WORDS = re.compile(rf"(?!(?:{NAMES})\b)(?:[A-Za-z][a-z]{{2,}}|[A-Za-z][a-z]?(?= [a-z]{{3}}))(?: [a-z]+)*")
 IN_TEXT = re.compile(r"\\(?:text|mathrm|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
+SMALL_WORDS = r"(?<![A-Za-z])(?:so|of|to|is|it|as|at|an|be|we|if|no|are|but|not|for|the|per|am|pm|etc)(?![A-Za-z])"
 # the parser would read a product of letters
-PROSE = re.compile(rf"[A-Za-z]{{3,}}\s+[A-Za-z]{{2,}}|(?<![A-Za-z])(?!{NAMES})[A-Za-z][a-z]{{3,}}")
+PROSE = re.compile(rf"[A-Za-z]{{3,}}\s+[A-Za-z]{{2,}}|(?<![A-Za-z])(?!{NAMES})[A-Za-z][a-z]{{3,}}|{SMALL_WORDS}")
 
 SPACING = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])|\\[,;:! ]|~|\s+")
 LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
@@ -72,9 +91,21 @@ def same_text(answer: str, gold: str) -> bool:
     return bool(answer.strip()) and (answer == gold or plain_text(answer) == plain_text(gold))
 
 
+def plain_signs(text: str) -> str:
+    """`text` with LaTeX for the characters of mathematics: ≤, x², ¼."""
+    text = SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(SUPERSCRIPTS)}}}", text)
+    text = SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    return VULGAR.sub(_fraction, text).translate(SIGNS)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", match[0]).partition("\u2044")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
 def plain_text(text: str) -> str:
     """`text` without the marks around it, and with no space but those between letters and digits."""
-    spaced = SPACING.sub(" ", unwrap(text.translate(SIGNS)))
+    spaced = SPACING.sub(" ", unwrap(plain_signs(text)))
     return LOOSE_SPACE.sub("", re.sub(" +", " ", re.sub(r"\\[dtc]frac", r"\\frac", spaced)))
 
 
@@ -86,7 +117,11 @@ def unwrap(text: str) -> str:
         before = text
         for opening, closing in MARKS:
             inner = text[len(opening) : -len(closing)]
-            if len(text) > len(opening + closing) and text == opening + inner + closing and opening not in inner:
+            if (
+                len(text) > len(opening + closing)
+                and text == opening + inner + closing
+                and opening not in inner.replace(r"\$", "")
+            ):
                 text = inner.strip()
         if boxed := re.fullmatch(r"\\f?boxed\s*\{(.*)\}", text, re.DOTALL):
             parts = BETWEEN_BOXES.split(boxed[1])
@@ -110,8 +145,13 @@ def is_closed(text: str, brackets: str = "{}") -> bool:
 
 
 def plain_to_latex(text: str) -> str:
-    """Rewrite plain notations for the parser: 1 234, 2 1/2, 1.5e-3, x**2, 12 cm, pi, no solution."""
+    """Rewrite plain notations for the parser: 1 234, 2 1/2, 1.5e-3, x**2, 12 cm, pi, ln 2, no solution."""
+    text = VALUE_NAME.sub("", VALUE_IN_MARKS.sub(r"\1\2", ABOUT.sub("", text)), count=1)
+    if TIME_OF_DAY.fullmatch(text):
+        raise Unreadable("a time of day")
     text = without_unit(text)
+    if NO_PRODUCT.fullmatch(text):
+        return rf"\text{{{text}}}"
     if "$" in text.replace(r"\$", ""):
         raise Unreadable("words around a formula: the whole answer must be one expression")
     if SPACED_THOUSANDS.fullmatch(text):
@@ -125,9 +165,11 @@ def plain_to_latex(text: str) -> str:
         raise Unreadable("several numbers side by side")
     if WORD_BETWEEN.search(IN_TEXT.sub("|", text)):
         raise Unreadable("words between numbers: the whole answer must be one expression")
+    text = _as_functions(text)
     text = IMAGINARY.sub("i", text.replace(r"\varnothing", r"\emptyset"))
-    text = FRACTION.sub(_closed_fraction, REPEATING.sub(_exact, _each_sign(text)))
+    text = FRACTION.sub(closed_fraction, REPEATING.sub(_exact, _each_sign(text)))
     text = re.sub(r"√\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}", text.replace("**", "^"))
+    text = LONG_EXPONENT.sub(r"^{\1}", re.sub(r"(\\sqrt\[3\])\s*(\d+|[A-Za-z])", r"\1{\2}", text))
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", re.sub(r"(?:√|\\sqrt)\s*\(", "sqrt(", text))
     if WORDS.fullmatch(text):
         return rf"\text{{{text}}}"
@@ -136,7 +178,17 @@ def plain_to_latex(text: str) -> str:
     return text
 
 
-def _closed_fraction(match: re.Match[str]) -> str:
+def _as_functions(text: str) -> str:
+    r"""ln 2 as \ln 2, \sin 30^\circ as \sin(\frac{30\pi}{180}), C(5,2) as \binom{5}{2}, (0,oo) as (0,\infty)."""
+    text = re.sub(r"(?<![\\A-Za-z])sqrt\s*(?:\{|(?=\d))", lambda m: r"\sqrt" + m[0][4:].strip(), text)
+    text = IN_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", FUNCTION.sub(r"\\\1 ", text))
+    text = CHOOSE.sub(lambda match: rf"\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
+    text = CROSS.sub(r"\\times ", ABSOLUTE.sub(r"|\1|", text))
+    text = ELEMENT.sub(r"\\in ", UNITED.sub(r"\\cup ", INFINITE.sub(r"\\infty ", text)))
+    return re.sub(r"\\approx(?![A-Za-z])", "=", text)
+
+
+def closed_fraction(match: re.Match[str]) -> str:
     r"""\frac \pi6 as \frac{\pi}{6}."""
     name, *arguments = match.groups()
     return rf"\{name}" + "".join(each if each.startswith("{") else f"{{{each}}}" for each in arguments)

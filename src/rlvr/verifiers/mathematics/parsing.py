@@ -11,7 +11,7 @@ from sympy import Basic, Eq, FiniteSet, I, Intersection, MatrixBase, Set, Union
 from sympy.core.relational import Relational
 
 from rlvr.verifiers.mathematics.limits import refuse_bombs
-from rlvr.verifiers.mathematics.notation import PERCENT, SIGNS, Unreadable, plain_to_latex, unwrap
+from rlvr.verifiers.mathematics.notation import PERCENT, Unreadable, plain_signs, plain_to_latex, unwrap
 from rlvr.verifiers.mathematics.units import GAP
 
 LENGTH = 2000  # maximum characters of an answer
@@ -21,6 +21,7 @@ NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_ope
 JOIN = re.compile(
     rf"{GAP}(?:,{GAP})?(?:\\(?:text|mbox|textrm|mathrm)\s*\{{\s*(or|and)\s*\}}|(?<=\s)(or|and)(?=\s)){GAP}"
 )
+INTERVAL = re.compile(r"\s*[(\[][^()\[\]]*,[^()\[\]]*[)\]]\s*")
 RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|leqslant|geqslant)(?![A-Za-z])")
 
 
@@ -29,10 +30,11 @@ def read(text: str) -> Basic | MatrixBase:
     """Parse all of `text` as one expression. Raises Unreadable."""
     if len(text) > LENGTH:
         raise Unreadable(f"{len(text):,} characters; at most {LENGTH:,} are allowed")
-    bare = unwrap(text.translate(SIGNS)).replace("\n", " ")
+    bare = unwrap(plain_signs(text)).replace("\n", " ")
     refuse_bombs(bare)
     words = [word for match in JOIN.finditer(bare) for word in match.groups() if word]
-    if len(set(words)) == 1 and RELATION.search(bare):
+    is_of_sets = RELATION.search(bare) or all(INTERVAL.fullmatch(part) for part in JOIN.split(bare)[::3])
+    if len(set(words)) == 1 and is_of_sets:
         sets = [_as_set(_expression(part)) for part in JOIN.sub("\n", bare).split("\n")]
         return Union(*sets) if words[0] == "or" else Intersection(*sets)
     return _expression(JOIN.sub(",", bare) if words else bare)

@@ -13,8 +13,8 @@ SHORT_UNITS = (
     "USD|EUR|GBP|m|g|s|h|l|L|J|N|W|V|K"
 )
 OTHERWISE = (  # words that make another number or a denial of it
-    f"{NAMES}|hundreds|thousands|millions|tens|dozen|half|halves|doubled|tripled|halved|grand|pi|point|base|choose|"
-    "factorial|below|above|negative|wrong|incorrect|maybe|perhaps|and|or|not|nor"
+    f"{NAMES}|hundreds|thousands|millions|mio|mn|bn|lakh|crore|tens|dozens?|doz|gross|score|half|halves|doubled|tripled|halved|grand|pi|point|base|choose|"
+    "root|factorial|below|above|negative|wrong|incorrect|maybe|perhaps|and|or|not|nor"
 )
 NO_UNIT = (
     f"{OTHERWISE}|but|to|from|more|less|plus|minus|times|over|mod|divided|third|thirds|quarter|quarters|squared|cubed|"
@@ -37,7 +37,11 @@ UNIT = re.compile(
     rf"({NUMBER})(?:{GAP}{SHORT}|{GAP}{DEGREES}|{IN_BRACKETS}|\s+{WORDS}|{GAP}{REMARK}|(?!\w*(?:{NO_UNIT}))[A-Za-z]{{4,}})"
 )
 # 2\pi cm and \sqrt{3} metres, but not 2\pi r
-BEHIND_CONSTANT = re.compile(rf"((?:{NUMBER}\s*)?(?:\\pi|\\sqrt\s*\{{?\d+\}}?))\s+(?=[A-Za-z]{{2}})(?:{SHORT}|{WORDS})")
+BEHIND_CONSTANT = re.compile(
+    rf"((?:{NUMBER}\s*)?(?:\\pi|(?:\\sqrt|√)\s*\{{?\d+\}}?))\s+(?=[A-Za-z]{{2}})(?:{SHORT}|{WORDS})"
+)
+BEHIND_LETTER = re.compile(rf"([A-Za-z])\s+(?=[A-Za-z]{{2}})(?:{SHORT})")
+NAME = re.compile(r"\s*[A-Za-z](?:_\w|_\{\w+\})?\s*")
 IN_WORDS = re.compile(rf"({NUMBER})\s*\((?:{NAMES})(?:[ -](?:and |{NAMES}))*\)")
 BEHIND_FORMULA = re.compile(rf"\$([^$]+)\$\s*(?:{SHORT}|{WORDS}|{REMARK})")
 NO_UNIT_IN_TEXT = re.compile(rf"\b(?:{NO_UNIT})\b")
@@ -45,6 +49,9 @@ NO_UNIT_IN_TEXT = re.compile(rf"\b(?:{NO_UNIT})\b")
 
 def without_unit(text: str) -> str:
     r"""`text` without the unit behind its number: 12 cm, 12 (cups), 12\,\text{km}, $12$ litres."""
+    name, sign, value = text.rpartition("=")
+    if sign and NAME.fullmatch(name):  # x = 12 cm
+        return f"{name}={without_unit(value.strip())}"
     if behind := BEHIND_FORMULA.fullmatch(text):
         text = behind[1].strip()
     unit = TEXT_UNIT.search(text)
@@ -53,6 +60,6 @@ def without_unit(text: str) -> str:
     spelled = IN_WORDS.fullmatch(text)
     if spelled and parse(text) is not None:  # 12 (twelve)
         return spelled[1]
-    if number := UNIT.fullmatch(text) or BEHIND_CONSTANT.fullmatch(text):
+    if number := UNIT.fullmatch(text) or BEHIND_CONSTANT.fullmatch(text) or BEHIND_LETTER.fullmatch(text):
         return number[1]
     return text
