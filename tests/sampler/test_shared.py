@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from rlvr.runtime.ledger import LiveStorages
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, shared, start_engine
 from rlvr.types import Group, Prompt, UserError
 from support.loading import load, trained_as
+from support.precision import assert_close_where
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
@@ -244,3 +246,24 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
     stale = (reference.logprobs(micro, temperature=1.0) - micro.sampler_logp_T).abs()
     assert (gap <= EXACT * logp.abs().clamp(min=1.0)).all() if pair.is_exact else (gap.mean() <= ROUNDING)
     assert gap.mean() < 0.5 * stale.mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_nf4_is_multiplied_in_the_type_of_the_model(dtype: torch.dtype) -> None:
+    """Two matrices in one weight, as vLLM keeps them; the error is that of one rounding to `dtype`."""
+    from bitsandbytes import functional  # noqa: PLC0415
+    from vllm_bnb_plugin.quantization.linear import BitsAndBytesLinearMethod  # noqa: PLC0415
+
+    shared.multiply_in_own_type()
+    matrices = [torch.randn(rows, 256, generator=torch.Generator().manual_seed(rows)).to(dtype) for rows in (64, 32)]
+    packed, states = zip(*(functional.quantize_4bit(x, quant_type="nf4") for x in matrices), strict=True)
+    weight: Any = torch.cat(packed)
+    weight.bnb_quant_state = dict(enumerate(states))
+    weight.bnb_shard_offsets = torch.tensor([0, len(packed[0]), len(weight)])
+    x = torch.randn(2, 5, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
+    bias = torch.ones(96, dtype=dtype)
+    exact = torch.cat([functional.dequantize_4bit(a, s) for a, s in zip(packed, states, strict=True)]).double()
+    found = BitsAndBytesLinearMethod._apply_4bit_weight(None, SimpleNamespace(weight=weight), x, bias)
+    expected = x.double() @ exact.T + 1.0
+    assert found.dtype == dtype
+    assert_close_where(found.double(), expected, 3 * torch.finfo(dtype).eps * expected.abs().max().item())

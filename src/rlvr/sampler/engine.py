@@ -13,7 +13,7 @@ import torch
 
 from rlvr.runtime.vllm_versions import LORA_RANKS
 from rlvr.sampler.failures import explained
-from rlvr.sampler.shared import shareable_weights
+from rlvr.sampler.shared import multiply_in_own_type, shareable_weights
 from rlvr.types import UserError
 
 ENVIRONMENT = {
@@ -73,6 +73,8 @@ def start_engine(settings: EngineSettings) -> Any:
     if settings.quantization == "nf4" and settings.dtype == "float32":
         raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
     vllm = import_vllm()
+    if settings.quantization == "nf4":
+        multiply_in_own_type()
     sharing = shareable_weights(quantization=settings.quantization) if settings.is_shared else nullcontext()
     with _kept_to_itself(), sharing, explained():
         return vllm.LLM(
