@@ -16,7 +16,8 @@ from rlvr.plan.grids import Grid
 
 README = Path("README.md")
 RELIABILITY = Path("docs/reliability.md")
-PAGES = (README, Path("docs/results/README.md"), RELIABILITY)
+MEMORY = Path("docs/memory.md")
+PAGES = (README, Path("docs/results/README.md"), RELIABILITY, MEMORY)
 RUNS, FIGURES = Path("docs/results"), Path("benchmarks/results/cpu")
 MIB = 2**20
 MODELS = ("smollm2-135m-arithmetic", "smollm2-135m-gsm8k")
@@ -34,6 +35,8 @@ def blocks(page: Path) -> dict[str, str]:
         return {"default": default_in_short(), "smollm2": models_in_short()}
     if page == RELIABILITY:
         return {"torture": torture()}
+    if page == MEMORY:
+        return {"plans": plans()}
     return {
         "default": default_run(), "seeds": seeds(), "losses": losses(), "trl": trl(), "sampling": sampling(),
         "memory": memory(), "smollm2": models(),
@@ -144,6 +147,21 @@ def torture() -> str:
     failed = [f"- {kind['kind']}: {failure['what']}" for kind in run["runs"] for failure in kind["failures"]]
     listed = "\n\nFailed:\n\n" + "\n".join(failed) if failed else ""
     return f"{_made_by(run)}\n\n{_table(('kind', 'tried', 'held', 'failed', 'seconds'), rows)}{listed}"
+
+
+def plans() -> str:
+    """What two steps needed, and how far the formulas are off, by phase."""
+    run = figures("plans")
+    rows = []
+    for entry in run["runs"]:
+        changes = {name: value for name, value in entry["changes"].items() if name != "grpo.steps"}
+        name = ", ".join([entry["preset"], *(f"`{key}: {value}`" for key, value in changes.items())])
+        rows.append((name, *(_planned(entry["phases"].get(phase)) for phase in PHASES)))
+    return f"{_made_by(run)}\n\n{_table(('two steps of', *PHASES), rows)}"
+
+
+def _planned(phase: Mapping[str, float] | None) -> str:
+    return "–" if phase is None else f"{phase['measured_mib']:,.2f}, {phase['error_percent']:+.1f} %"
 
 
 def sampling() -> str:
