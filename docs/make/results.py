@@ -6,6 +6,7 @@ and on which device it was measured.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ def blocks(page: Path) -> dict[str, str]:
         return {"plans": plans()}
     return {
         "default": default_run(), "seeds": seeds(), "losses": losses(), "trl": trl(), "sampling": sampling(),
-        "memory": memory(), "smollm2": models(),
+        "memory": memory(), "smollm2": models(), "quarters": quarters(MODELS[1]),
     }  # fmt: skip
 
 
@@ -192,6 +193,17 @@ def models() -> str:
             cells = (_interval(before, key), _interval(after, key), card(name)["commit"][:7])
             rows.append((f"{name}, {label}", *cells))
     return _table(("preset", "before GRPO", "after GRPO", "commit"), rows)
+
+
+def quarters(run: str) -> str:
+    """The last quarter of the steps compared with the first."""
+    with (RUNS / run / "training.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            (f"`{row.pop('quantity')}`", *(f"{float(row[name]):.3f}" for name in ("first_quarter", "last_quarter")),
+             f"{float(row['change']):+.3f} [{float(row['change_low']):+.3f}, {float(row['change_high']):+.3f}]")
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+    return _table(("mean of the steps", "first quarter", "last quarter", "change"), rows)
 
 
 def with_blocks(text: str, page: Path) -> str:
