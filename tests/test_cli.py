@@ -91,6 +91,18 @@ def test_check(call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureF
     assert "compute.threads: 0 (int)" in capsys.readouterr().err
 
 
+def test_check_says_that_the_data_are_missing(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PARAMS.read_text().replace("  task: arithmetic ", "  task: records ")
+    text = text.replace("source: examples/records/unit_conversions.csv", "source: mine.csv")
+    (tmp_path / "params.yaml").write_text(text)
+    assert call("check") == 1
+    assert "mine.csv" in (said := capsys.readouterr()).err and said.out == ""
+    (tmp_path / "mine.csv").touch()
+    assert call("check") == 0
+
+
 def test_check_says_what_is_unlikely_to_work(
     call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

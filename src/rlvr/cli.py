@@ -42,9 +42,11 @@ def check(
     from rlvr.problems.draw import num_steps  # noqa: PLC0415
     from rlvr.rewards.probe import check_functions  # noqa: PLC0415
     from rlvr.runtime.messages import note, warn  # noqa: PLC0415
+    from rlvr.tasks.source import check_local  # noqa: PLC0415
 
     cfg = load_config()
     check_functions(cfg.rewards, cfg.verifiers)
+    check_local(cfg.prepare)
     print("params.yaml is fine")
     if (text := _unusable_device(cfg.compute.device)) is not None:
         warn(text)

@@ -85,9 +85,9 @@ def test_repeated_questions_are_left_out_counted_and_replaced() -> None:
         "evaluation": ["e", "f"],
     }
     assert left_out(splits) == {
-        "sft": {"whose question is in dev": 1},
-        "dev": {"whose question is in evaluation": 1},
-        "evaluation": {"whose question is in evaluation": 1},
+        "sft": {"that repeat a question of dev": 1},
+        "dev": {"that repeat a question of evaluation": 1},
+        "evaluation": {"that repeat a question of evaluation": 1},
     }
 
 
@@ -126,7 +126,7 @@ def test_questions_that_are_the_same_once_cut_are_repeated() -> None:
     limits = TokenLimits(prompt_tokens=4, completion_tokens=100, truncate=True)
     twins = [Problem(name, f"{name} says well well x?", "1", "because", 1) for name in "ab"]
     splits = select(Pools([twins[0], *numbered(0, 12), twins[1]], None, {}), WANTED | {"train": None}, words, limits)
-    assert left_out(splits) == {"train": {"whose question is in evaluation": 1}}
+    assert left_out(splits) == {"train": {"that repeat a question of evaluation": 1}}
 
 
 @pytest.mark.parametrize("limit", range(2, 9))
@@ -158,7 +158,7 @@ def test_the_same_question_after_other_turns_is_another_question() -> None:
     system = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "c"})
     splits = select(Pools([*rows, replace(rows[0], context=system)], None, {}), {"train": 3}, words, ROOM)
     assert ids(splits)["train"] == ["a", "b", "c"]
-    with pytest.raises(UserError, match="3 whose question is in train"):
+    with pytest.raises(UserError, match="3 that repeat a question of train"):
         select(Pools([*rows, replace(rows[0], context=system)], None, {}), {"train": 4}, words, ROOM)
 
 
@@ -211,7 +211,7 @@ def test_too_few_are_refused_with_the_numbers(missing: int) -> None:
     ):
         select(Pools(numbered(0, 11 - missing), None, {}), WANTED, words, ROOM)
     with pytest.raises(
-        UserError, match=r"sft_problems asks for 3 and gets 1 of 2 .*: 1 whose question is in evaluation"
+        UserError, match=r"sft_problems asks for 3 and gets 1 of 2 .*: 1 that repeat a question of evaluation"
     ):
         select(Pools(problems("a", "b", "e", "c"), problems("e", "f"), {}), WANTED, words, ROOM)
 
@@ -237,7 +237,7 @@ class TestExamples:
         examples, pools = set_aside(Pools([problem("a"), problem("A"), *numbered(0, 20)], None, {}), 1)
         splits = select(pools, WANTED, words, ROOM, examples)
         assert ids(splits)["evaluation"] == ["0", "1"]
-        assert left_out(splits) == {"evaluation": {"whose question is in the examples of few_shot": 1}}
+        assert left_out(splits) == {"evaluation": {"that repeat a question of the examples of few_shot": 1}}
 
     def test_none_change_nothing(self) -> None:
         pools = Pools(numbered(0, 5), None, {})

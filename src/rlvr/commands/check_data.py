@@ -7,18 +7,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rlvr.config import Config
-from rlvr.model.source import open_tokenizer
-from rlvr.problems.prepare import deal, scratch_tokenizer, with_template
+from rlvr.config.advice import FEW_HELD_OUT, FEW_PROBLEMS
 from rlvr.problems.selection import Split
 from rlvr.runtime.messages import note
 from rlvr.runtime.printing import print_table
-from rlvr.stages.grpo import with_distinct_prompts
 from rlvr.tasks import TASKS
 from rlvr.types import Problem, UserError
 from rlvr.verifiers.number import parse
 from rlvr.verifiers.number.comparison import DECIMAL_COMMA
 
 FOR_NUMBERS = ("answer", "number", "proximity_smooth", "is_integer", "number_detected")  # rewards that want a number
+WHY_MORE = {"train": "teach more than the same questions again", "evaluation": "give intervals that can show a change"}
 WORDS = "docs/data.md#answers-in-words"
 
 
@@ -31,6 +30,9 @@ def main(cfg: Config) -> None:
     for warning in pools.origin["warnings"]:
         note(warning)
     _check_kind(cfg, problems)
+    print("reading the tokenizer, judging the answers ...", flush=True)
+    from rlvr.problems.prepare import deal, scratch_tokenizer  # noqa: PLC0415  (imports torch, after faults of the table)
+
     tokenizer = scratch_tokenizer(cfg, problems) if cfg.model.source == "scratch" else _tokenizer(cfg)
     _, splits, _ = deal(cfg, tokenizer, pools)
     print(f"verifiers.answer {cfg.verifiers.answer} reads the answers")
@@ -39,9 +41,15 @@ def main(cfg: Config) -> None:
         if split.truncated or split.reasons():
             print(f"{name}: {split.truncated} questions cut; left out: {split.reasons() or 'none'}")
     _advise(cfg, problems, num_train=len(splits["train"].rows))
+    for name, few in (("train", FEW_PROBLEMS), ("evaluation", FEW_HELD_OUT)):
+        if (rows := len(splits[name].rows)) < few:
+            note(f"{rows} rows in {name} are few: {few} or more {WHY_MORE[name]}")
 
 
 def _tokenizer(cfg: Config) -> object:
+    from rlvr.model.source import open_tokenizer  # noqa: PLC0415
+    from rlvr.problems.prepare import with_template  # noqa: PLC0415
+
     with TemporaryDirectory() as folder:
         return with_template(cfg, open_tokenizer(cfg.model.source, cfg.model.revision, Path(folder)))
 
@@ -65,6 +73,8 @@ def _check_kind(cfg: Config, problems: Sequence[Problem]) -> None:
 
 def _advise(cfg: Config, problems: Sequence[Problem], *, num_train: int) -> None:
     """Raises UserError, as the stage grpo would, for minibatches that so few problems cannot be divided into."""
+    from rlvr.stages.grpo import with_distinct_prompts  # noqa: PLC0415
+
     with_distinct_prompts(cfg, num_train)
     numeric = sum(parse(problem.answer) is not None for problem in problems)
     rewards = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlvr.config import Config
 
-FEW_STEPS, FEW_PROBLEMS, FEW_COMPLETIONS = 300, 500, 4
+FEW_STEPS, FEW_PROBLEMS, FEW_COMPLETIONS, FEW_HELD_OUT = 300, 500, 4, 30
 SMALL_MODEL = 1_500_000_000  # parameters
 GSPO_EPSILON = 0.01
 LORA_RATE = 5.0e-6  # below it an adapter hardly moves; training all weights takes 1.0e-6 and the like

@@ -123,7 +123,7 @@ def _take(
             problem, columns = shorter
         question = question_key(problem)
         if question in first:
-            split.pass_over(f"whose question is in {first[question]}")
+            split.pass_over(f"that repeat a question of {first[question]}")
         elif name == "sft" and not columns["target"]:
             split.pass_over("whose worked solution holds a tag" if problem.working else "without a worked solution")
             passed_on.append(original)

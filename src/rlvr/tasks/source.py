@@ -6,10 +6,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.table import READERS, TableRow, files_of, read_local, rows_of, splits_of
 from rlvr.types import UserError
+
+if TYPE_CHECKING:
+    from rlvr.config import Prepare
 
 FOLLOWED = (Path("data/raw"), Path("examples/records"))  # the data that prepare depends on in dvc.yaml
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -32,11 +35,29 @@ class DataSource:
 
 def read(data: DataSource) -> tuple[list[TableRow], dict[str, Any]]:
     """The rows, and their origin for the card: commit or file hashes, and warnings. Raises UserError."""
-    path = Path(data.source).expanduser()
-    if path.exists() or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(data.source):
+    if (path := _local(data.source)) is not None:
         return _read_local(data, path)
     commit, origin = pinned(data.source, data.revision, f"{data.key}revision")
     return read_hub(data.source, data.subset, data.split, commit), origin
+
+
+def check_local(prepare: Prepare) -> None:
+    """Raise UserError where the data of the task should be a local file or folder and is not there."""
+    records = prepare.records
+    sources: dict[str, list[str | None]] = {
+        "gsm8k": [prepare.gsm8k.source],
+        "records": [records.source, records.evaluation_source],
+    }
+    for source in sources.get(prepare.task, []):
+        if source is not None and (path := _local(source)) is not None:
+            files_of(path)
+
+
+def _local(source: str) -> Path | None:
+    """The path that `source` is; None for the name of a hub data set."""
+    path = Path(source).expanduser()
+    is_local = path.exists() or path.suffix.lower() in READERS or not HUB_NAME.fullmatch(source)
+    return path if is_local else None
 
 
 def _read_local(data: DataSource, path: Path) -> tuple[list[TableRow], dict[str, Any]]:
