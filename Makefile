@@ -8,7 +8,7 @@ COVERED := $(addprefix tests/,config plan/test_account.py plan/test_engine_cache
 	plan/test_run_settings.py plan/test_work.py problems rewards tasks)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help run test test-all torture check deps docs bench gpu null-gpu simulate clean
+.PHONY: help run test test-all experiments torture check deps docs bench gpu null-gpu simulate clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,10 @@ test: .venv/dev ## run the fast tests, two at a time, then those with a deadline
 
 test-all: .venv/dev ## run every test, the slow ones too, one after the other
 	$(BIN)/python -m pytest
+
+experiments: .venv/core ## compare DVC's experiments: the parameters that differ, accuracy before and after
+	@$(BIN)/dvc exp show --only-changed --drop \
+		'(data|evaluations|logs|metrics|models)|.*(first|seconds|bytes|/|pass_at|tokens|lenient)'
 
 torture: .venv/dev ## provoke faults in a tiny pipeline (kills, signals, damages, full disks, edits): a table of what held
 	PYTHONPATH=src:tests $(BIN)/python -m torture
