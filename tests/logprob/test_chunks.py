@@ -202,6 +202,6 @@ def test_the_comparison_rejects(mutant: str) -> None:
 def test_triton_without_a_gpu_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     hidden, head, target = make_inputs(3, 8, 33, torch.float32)
-    with pytest.raises(UserError, match=r"NVIDIA GPU.*cpu.*take auto or torch"):
+    with pytest.raises(UserError, match=r"NVIDIA GPU.*cpu.*use auto or torch"):
         token_logprobs(hidden, head, target, temperature=1.0, impl="triton")
     assert resolve("auto", hidden) == "torch"

@@ -154,7 +154,7 @@ class TestLossScale:
         for _ in range(16):
             scale.note(is_finite=False)
         assert scale.value == 1.0
-        with pytest.raises(UserError, match=r"beyond float16.*compute\.dtype to float32"):
+        with pytest.raises(UserError, match=r"overflow float16.*compute\.dtype to float32"):
             scale.note(is_finite=False)
 
     @settings(max_examples=25)

@@ -126,7 +126,7 @@ def test_a_policy_says_why_it_has_a_copy_of_its_own(
     source, tokenizer = Source(str(folder), None, None), load_tokenizer(folder)
     cfg = make_config({"model.adapter": "lora", "model.lora.rank": 4})
     policy = load(cfg, source, tokenizer, base={})
-    assert "a copy of the weights each: the engine has no model.embed_tokens.weight" in capsys.readouterr().out
+    assert "their own copy of the weights: the engine has no model.embed_tokens.weight" in capsys.readouterr().out
     found, views = hidden(policy.base), weights_of(policy.model.unload())
     again = load(cfg, source, tokenizer, base=views)
     assert capsys.readouterr().out == "" and torch.equal(hidden(again.base), found)

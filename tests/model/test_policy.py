@@ -338,7 +338,7 @@ class TestLoading:
         assert device_named("cpu") == CPU
         if torch.backends.mps.is_available():
             pytest.skip("this machine has what the test needs missing: mps")
-        with pytest.raises(UserError, match=r"compute\.device is mps.*take auto or cpu"):
+        with pytest.raises(UserError, match=r"compute\.device is mps.*use auto or cpu"):
             device_named("mps")
 
 

@@ -163,7 +163,7 @@ class TestTheRunStops:
             (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart on average"),
             (stale, 1, Mismatch, r"step 2: .*whether the engine got this step's weights"),
             (old_cache, 1, Mismatch, r"step 2: .*forgot what it had cached of older ones"),
-            (dead, 1, StepFailed, r"step 2: vLLM failed while it sampled: RuntimeError: CUDA error: an illegal memory"),
+            (dead, 1, StepFailed, r"step 2: vLLM failed while sampling: RuntimeError: CUDA error: an illegal memory"),
         ],
     )
     def test_before_the_step_and_the_next_run_goes_on_as_if_nothing_had_been(

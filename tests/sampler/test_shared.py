@@ -178,7 +178,7 @@ def test_a_layout_that_nobody_compared_is_not_shared(
 ) -> None:
     monkeypatch.setattr(shared, "KNOWN", set())
     assert pair.sampler.base_tensors() is None
-    assert "a copy of the weights each: how vLLM keeps the weights of a" in capsys.readouterr().out
+    assert "their own copy of the weights: how vLLM keeps the weights of a" in capsys.readouterr().out
 
 
 def test_vllm_is_as_it_was_once_the_engine_runs(pair: Pair) -> None:

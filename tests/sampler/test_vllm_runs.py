@@ -124,11 +124,11 @@ class TestEngineSettings:
         [
             (
                 {"rollout.vllm.kv_cache_dtype": "fp8"},
-                "kv_cache_dtype fp8 needs a GPU, and this run is on cpu: take auto",
+                "kv_cache_dtype fp8 needs a GPU, and this run is on cpu: use auto",
             ),
             (
                 {"model.adapter": "lora", "model.quantization": "nf4-dynamic"},
-                "would sample from another model; take nf4",
+                "would sample from another model; use nf4",
             ),
         ],
     )

@@ -199,7 +199,7 @@ class TestDamage:
         assert run.restore(again, make_optimizer(again)) == (2, {"at": 2})
         assert same_weights(again, expected)
         said = capsys.readouterr().out
-        assert name in said and "broken-step-00000004" in said and "after step 2 is taken" in said
+        assert name in said and "broken-step-00000004" in said and "after step 2 is used" in said
         assert (run.folder / "broken-step-00000004").exists()
         run.save(4, policy, optimizer, {"at": 4})
         assert run.restore(again, make_optimizer(again)) == (4, {"at": 4})

@@ -68,7 +68,7 @@ class Config(Section):
             if self.rollout.sampler == "vllm" and not coldest <= temperature <= hottest:
                 raise ValueError(
                     f"{section}.temperature {temperature} is not between {coldest} and {hottest}, where vllm samples: "
-                    "change it, or take rollout.sampler native"
+                    "change it, or use rollout.sampler native"
                 )
         check_rubric(self.rewards, max_completion_tokens=self.rollout.max_completion_tokens)
         return self

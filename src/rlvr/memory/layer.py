@@ -211,14 +211,14 @@ def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
 
 
 def _holders(grad: Tensor) -> tuple[int, ...]:
-    """How many hold a gradient and its storage, in C++ and in Python: a hook may have kept the very object."""
+    """Reference counts of a gradient and its storage, in C++ and in Python: a hook may have kept the object itself."""
     storage = grad.untyped_storage()
     in_torch = grad._use_count(), torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]
     return *in_torch, sys.getrefcount(grad), sys.getrefcount(storage)
 
 
 class _Alone(torch.autograd.Function):
-    """Finds what `_holders` says in a backward whose gradient nobody else holds."""
+    """Records the counts of `_holders` in a backward pass whose gradient has no other holder."""
 
     found: tuple[int, ...] = ()
 

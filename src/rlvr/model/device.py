@@ -25,7 +25,7 @@ def device_named(setting: str) -> torch.device:
     if not available[name]:
         why = f": {unused}; or" if name == "cuda" and unused else ";"
         raise UserError(
-            f"compute.device is {name}, which torch {torch.__version__} cannot use here{why} take auto or cpu"
+            f"compute.device is {name}, which torch {torch.__version__} cannot use here{why} use auto or cpu"
         )
     if setting == "auto" and unused:
         warn(f"compute.device auto is {name} here: {unused}")

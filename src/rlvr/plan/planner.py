@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def estimate(self) -> Estimate:
-        """Of the time of an update."""
+        """The estimated time of an update."""
         return update_estimate(self.shape, self.settings, self.choice, self.card)
 
 

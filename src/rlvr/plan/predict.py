@@ -264,7 +264,7 @@ def _in_loss_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[
 
 
 def _in_embedding_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    """As it ends: the embedding's gradient, and where it is the head, that one's and their sum."""
+    """As backward ends: the embedding's gradient; where embedding and head are one, also the head's and their sum."""
     if settings.method != "full":
         return []
     one = shape.vocab_size * shape.hidden_size * settings.weight_bytes

@@ -19,7 +19,7 @@ def check_native(policy: Policy, *, name: str) -> None:
         refused(policy.base, name),
     ):  # neither planned nor counted, as the checks of load_policy
         found_TV, own_TV = sampled_and_own(policy)
-    reason = "the native sampler keeps keys and values, and the model needs more; rollout.sampler vllm may do"
+    reason = "the native sampler keeps keys and values, and the model needs more; try rollout.sampler: vllm"
     check_same(policy.base, name, found_TV, own_TV, reason=reason)
 
 

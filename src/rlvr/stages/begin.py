@@ -60,7 +60,7 @@ def stage(name: str, sections: Sequence[str], *, after: Sequence[str] = ()) -> I
     with is_alone, copy_of_user() if name in SCORE else nullcontext():
         yield cfg.restricted(sections)
     if found := edited():
-        kept = "; with the old values put back, no step is trained again" if name in TRAINS else ""
+        kept = "; restore the old values and no step is trained again" if name in TRAINS else ""
         raise UserError(f"{found} while {name} ran: run it again for a result of the new values{kept}")
 
 
@@ -90,7 +90,7 @@ def edits(name: str, cfg: Config, sections: Sequence[str]) -> Callable[[], str |
 
 
 def tell_edits(edited: Callable[[], str | None]) -> Callable[[], None]:
-    """A function that says once what `edited` finds, and once that it was taken back."""
+    """A function that says once what `edited` finds, and once that it was undone."""
     said: str | None = None
 
     def tell() -> None:
@@ -99,11 +99,11 @@ def tell_edits(edited: Callable[[], str | None]) -> Callable[[], None]:
             return
         said = found
         if found is None:
-            note("the edit was taken back")
+            note("the edit was undone")
         else:
             warn(
-                f"{found}: this run continues with what it began with. Take the edit back before the run ends, or the "
-                "stage fails; what was trained is kept then, too"
+                f"{found}: this run continues with what it began with. Undo the edit before the run ends, or the stage "
+                "fails; training done so far is kept."
             )
 
     return tell

@@ -137,7 +137,7 @@ def _tell(stage: str, recipe: Recipe, others: list[KeptRun]) -> None:
     if finished and len(what := differences(recipe, finished[0].recipe)) == 1 and what[0].split()[0] in LENGTHS:
         note(
             f"this {stage} starts from its first step: {what[0]}. A finished run is not continued, since its learning "
-            "rate has followed its length; to train its result further, copy it and take the copy as model.source"
+            "rate has followed its length; to train its result further, copy it and use the copy as model.source"
         )
     unfinished = [run for run in others if not run.is_done and Run(run.folder).last_step()]
     if not unfinished:

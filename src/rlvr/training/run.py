@@ -163,7 +163,7 @@ class Run:
     def _instead(self) -> str:
         step = self.last_step()
         return (
-            f"the one after step {step} is taken" if step else "there is no other, so the run begins at its first step"
+            f"the one after step {step} is used" if step else "there is no other, so the run begins at its first step"
         )
 
     def _forget_logs_from(self, step: int) -> None:
