@@ -14,7 +14,7 @@ from rlvr.logprob import LogitMap, resolve, token_logprobs
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
 from support.head_cases import MAPS, PLAIN, RESULTS, SHAPES, compared, make_inputs, results
-from support.precision import assert_agree, assert_close_where, assert_relative, disagreement
+from support.precision import assert_agree, assert_close_where, assert_relative, assert_same_bits, disagreement
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_precision_where_no_logit_is_rounded(dtype: torch.dtype, bar: float, ent
     target = torch.randint(2048, (40,), generator=generator)
     how = {"impl": "torch", "chunk_rows": 16, "train_head": False, "entropy_gradient": entropy_gradient}
     found, _, truth = compared((hidden, head, target), **how, **PLAIN)
-    assert torch.equal((hidden @ head.T).double(), hidden.double() @ head.double().T)
+    assert_same_bits((hidden @ head.T).double(), hidden.double() @ head.double().T)
     assert_close_where(found[0], truth[0], 1e-5, case="logp")
     assert_close_where(found[1], truth[1], 2e-5, case="entropy")
     assert_relative(found[2], truth[2], bar, case="dH")

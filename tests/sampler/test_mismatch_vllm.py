@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,11 +25,12 @@ from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
 from rlvr.training.mismatch import Mismatch
 from rlvr.training.run import Run
 from rlvr.types import Group, Prompt, StepFailed
+from support.precision import assert_same_bits
+from support.runs import records
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
 Kind = TypeVar("Kind", bound=VllmSampler)
-CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
 EXACT = 5e-5  # nats a token, in float32
 STEPS = 4
 LONG = (150, 140, 160, 133)  # the cache keeps blocks of 128 tokens on a CPU, and only whole ones
@@ -105,11 +105,6 @@ def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> di
         )  # fmt: skip
     weights: dict[str, Tensor] = toy.policy.trainable_state()
     return weights
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
 
 
 def of(kind: type[Kind], engine: VllmSampler) -> Kind:
@@ -187,10 +182,10 @@ class TestTheRunStops:
         (checkpoint,) = tmp_path.glob("step-*")
         saved = load_file(checkpoint / "weights.safetensors")
         assert checkpoint.name == f"step-{done:08d}"
-        assert all(torch.equal(saved[name], weight) for name, weight in toy.policy.trainable_state().items())
+        assert_same_bits(saved, toy.policy.trainable_state())
         found = train(make(), engine, prompts, tmp_path)
         assert records(tmp_path) == lines
-        assert all(torch.equal(found[name], weights[name]) for name in weights)
+        assert_same_bits(found, weights)
 
 
 @pytest.mark.parametrize(
