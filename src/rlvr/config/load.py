@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
 from rlvr.config.secrets import REMEDY, secrets_in
 from rlvr.config.training import VLLM_TEMPERATURES, Evaluate, Grpo, Memory, Report, Rollout, Sft
-from rlvr.runtime.files import read_text
+from rlvr.runtime.files import json_sha256, read_text
 from rlvr.types import UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
@@ -82,8 +81,7 @@ class Config(Section):
 
     def digest(self, *sections: str) -> str:
         """A hash of the values of `sections`: equal exactly when they are."""
-        values = {name: self.model_dump()[name] for name in sections}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return json_sha256({name: self.model_dump()[name] for name in sections})
 
 
 def read_yaml(path: Path) -> Any:
@@ -133,11 +131,11 @@ def _check(raw: Any, name: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(dict(problem), raw) for problem in error.errors()]
+        lines = [_explain(dict(problem)) for problem in error.errors()]
         raise UserError("\n".join([f"{name} has {len(lines)} problem(s):", *lines])) from None
 
 
-def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "params.yaml"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":

@@ -23,7 +23,7 @@ from typing import Any
 from rlvr.chat import CHAT_TEMPLATE
 from rlvr.model.files import ADAPTER, gguf_texts, reason, weight_files
 from rlvr.model.tokenizer import check_template
-from rlvr.runtime.files import check_pulled, read_text, why_missing
+from rlvr.runtime.files import check_pulled, file_sha256, read_text, why_missing
 from rlvr.types import UserError
 
 FILE = "source.json"
@@ -250,6 +250,5 @@ def _refuse_hub_adapter(name: str, commit: str) -> None:
 def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()

@@ -89,7 +89,7 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
     }
     in_attention = {
         "gradient of the middle": tokens * D * size,
-        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        "gradients of attention": tokens * _attention_gradients(shape, settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
     return in_gate, in_attention
@@ -151,7 +151,7 @@ def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dic
     return {
         "attention, recomputed": tokens * _recomputed(shape, settings, choice),
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
-        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        "gradients of attention": tokens * _attention_gradients(shape, settings),
         "gradients not added yet": _gradient_bytes(done, settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
@@ -163,7 +163,7 @@ def _output_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> in
     return copies * input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
 
 
-def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+def _attention_gradients(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the gradients around attention's kernel, less what has left by then."""
     D, Q, K = shape.hidden_size, shape.query_width, shape.key_width
     gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v

@@ -6,7 +6,6 @@ What an isolated verifier says is kept by content, so that it judges only new ro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import rlvr.verifiers
+from rlvr.runtime.files import json_sha256
 from rlvr.runtime.messages import warn
 from rlvr.runtime.progress import progress
 from rlvr.types import Problem, UserError
@@ -23,6 +23,7 @@ from rlvr.verifiers.verify import Asked, RunningVerifier, VerifierSettings, make
 
 KEPT = Path(".checkpoints/golds")
 SHOWN = 10  # bad golds in a message
+KEY_LETTERS = 32  # of the hash of a gold, or of a verifier
 
 
 def bad_golds(settings: VerifierSettings, name: str, problems: Sequence[Problem]) -> dict[str, str]:
@@ -83,7 +84,8 @@ def _kept_reasons(verifier: RunningVerifier, problems: Sequence[Problem]) -> lis
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
     keys = [
-        _hash(problem.golds, problem.solution, problem.question if problem.solution else "") for problem in problems
+        json_sha256([problem.golds, problem.solution, problem.question if problem.solution else ""])[:KEY_LETTERS]
+        for problem in problems
     ]
     new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in kept}
     asked = {key: _asked(verifier, problem) for key, problem in new.items()}
@@ -102,8 +104,4 @@ def _meaning(verifier: RunningVerifier) -> str:
     if "path" in verifier.options:  # a user's verifier
         folders.append(Path(verifier.options["path"]).parent)
     code = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.rglob("*.py"))]
-    return _hash(verifier.options, verifier.cpu_seconds, code)
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return json_sha256([verifier.options, verifier.cpu_seconds, code])[:KEY_LETTERS]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.files import file_sha256
 from rlvr.tasks.table import READERS, TableRow, files_of, read_local, rows_of, splits_of
 from rlvr.types import UserError
 
@@ -59,7 +59,7 @@ def _read_local(data: DataSource, path: Path) -> tuple[list[TableRow], dict[str,
 
 def describe(source: str, files: list[Path]) -> dict[str, Any]:
     """The origin of local files, for the card. It warns of files outside the folders that DVC follows."""
-    hashes = {str(file): _sha256(file) for file in files}
+    hashes = {str(file): file_sha256(file) for file in files}
     if all(any(file.resolve().is_relative_to(folder.resolve()) for folder in FOLLOWED) for file in files):
         return {"source": source, "files": hashes, "warnings": _untracked(files)}
     warning = (
@@ -67,11 +67,6 @@ def describe(source: str, files: list[Path]) -> dict[str, Any]:
         "DVC tracks. Copy it to data/raw and run `dvc add` on it"
     )
     return {"source": source, "files": hashes, "warnings": [warning]}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _untracked(files: list[Path]) -> list[str]:

@@ -7,7 +7,6 @@ results are in DVC: until then they can be written again without training. One p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.files import json_sha256
 from rlvr.runtime.lock import locked
 from rlvr.runtime.machine import explain
 from rlvr.runtime.messages import note
@@ -73,7 +73,7 @@ def open_run(
     A finished run is given again, to write its results, unless `is_in_dvc(its log)`: then it begins again. When the
     block succeeds, the run is finished. Raises UserError if another process is training this stage.
     """
-    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    name = json_sha256(recipe)[:12]
     (FOLDER / stage).mkdir(parents=True, exist_ok=True)
     with locked(FOLDER, stage):
         others = [run for run in kept_runs(stage) if run.name != name]

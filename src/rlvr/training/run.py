@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from rlvr.runtime.files import file_sha256
 from rlvr.runtime.machine import explain, is_disk_full
 from rlvr.runtime.messages import warn
-from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, sha256, write
+from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, write
 from rlvr.types import Interrupted, StepFailed, UserError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def check_completions(run: Run, written: Mapping[str, str]) -> None:
     for name, digest in written.items():
         table = run.completions / name
         try:
-            is_whole = sha256(table) == digest
+            is_whole = file_sha256(table) == digest
         except FileNotFoundError:
             warn(f"{table} is missing: the report will lack these completions")
             continue
