@@ -100,17 +100,17 @@ def read_params(path: Path = PARAMS_FILE) -> str:
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError naming `name`."""
     try:
-        found = YAML(typ="safe", pure=True).load(text)
+        values = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise UserError(f"{name} is not valid YAML:\n{error}") from None
     try:
-        json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
+        json.dumps(values, ensure_ascii=False, default=str, skipkeys=True).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise UserError(f"{name} holds {half}, half of a character: write the text without it") from None
     except (ValueError, RecursionError):  # nodes that hold themselves: the check of the values says more
         pass
-    return found
+    return values
 
 
 def load_config(path: Path = PARAMS_FILE) -> Config:
@@ -126,8 +126,8 @@ def check_config(text: str, name: str) -> Config:
 def _check(raw: Any, name: str) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"{name} must be a mapping of sections, found {type(raw).__name__}")
-    if found := list(secrets_in(raw)):
-        raise UserError("\n".join([f"{name} holds a secret:", *(f"  {key}: {REMEDY}" for key in found)]))
+    if secrets := list(secrets_in(raw)):
+        raise UserError("\n".join([f"{name} holds a secret:", *(f"  {key}: {REMEDY}" for key in secrets)]))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

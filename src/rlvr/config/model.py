@@ -93,9 +93,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _is_input(self) -> Self:
         path = Path(self.source).resolve()
-        if made := [folder for folder in OUTPUTS if Path(folder).resolve() in (path, *path.parents)]:
+        if folders := [folder for folder in OUTPUTS if Path(folder).resolve() in (path, *path.parents)]:
             raise ValueError(
-                f"source {self.source!r} is in {made[0]}, which the pipeline writes and removes before it writes it "
+                f"source {self.source!r} is in {folders[0]}, which the pipeline writes and removes before it writes it "
                 f"again: copy it, as in cp -r {self.source} data/raw/first, and use data/raw/first"
             )
         return self

@@ -179,12 +179,12 @@ def _check_round_trip(name: str, weight_OD: Tensor, small: Any) -> None:
             )
         products.append(x.float() @ back.T)
         norms.append(back.norm())
-    expected, found = torch.cat(products, dim=1), small(x).float()
+    expected, product = torch.cat(products, dim=1), small(x).float()
     if small.bias is not None:
         expected += small.bias.float()
     rounding = 8 * torch.finfo(weight_OD.dtype).eps
     widest = expected.norm() + x.float().norm() * torch.stack(norms).norm()
-    if not bool((found - expected).norm() <= rounding * widest):
+    if not bool((product - expected).norm() <= rounding * widest):
         raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; use none")
 
 

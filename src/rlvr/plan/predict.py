@@ -286,10 +286,10 @@ def _in_layer_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list
 
 def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     if settings.recompute == "none":
-        kept = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
+        total = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
         if settings.method == "lora":  # the first layer's input needs no gradient
-            kept -= input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-        return [PlanRow("kept by the layers for backward", kept, is_transient=True)]
+            total -= input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+        return [PlanRow("kept by the layers for backward", total, is_transient=True)]
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
     return [PlanRow("layer inputs", amount, is_transient=True)]
 

@@ -98,17 +98,17 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
 def _kept(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    kept = D * size + 4  # normed · 1 / rms
-    kept += size * (Q + 2 * K) + attention_bytes(shape, settings)
+    amount = D * size + 4  # normed · 1 / rms
+    amount += size * (Q + 2 * K) + attention_bytes(shape, settings)
     if shape.family.is_fused:
-        kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
+        amount += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
-        kept += (Q + K) * size + 4 * (Q + K) // shape.head_dim
+        amount += (Q + K) * size + 4 * (Q + K) // shape.head_dim
     if shape.family.norms_per_layer == 4:
-        kept += D * size + 4
+        amount += D * size + 4
     if settings.method == "lora":
-        kept += 4 * settings.rank * size
-    return kept
+        amount += 4 * settings.rank * size
+    return amount
 
 
 def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:

@@ -67,9 +67,9 @@ def _asked(verifier: RunningVerifier, problem: Problem) -> list[tuple[str, Asked
     return [*golds, ("the solution", verifier.ask(problem.solution, problem))] if problem.solution else golds
 
 
-def _reason(verifier: RunningVerifier, asked: Iterable[tuple[str, Asked]]) -> str:
+def _reason(verifier: RunningVerifier, verdicts: Iterable[tuple[str, Asked]]) -> str:
     """What is wrong with a gold; empty if nothing is. Raises UserError if it could not be judged."""
-    for what, promise in asked:
+    for what, promise in verdicts:
         verdict = settle(promise)
         if verdict.cause == WORKER:
             raise UserError(f"the golds cannot be judged by the verifier {verifier.name}: {verdict.message}")
@@ -82,20 +82,20 @@ def _kept_reasons(verifier: RunningVerifier, problems: Sequence[Problem]) -> lis
     """The reasons of an isolated verifier: those kept from earlier, and new ones as they come."""
     file = KEPT / f"{re.sub(r'[^a-z_]+', '-', verifier.name)}-{_meaning(verifier)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
+    reasons = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
     keys = [
         json_sha256([problem.golds, problem.solution, problem.question if problem.solution else ""])[:KEY_LETTERS]
         for problem in problems
     ]
-    new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in kept}
-    asked = {key: _asked(verifier, problem) for key, problem in new.items()}
+    new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in reasons}
+    verdicts = {key: _asked(verifier, problem) for key, problem in new.items()}
     with closing(file.open("a", encoding="utf-8")) as writing, progress("golds", len(new)) as show:
-        for done, (key, promises) in enumerate(asked.items(), start=1):
-            kept[key] = _reason(verifier, promises)
-            writing.write(json.dumps([key, kept[key]]) + "\n")
+        for done, (key, promises) in enumerate(verdicts.items(), start=1):
+            reasons[key] = _reason(verifier, promises)
+            writing.write(json.dumps([key, reasons[key]]) + "\n")
             writing.flush()
             show(done)
-    return [kept[key] for key in keys]
+    return [reasons[key] for key in keys]
 
 
 def _meaning(verifier: RunningVerifier) -> str:

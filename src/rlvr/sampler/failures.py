@@ -143,8 +143,8 @@ def _meaning(error: BaseException) -> str | None:
     texts = [f"{type(each).__name__}: {each}" for each in _chain(error)]
     for cause in CAUSES:
         for text in texts:
-            if found := re.search(cause.pattern, text, re.DOTALL):
-                return cause.meaning.format(*found.groups())
+            if match := re.search(cause.pattern, text, re.DOTALL):
+                return cause.meaning.format(*match.groups())
     return None
 
 

@@ -109,8 +109,8 @@ def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[Tab
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
 
     try:
-        found = load_dataset(name, subset, split=split, revision=commit)
-        rows = rows_of(found.with_format("arrow")[:])
+        dataset = load_dataset(name, subset, split=split, revision=commit)
+        rows = rows_of(dataset.with_format("arrow")[:])
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(f"{_unreadable(name)} (subset {subset}, split {split}, revision {commit})\n{error}") from None
     return rows

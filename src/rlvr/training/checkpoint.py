@@ -56,10 +56,10 @@ def read(folder: Path) -> Checkpoint:
     saved = _content(folder / STATE)
     for name, expected in saved["sha256"].items():
         try:
-            found = file_sha256(folder / name)
+            digest = file_sha256(folder / name)
         except OSError as error:
             raise Damaged(f"{folder / name} cannot be read: {error.strerror}") from None
-        if found != expected:
+        if digest != expected:
             raise Damaged(f"{folder / name} is not what was written")
     state = load_file(folder / WEIGHTS), torch.load(folder / OPTIMIZER, weights_only=True)
     return Checkpoint(saved["step"], state, saved["notes"])

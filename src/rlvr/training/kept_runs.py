@@ -101,13 +101,13 @@ def open_run(
 
 def kept_runs(stage: str) -> list[KeptRun]:
     """The runs of a stage, the one that was changed last first."""
-    found = []
+    runs = []
     for file in (FOLDER / stage).glob(f"*/{RECIPE}"):
         try:
-            found.append(KeptRun(stage, file.parent, json.loads(file.read_bytes())))
+            runs.append(KeptRun(stage, file.parent, json.loads(file.read_bytes())))
         except ValueError:
             continue  # damaged: nobody can tell what made it
-    return sorted(found, key=lambda run: run.changed, reverse=True)
+    return sorted(runs, key=lambda run: run.changed, reverse=True)
 
 
 def delete(folder: Path) -> None:
