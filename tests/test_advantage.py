@@ -15,6 +15,7 @@ from torch import Tensor
 from rlvr.advantage import advantages as advantages_by_method
 from rlvr.advantage import group_advantages, has_signal, reward_tensors, total_rewards
 from rlvr.types import AdvantageMethod
+from support.precision import assert_close_where
 
 NAN = float("nan")
 Scale = Literal["group", "batch", "none"]
@@ -39,8 +40,13 @@ def oracle(rewards: list[list[float]], scale: Scale) -> list[list[float]]:
     return result
 
 
-def close(found: list[list[float]], expected: list[list[float]]) -> bool:
-    return all(a == pytest.approx(b, rel=1e-9, abs=1e-9) for a, b in zip(found, expected, strict=True))
+def assert_close(found: list[list[float]], expected: list[list[float]]) -> None:
+    """Group by group, within 1e-9 of the number, or of 1 for a smaller one."""
+    __tracebackhide__ = True
+    for g, (group, right) in enumerate(zip(found, expected, strict=True)):
+        truth = torch.tensor(right, dtype=torch.float64)
+        bound = 1e-9 * truth.abs().clamp(min=1.0)
+        assert_close_where(torch.tensor(group, dtype=torch.float64), truth, bound, case=f"group {g}")
 
 
 def test_z_score_by_hand() -> None:
@@ -53,7 +59,7 @@ def test_batch_scale_divides_every_group_by_one_number() -> None:
     """Rewards 0, 2 and 4, 4 and 1, 5: all six have mean 8/3 and variance (62 - 6·64/9)/5 = 58/15."""
     std = math.sqrt(58 / 15) + 1e-4
     found = advantages([[0, 2], [4, 4], [1, 5]], "batch")
-    assert close(found, [[-1 / std, 1 / std], [0, 0], [-2 / std, 2 / std]])
+    assert_close(found, [[-1 / std, 1 / std], [0, 0], [-2 / std, 2 / std]])
 
 
 def test_no_scale_leaves_the_difference_to_the_mean() -> None:
@@ -75,7 +81,7 @@ def test_a_reward_that_could_not_be_scored_is_left_out_of_every_mean_and_std(sca
     rewards = [[1.0, NAN, 4.0, 2.0], [NAN, NAN, 3.0, 9.0], [0.0, 2.0, 2.0, 7.0]]
     found = advantages(rewards, scale)
     assert found[0][1] == found[1][0] == found[1][1] == 0.0
-    assert close(found, oracle(rewards, scale))
+    assert_close(found, oracle(rewards, scale))
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -106,7 +112,7 @@ scales = st.sampled_from(SCALES)
 
 @given(reward_groups, scales)
 def test_any_rewards_give_the_definition(rewards: list[list[float]], scale: Scale) -> None:
-    assert close(advantages(rewards, scale), oracle(rewards, scale))
+    assert_close(advantages(rewards, scale), oracle(rewards, scale))
 
 
 @given(reward_groups, scales)
@@ -116,7 +122,7 @@ def test_advantages_of_a_group_sum_to_zero(rewards: list[list[float]], scale: Sc
 
 @given(reward_groups, scales, st.integers(-100, 100))
 def test_an_offset_common_to_all_does_not_matter(rewards: list[list[float]], scale: Scale, offset: int) -> None:
-    assert close(advantages([[r + offset for r in group] for group in rewards], scale), advantages(rewards, scale))
+    assert_close(advantages([[r + offset for r in group] for group in rewards], scale), advantages(rewards, scale))
 
 
 @given(reward_groups, st.sampled_from(["group", "none"]), st.integers(-100, 100))
@@ -124,7 +130,7 @@ def test_an_offset_of_one_group_does_not_matter_unless_the_batch_scales(
     rewards: list[list[float]], scale: Scale, offset: int
 ) -> None:
     moved = [[r + offset for r in rewards[0]], *rewards[1:]]
-    assert close(advantages(moved, scale), advantages(rewards, scale))
+    assert_close(advantages(moved, scale), advantages(rewards, scale))
 
 
 @given(reward_groups, scales, st.randoms(use_true_random=False))
@@ -132,13 +138,13 @@ def test_siblings_may_come_in_any_order(rewards: list[list[float]], scale: Scale
     order = list(range(len(rewards[0])))
     rng.shuffle(order)  # type: ignore[attr-defined]
     turned = advantages([[group[i] for i in order] for group in rewards], scale)
-    assert close(turned, [[group[i] for i in order] for group in advantages(rewards, scale)])
+    assert_close(turned, [[group[i] for i in order] for group in advantages(rewards, scale)])
 
 
 @given(reward_groups, st.integers(2, 50))
 def test_the_scale_of_the_rewards_passes_only_undivided(rewards: list[list[float]], factor: int) -> None:
     larger = [[factor * r for r in group] for group in rewards]
-    assert close(advantages(larger, "none"), [[factor * a for a in group] for group in advantages(rewards, "none")])
+    assert_close(advantages(larger, "none"), [[factor * a for a in group] for group in advantages(rewards, "none")])
     for group, scaled in zip(advantages(rewards), advantages(larger), strict=True):
         if any(group):  # the standard deviation is at least 1/4/sqrt(6) here, and 1e-4 is added to it
             assert scaled == pytest.approx(group, rel=2e-3)
@@ -242,9 +248,9 @@ def test_what_could_not_be_scored_is_left_out_of_every_function(method: Advantag
     with_fault: Points = [[rest[0][0], [50.0, NAN], *rest[0][1:]], [*rest[1], [NAN, None]]]
     found, clean = by_method(with_fault, (1.0, 0.5), method), by_method(rest, (1.0, 0.5), method)
     assert found[0][1] == found[1][3] == 0.0
-    assert close([[found[0][0], *found[0][2:]], found[1][:3]], clean)
+    assert_close([[found[0][0], *found[0][2:]], found[1][:3]], clean)
     weightless: Points = [[[row[0], NAN] for row in group] for group in rest]
-    assert close(by_method(weightless, (1.0, 0.0), method), by_method(rest, (1.0, 0.0), method))
+    assert_close(by_method(weightless, (1.0, 0.0), method), by_method(rest, (1.0, 0.0), method))
 
 
 @pytest.mark.parametrize("method", METHODS)

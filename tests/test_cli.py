@@ -53,11 +53,11 @@ def test_what_the_user_can_mend_is_one_message(
     call: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
-        raise UserError("the model is not there: take another")
+        raise UserError("the model is missing: use another")
 
     monkeypatch.setattr("rlvr.stages.sft.main", fail)
     assert call("sft") == 1
-    assert capsys.readouterr().err == "error: the model is not there: take another\n"
+    assert capsys.readouterr().err == "error: the model is missing: use another\n"
 
 
 def test_a_stop_is_no_failure_of_the_program_and_says_how_to_go_on(
@@ -125,7 +125,7 @@ def test_check_says_that_the_device_is_missing(
     (tmp_path / "params.yaml").write_text(PARAMS.read_text().replace("  device: cpu ", "  device: cuda "))
     assert call("check") == 0
     said = capsys.readouterr().out.splitlines()
-    told = [line for line in said if re.fullmatch("warning: compute.device is cuda, .* take auto or cpu", line)]
+    told = [line for line in said if re.fullmatch("warning: compute.device is cuda, .* use auto or cpu", line)]
     assert said[0] == "params.yaml is fine" and len(told) == (not is_there)
 
 

@@ -15,6 +15,7 @@ from support.precision import (
     assert_gradients,
     assert_relative,
     assert_same_bits,
+    bit_difference,
     difference,
     disagreement,
 )
@@ -72,6 +73,12 @@ def test_gradients_are_compared_by_name() -> None:
         assert_same_bits(wrong, expected)
     with says("missing ['b'], not expected []"):
         assert_gradients({"a": torch.ones(2)}, expected, 0.1)
+    assert bit_difference(expected, expected) is None
+    assert (bit_difference(wrong, expected) or "").startswith("b: worst 0.5 at [1]")
+    with says("8 rows: worst 0.5 at [1]"):
+        assert_same_bits(wrong["b"], expected["b"], case="8 rows")
+    with says("type torch.float32 against torch.float64"):
+        assert_same_bits(torch.ones(2), torch.ones(2).double())
     with pytest.raises(AssertionError):
         assert_relative(torch.tensor([float("nan")]), torch.ones(1), 1.0)
 

@@ -26,9 +26,10 @@ from rlvr.stages.resolve import resolve_training
 from rlvr.training.optim import LossScale
 from rlvr.training.run import Run
 from rlvr.types import AdvantageMethod, Group, Interrupted, LossType, Prompt, UserError
+from support.precision import assert_same_bits, bit_difference
+from support.runs import records, stopping_after
 
 CPU = torch.device("cpu")
-CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
 PROMPTS = tuple(3 + i % 4 for i in range(10))
 
 
@@ -68,12 +69,6 @@ def train(
 ) -> Any:
     """Start or resume a run in `folder`, up to `stop_after` more steps; the toy with its policy trained."""
     folder.mkdir(exist_ok=True)
-    calls: list[int] = []
-
-    def stop() -> bool:
-        calls.append(1)
-        return len(calls) >= stop_after
-
     with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg,
@@ -85,15 +80,9 @@ def train(
             run=Run(folder),
             meter=Meter(CPU),
             show=show,
-            stop=stop,
+            stop=stopping_after(stop_after),
         )
     return toy
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """The log without what may differ between equal runs."""
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
 
 
 def weights(toy: Any) -> dict[str, Tensor]:
@@ -102,10 +91,6 @@ def weights(toy: Any) -> dict[str, Tensor]:
 
 def records_and_weights(toy: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     return records(folder), weights(toy)
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 WIDE = {
@@ -197,7 +182,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_same_log(
     make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
 ) -> None:
     first, again = (train(make_toy(), prompts, tmp_path / name) for name in ("a", "b"))
-    assert same(weights(first), weights(again))
+    assert_same_bits(weights(first), weights(again))
     assert records(tmp_path / "a") == records(tmp_path / "b")
 
 
@@ -247,7 +232,7 @@ def test_four_bit_weights_under_an_adapter(
     assert sum(means[-20:]) / 20 > 1.5 * sum(means[:5]) / 5  # the embedding is frozen: there is no more to win
     assert all("lora" in name for name in toy.policy.trainable())
     assert any(type(module).__name__ == "Linear4bit" for module in toy.policy.model.modules())
-    assert same(weights(toy), weights(train(make_toy(changes), prompts, tmp_path / "b")))
+    assert_same_bits(weights(toy), weights(train(make_toy(changes), prompts, tmp_path / "b")))
 
 
 class TestFloat16:
@@ -283,12 +268,12 @@ class TestFloat16:
             skipped += line["grad_norm"] is None
             assert line["skipped_optimizer_steps"] == skipped and line["loss_scale"] == 2.0 ** (24 - skipped)
         assert log[0]["grad_norm"] is None and 0 < skipped < 6
-        assert not same(weights(toy), before)
+        assert bit_difference(weights(toy), before)
 
 
 def test_another_seed_gives_other_weights(make_toy: Callable[..., Any], prompts: list[Prompt], tmp_path: Path) -> None:
     first, other = (train(make_toy({"compute.seed": seed}), prompts, tmp_path / str(seed)) for seed in (0, 1))
-    assert not same(weights(first), weights(other))
+    assert bit_difference(weights(first), weights(other))
 
 
 @every_variant
@@ -301,8 +286,8 @@ def test_stopped_and_resumed_is_bit_identical(
     with pytest.raises(Interrupted, match="stopped after step 5 of 6"):
         train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts", stop_after=3)
     parts = train(make_toy(VARIANTS[variant]), prompts, tmp_path / "parts")
-    assert same(weights(whole), weights(parts))
-    assert not same(weights(whole), weights(make_toy(VARIANTS[variant])))
+    assert_same_bits(weights(whole), weights(parts))
+    assert bit_difference(weights(whole), weights(make_toy(VARIANTS[variant])))
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
     resampled = sum(record["groups/resampled"] for record in records(tmp_path / "parts"))
     assert (resampled > 0) == ("grpo.dynamic_sampling" in VARIANTS[variant])
@@ -318,7 +303,7 @@ def test_killed_between_checkpoints_and_resumed_is_bit_identical(
         train(toy, prompts, tmp_path / "parts", sampler=KilledIn(toy.sampler, step=5))
     assert [record["step"] for record in records(tmp_path / "parts")] == [0, 1, 2, 3, 4]
     parts = train(make_toy(changes), prompts, tmp_path / "parts")
-    assert same(weights(whole), weights(parts))
+    assert_same_bits(weights(whole), weights(parts))
     assert records(tmp_path / "whole") == records(tmp_path / "parts")
     tables = [sorted(path.name for path in (tmp_path / name / "completions").iterdir()) for name in ("whole", "parts")]
     assert tables[0] == tables[1] == [f"{step:08d}.parquet" for step in range(6)]
@@ -346,7 +331,7 @@ def test_tables_of_completions_that_are_damaged_or_missing_are_told_at_each_resu
     parts = train(make_toy(changes), prompts, tmp_path / "parts")
     said = capsys.readouterr().out
     assert "00000000.parquet is missing" in said and "00000002.parquet is missing" in said
-    assert same(weights(whole), weights(parts))
+    assert_same_bits(weights(whole), weights(parts))
     assert sorted(path.stem for path in tables.iterdir()) == [f"{step:08d}" for step in (1, 3, 4, 5)]
 
 
@@ -355,7 +340,7 @@ def test_a_finished_run_is_not_trained_further(
 ) -> None:
     changes = {"grpo.checkpoint_every": 3}
     first = weights(train(make_toy(changes), prompts, tmp_path))
-    assert same(first, weights(train(make_toy(changes), prompts, tmp_path)))
+    assert_same_bits(first, weights(train(make_toy(changes), prompts, tmp_path)))
 
 
 class TestReference:
@@ -514,7 +499,7 @@ class TestRewardsOfTheUser:
     ) -> None:  # fmt: skip
         monkeypatch.setitem(FUNCTIONS, "sevens", sevens)
         ours = train(make_toy({"rewards": {"sevens": {"weight": 1.0}}}), prompts, tmp_path / "ours")
-        assert same(weights(train(own("sevens"), prompts, tmp_path / "mine")), weights(ours))
+        assert_same_bits(weights(train(own("sevens"), prompts, tmp_path / "mine")), weights(ours))
 
     @pytest.mark.parametrize(
         "function, said",
@@ -536,7 +521,7 @@ class TestRewardsOfTheUser:
             train(toy, prompts, tmp_path / "run")
         assert "step 1: 16 of the 16 completions could not be scored" in str(caught.value)
         assert "rewards.mine: " in str(caught.value) and said in str(caught.value)
-        assert same(weights(toy), before)
+        assert_same_bits(weights(toy), before)
         assert (tmp_path / "run/step-00000000/weights.safetensors").is_file()
 
     def test_below_the_threshold_the_run_goes_on(
@@ -546,7 +531,7 @@ class TestRewardsOfTheUser:
         before = weights(toy)
         train(toy, prompts, tmp_path / "run")
         assert [record["verifier/unscorable"] for record in records(tmp_path / "run")] == [16] * 6
-        assert same(weights(toy), before)
+        assert_same_bits(weights(toy), before)
 
     def test_once_it_is_mended_the_run_goes_on_as_if_nothing_had_been(
         self, own: Callable[..., Any], prompts: list[Prompt], tmp_path: Path
@@ -563,7 +548,7 @@ class TestRewardsOfTheUser:
         assert "ConnectionError: the service is down" in str(caught.value)
         down.unlink()
         parts = train(own("sevens_unless_down"), prompts, tmp_path / "parts")
-        assert same(weights(whole), weights(parts))
+        assert_same_bits(weights(whole), weights(parts))
         assert records(tmp_path / "whole") == records(tmp_path / "parts")
 
 
@@ -573,7 +558,7 @@ def test_without_signal_nothing_is_computed_and_nothing_moves(
     toy = make_toy({"rewards": {"format_exact": {"weight": 1.0, "options": {"points": 3.0}}}})
     before = weights(toy)
     train(toy, prompts, tmp_path)
-    assert same(weights(toy), before)
+    assert_same_bits(weights(toy), before)
     for record in records(tmp_path):
         assert record["groups/skipped"] == record["advantage/zero_std_groups"] == 4
         assert record["loss"] == record["grad_norm"] == 0.0
@@ -715,7 +700,7 @@ class TestMismatch:
         toy.sampler.sampling = replace(toy.sampler.sampling, temperature=1.1)
         with pytest.raises(UserError, match=r"disagree.*nats.*rollout\.max_logp_gap allows"):
             train(toy, prompts, tmp_path / "run")
-        assert same(weights(toy), before)
+        assert_same_bits(weights(toy), before)
         assert (tmp_path / "run/step-00000000/weights.safetensors").is_file()
 
     def test_weights_that_the_sampler_did_not_get_stop_the_second_step(

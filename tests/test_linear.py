@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlvr.linear import HAS_AVX512, HAS_BFLOAT16, HAS_ONEDNN, Linear, linear, product, through_onednn
 from rlvr.training.optim import Optimizer
-from support.precision import assert_close_where, error
+from support.precision import assert_close_where, assert_same_bits, error
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch or processor has no oneDNN for it")
 
@@ -62,8 +62,9 @@ def test_a_pass_with_gradients_has_the_bits_of_one_without(
     with torch.no_grad():
         expected = layer(x)
     found = layer(x)
-    assert found.requires_grad and torch.equal(found, expected)
-    assert torch.equal(product(x, layer.weight.detach(), layer.bias.detach()), expected)
+    assert found.requires_grad
+    assert_same_bits(found, expected)
+    assert_same_bits(product(x, layer.weight.detach(), layer.bias.detach()), expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -126,7 +127,7 @@ def test_a_copy_has_its_own_weight(monkeypatch: pytest.MonkeyPatch) -> None:
         expected = layer(x)
         other = copy.deepcopy(layer)
         layer.weight.mul_(2.0)
-        assert torch.equal(other(x), expected)
+        assert_same_bits(other(x), expected)
         assert_close_where(layer(x), 2 * expected, 1e-5)
 
 
@@ -193,10 +194,12 @@ def test_with_avx2_alone_a_row_is_rounded_as_among_others(inner: int, outer: int
     for rows in (1, 2, 3, 4, 7, 22, 64, 299):
         leaf = x[:rows].clone().requires_grad_()
         found = linear(leaf, weight)
-        assert torch.equal(found, y[:rows]) and torch.equal(product(x[:rows], weight, None), y[:rows]), rows
+        case = f"{rows} rows"
+        assert_same_bits(found, y[:rows], case=case)
+        assert_same_bits(product(x[:rows], weight, None), y[:rows], case=case)
         with torch.no_grad():
-            assert torch.equal(layer(x[:rows]), sampled[:rows]), rows
-        assert torch.equal(torch.autograd.grad(found, leaf, upstream[:rows])[0], gradient[:rows]), rows
+            assert_same_bits(layer(x[:rows]), sampled[:rows], case=case)
+        assert_same_bits(torch.autograd.grad(found, leaf, upstream[:rows])[0], gradient[:rows], case=case)
 
 
 class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -247,5 +250,5 @@ def test_a_layer_that_keeps_no_packed_copy_gives_the_same(dtype: torch.dtype) ->
         expected, found = packing(x), plain(x)
         again = product(x, layer.weight, layer.bias)
     assert isinstance(plain, Linear) and plain.packed is None
-    assert torch.equal(found, again)
+    assert_same_bits(found, again)
     assert_close_where(found, expected, {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype])

@@ -20,6 +20,8 @@ from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run
 from rlvr.types import Completion, Group, Interrupted, Prompt
 from rlvr.verifiers.verify import Verify
+from support.precision import assert_same_weights
+from support.runs import stopping_after
 
 TAGS_USED = TAGS["working_out"]
 CHANGES = {
@@ -58,12 +60,6 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt], verify: Verify) 
         show: Callable[..., None] = lambda done, **values: None,
     ) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
-        calls: list[int] = []
-
-        def stop() -> bool:
-            calls.append(1)
-            return len(calls) >= stop_after
-
         return sft.train(
             toy.cfg,
             toy.resolved,
@@ -74,7 +70,7 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt], verify: Verify) 
             verify,
             run=Run(folder),
             show=show,
-            stop=stop,
+            stop=stopping_after(stop_after),
         )
 
     return start
@@ -82,10 +78,6 @@ def run_sft(examples: list[sft.Example], prompts: list[Prompt], verify: Verify) 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-
-
-def same_weights(a: Policy, b: Policy) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
 def plain_loss(model: Any, batch: Sequence[sft.Example]) -> Tensor:
@@ -173,7 +165,7 @@ def test_the_same_seed_gives_the_same_weights(
 ) -> None:
     first, again = make_toy(CHANGES), make_toy(CHANGES)
     assert run_sft(first, tmp_path / "a") == run_sft(again, tmp_path / "b")
-    assert same_weights(first.policy, again.policy)
+    assert_same_weights(first.policy.model, again.policy.model)
     assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
 
 
@@ -186,7 +178,7 @@ def test_stopped_and_resumed_is_bit_identical(
     with pytest.raises(Interrupted, match=f"stopped after step {stop_after}"):
         run_sft(make_toy(CHANGES), tmp_path / "parts", stop_after=stop_after)
     assert run_sft(parts, tmp_path / "parts") == measured
-    assert same_weights(whole.policy, parts.policy)
+    assert_same_weights(whole.policy.model, parts.policy.model)
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
 
 

@@ -19,7 +19,7 @@ def table() -> str:
     rows = ["| class | model_type | training | native sampler |", "| --- | --- | ---: | ---: |"]
     for kind in sorted(CLASSES):
         name, packed, native = distances(kind)
-        rows.append(f"| {name} | {kind} | {packed:.1e} | {native:.1e} |")
+        rows.append(f"| {name} | {kind} | {packed.nats:.1e} | {native.nats:.1e} |")
     return "\n".join(rows)
 
 

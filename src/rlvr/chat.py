@@ -30,7 +30,7 @@ PROBE = "0"  # a question that every vocabulary can write
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30  # for one chat
 LONGEST = 2**20  # characters that a chat template may write around the messages
 GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # blocks of transformers around an assistant's turn
-REMEDY = "repair its chat_template.jinja, or take a model with another"
+REMEDY = "repair its chat_template.jinja, or use a model with another"
 
 # For models without a chat template.
 CHAT_TEMPLATE = (
@@ -71,16 +71,16 @@ class Tags:
         for mark in marks:
             if len(mark) < 2 or mark.isdigit():
                 raise ValueError(
-                    f"the tag {mark!r} occurs in reasoning and answers themselves: take a longer one, such as <answer>"
+                    f"the tag {mark!r} occurs in reasoning and answers themselves: use a longer one, such as <answer>"
                 )
         for mark, other in permutations(marks, 2):
             if mark in other:
                 raise ValueError(
-                    f"the tag {mark!r} is a part of the tag {other!r}, so it would be found there: take others"
+                    f"the tag {mark!r} is a part of the tag {other!r}, so it would be found there: use others"
                 )
         text = render_target(Problem("", "", "2", "1+1=2", 1), self)
         if extract_answer(text, self) != "2":
-            raise ValueError(f"no answer can be read from {text!r}, as these tags have it; take others")
+            raise ValueError(f"no answer can be read from {text!r}, with these tags; use others")
 
     @property
     def is_box(self) -> bool:

@@ -212,7 +212,7 @@ def generate(
     n: Annotated[int, typer.Option(min=1, help="Answers per question.")] = 1,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Sampling temperature; 0 takes the likeliest token (default: rollout.temperature)."),
+        typer.Option(min=0.0, help="Sampling temperature; 0 picks the likeliest token (default: rollout.temperature)."),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens per answer.")] = None,
     sampler: Annotated[

@@ -237,9 +237,9 @@ def _explain(message: str) -> str:
         return f"{message}\nAnother dvc or snakemake is running in this folder: wait for it or stop it."
     if "not a git repository" in message:
         return f"{message}\nDVC keeps results by commit: run `git init`, or clone the project instead of copying it."
-    if found := re.search(r"\[Errno (?:2|13|30)\] ([^:]*): '([^']*)'", message):
+    if match := re.search(r"\[Errno (?:2|13|30)\] ([^:]*): '([^']*)'", message):
         return (
-            f"DVC cannot write to {found[2]} ({found[1]}): set DVC_SITE_CACHE_DIR to a folder that you may write to, "
+            f"DVC cannot write to {match[2]} ({match[1]}): set DVC_SITE_CACHE_DIR to a folder that you may write to, "
             "or run where you may write to the project"
         )
     return f"dvc status failed:\n{message}"

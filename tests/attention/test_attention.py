@@ -14,7 +14,7 @@ from rlvr.attention import PackedLayout
 from rlvr.attention.padded import Ragged
 from rlvr.attention.unpadded import unpadded
 from rlvr.runtime.ledger import LiveStorages
-from support.precision import assert_close_where
+from support.precision import assert_close_where, assert_same_bits
 
 CPU = torch.device("cpu")
 LAYOUTS = {  # prefix lengths, row lengths, prefix of each row
@@ -140,8 +140,9 @@ def test_padding_and_back(lengths: list[int]) -> None:
     padded = ragged.pad(x)
     assert padded.shape == (len(lengths), max(lengths), 2)
     for row, part in zip(padded, torch.split(x, lengths), strict=True):
-        assert torch.equal(row[: len(part)], part) and not row[len(part) :].any()
-    assert torch.equal(ragged.unpad(padded), x)
+        assert_same_bits(row[: len(part)], part)
+        assert not row[len(part) :].any()
+    assert_same_bits(ragged.unpad(padded), x)
 
 
 def test_bfloat16_on_a_cpu_is_computed_in_float32() -> None:

@@ -59,7 +59,7 @@ def test_answers_in_words_want_another_verifier(check: Check) -> None:
 def test_and_another_rubric(check: Check) -> None:
     said = check(lambda i: "Paris", verifiers__answer="text")
     assert "verifiers.answer text reads the answers" in said
-    assert "note: rewards answer, number grade numbers, and no answer is one: take a rubric for words" in said
+    assert "note: rewards answer, number grade numbers, and no answer is one: use a rubric for words" in said
 
 
 def test_one_bad_gold_is_named(check: Check) -> None:

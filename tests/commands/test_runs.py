@@ -30,7 +30,7 @@ def interrupt(rate: float) -> str:
 def test_runs_are_listed_with_what_params_has_changed_since(capsys: pytest.CaptureFixture[str]) -> None:
     cfg = load_config()
     runs.show(cfg)
-    assert "no run is kept" in capsys.readouterr().out
+    assert "no runs are kept" in capsys.readouterr().out
     same, other = interrupt(cfg.grpo.learning_rate), interrupt(0.125)
     capsys.readouterr()
     runs.show(cfg)
@@ -41,7 +41,7 @@ def test_runs_are_listed_with_what_params_has_changed_since(capsys: pytest.Captu
 
 def test_runs_are_deleted_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = interrupt(0.25), interrupt(0.125)
-    with pytest.raises(UserError, match=rf"there is no run nothing: the runs are .*{first}"):
+    with pytest.raises(UserError, match=rf"unknown run nothing; known: .*{first}"):
         runs.remove([second, "nothing"])
     runs.remove([second])
     assert [run.name for run in kept_runs("grpo")] == [first]

@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no such reward": (
         {"rewards.answr": {"weight": 1.0, "options": {}}},
-        ["rewards.answr: no such reward function; there are format_exact", "did you mean answer?"],
+        ["rewards.answr: unknown reward function; known: format_exact", "did you mean answer?"],
     ),
     "options of a reward": (
         {"rewards.number.options": {"right": 1.0, "wrnog": 0.0}},
@@ -198,7 +198,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a program's output": ({"verifiers.python.output_kib": 9000}, ["verifiers.python: output_kib 9000 must be below"]),
     "a program's memory": ({"verifiers.python.memory_mib": 4096}, ["verifiers: python.memory_mib 4096 is above"]),
-    "no such verifier": ({"verifiers.answer": "nubmer"}, ["verifiers: answer: no such verifier 'nubmer'", "number?"]),
+    "no such verifier": ({"verifiers.answer": "nubmer"}, ["verifiers: answer: unknown verifier 'nubmer'", "number?"]),
     "options of a judge": (
         {"rewards": {"robotic": {"function": "judge", "weight": 1.0, "options": {"model": "m"}}}},
         ["rewards.robotic.options must be exactly base_url, model"],
@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "heads that are too small": (
         {"model.scratch.hidden_size": 64, "model.scratch.heads": 4, "model.scratch.kv_heads": 4},
-        ["model.scratch: hidden_size / heads = 16", "at least 32", "take heads 2 or fewer"],
+        ["model.scratch: hidden_size / heads = 16", "at least 32", "use heads 2 or fewer"],
     ),
     "heads that do not divide": (
         {"model.scratch.hidden_size": 100, "model.scratch.heads": 3, "model.scratch.kv_heads": 3},
@@ -410,7 +410,7 @@ def test_accepted(case: str, make_config: MakeConfig) -> None:
 def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-05 for a string, and tools write numbers so."""
     lines = PARAMS.read_text().splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("  learning_rate:") and i > lines.index("grpo:"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("  learning_rate: 5.0e-4"))
     lines[at] = f"  learning_rate: {written}"
     path = tmp_path / "params.yaml"
     path.write_text("\n".join(lines))

@@ -149,7 +149,7 @@ def test_a_rubric_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_unknown_names_and_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"no preset 'smollm2-135m-gsm'; there are code-example, .*; did you mean smollm2-135m-gsm8k\?",
+        match=r"unknown preset 'smollm2-135m-gsm'; known: code-example, .*; did you mean smollm2-135m-gsm8k\?",
     ):
         presets.with_preset(PARAMS, "smollm2-135m-gsm", FOLDER)
     (tmp_path / "default.yaml").write_text((FOLDER / "default.yaml").read_text())

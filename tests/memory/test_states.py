@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlvr.plan.settings import STATE_BYTES
 from rlvr.training.optim import LossScale, Optimizer
 from rlvr.types import UserError
+from support.precision import assert_same_bits
 
 SHAPES = {"wide": (64, 100), "odd": (4111,), "small": (7,)}  # the last one is too small for 8 bits
 KINDS = ["adamw", "adamw_8bit"]
@@ -48,10 +49,6 @@ def train(weights: dict[str, nn.Parameter], optimizer: Optimizer, steps: int) ->
     return loss_of(weights).item()
 
 
-def same(a: dict[str, nn.Parameter], b: dict[str, nn.Parameter]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 class TestStatesIn8Bits:
     def test_they_are_of_the_planned_size(self) -> None:
         weights, optimizer = make("adamw_8bit")
@@ -77,7 +74,7 @@ class TestStatesOnTheHost:
     def test_they_change_no_bit(self, kind: str) -> None:
         (weights, optimizer), (others, hosted) = make(kind), make(kind, on_host=True)
         assert train(weights, optimizer, 5) == train(others, hosted, 5)
-        assert same(weights, others)
+        assert_same_bits(weights, others)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_between_steps_they_lie_in_the_same_host_memory(self, kind: str) -> None:
@@ -113,7 +110,7 @@ def test_a_restored_state_goes_on_with_the_same_bits(kind: str, on_host: bool) -
     assert restored.loss_scale == optimizer.loss_scale == LossScale(2.0**16, good_steps=3)
     train(weights, optimizer, 3)
     train(others, restored, 3)
-    assert same(weights, others)
+    assert_same_bits(weights, others)
 
 
 class TestLossScale:
@@ -121,7 +118,7 @@ class TestLossScale:
         (weights, optimizer), (others, scaled) = make(), make(scales_loss=True)
         train(weights, optimizer, 3)
         train(others, scaled, 3)
-        assert same(weights, others)
+        assert_same_bits(weights, others)
 
     def test_what_float16_would_lose_arrives(self) -> None:
         weights, optimizer = make(scales_loss=True, warmup_steps=0, weight_decay=0.0)
@@ -143,18 +140,19 @@ class TestLossScale:
         assert gradient is not None
         gradient[5] = bad
         assert optimizer.step_clipped(1.0) is None
-        assert same(weights, others) and optimizer.rate() == rate and weights["odd"].grad is None
+        assert_same_bits(weights, others)
+        assert optimizer.rate() == rate and weights["odd"].grad is None
         assert optimizer.record() == {"loss_scale": 2.0**15, "skipped_optimizer_steps": 1}
         train(weights, optimizer, 2)
         train(others, plain, 2)
-        assert same(weights, others)
+        assert_same_bits(weights, others)
 
     def test_a_model_beyond_float16_is_named(self) -> None:
         scale = LossScale()
         for _ in range(16):
             scale.note(is_finite=False)
         assert scale.value == 1.0
-        with pytest.raises(UserError, match=r"beyond float16.*compute\.dtype to float32"):
+        with pytest.raises(UserError, match=r"overflow float16.*compute\.dtype to float32"):
             scale.note(is_finite=False)
 
     @settings(max_examples=25)

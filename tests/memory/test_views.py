@@ -17,7 +17,7 @@ from rlvr.memory.views import NotShareable, Views, model_on
 from rlvr.model.policy import load_tokenizer
 from rlvr.model.source import Source
 from support.loading import load
-from support.precision import assert_close_where
+from support.precision import assert_close_where, assert_same_bits
 from support.tiny_models import FAMILIES, SHAPE, make_model, stream
 
 CHANGES = {"llama": {"mlp_bias": True, "attention_bias": True}, "gemma3_text": {"tie_word_embeddings": True}}
@@ -65,7 +65,7 @@ def test_weights_in_4_bits_keep_their_bytes_and_biases() -> None:
         state = getattr(weight, "quant_state", None)
         views[name] = weight.detach() if state is None else Nf4(weight.data, state)
     other = build(views, config_of("qwen2"), torch.bfloat16)
-    assert torch.equal(hidden(other), hidden(model))
+    assert_same_bits(hidden(other), hidden(model))
     assert {w.data_ptr() for w in other.parameters()} == {w.data_ptr() for w in model.parameters()}
     assert not decoder_linears(other) and other.is_loaded_in_4bit
 
@@ -126,9 +126,10 @@ def test_a_policy_says_why_it_has_a_copy_of_its_own(
     source, tokenizer = Source(str(folder), None, None), load_tokenizer(folder)
     cfg = make_config({"model.adapter": "lora", "model.lora.rank": 4})
     policy = load(cfg, source, tokenizer, base={})
-    assert "a copy of the weights each: the engine has no model.embed_tokens.weight" in capsys.readouterr().out
+    assert "their own copy of the weights: the engine has no model.embed_tokens.weight" in capsys.readouterr().out
     found, views = hidden(policy.base), weights_of(policy.model.unload())
     again = load(cfg, source, tokenizer, base=views)
-    assert capsys.readouterr().out == "" and torch.equal(hidden(again.base), found)
+    assert capsys.readouterr().out == ""
+    assert_same_bits(hidden(again.base), found)
     with pytest.raises(ValueError, match="only frozen weights can be shared"):
         load(make_config(), source, tokenizer, base={})

@@ -63,5 +63,5 @@ def test_without_a_driver_nothing_is_told(
     assert unused_gpu() is None
     device_named("auto")
     assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match=r"cannot use here; take auto or cpu"):
+    with pytest.raises(UserError, match=r"cannot use here; use auto or cpu"):
         device_named("cuda")

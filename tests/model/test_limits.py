@@ -43,7 +43,9 @@ def test_the_longest_sequence(kind: str, changes: dict[str, Any], expected: int 
 def test_a_sequence_that_is_too_long_is_refused_with_the_setting_that_helps() -> None:
     config = AutoConfig.for_model("llama", max_position_embeddings=64)
     check_length(config, prompt_tokens=40, completion_tokens=24)
-    with pytest.raises(UserError, match=r"has 41 tokens and rollout\.max_completion_tokens is 24.* at most 64 in all"):
+    with pytest.raises(
+        UserError, match=r"has 41 tokens and rollout\.max_completion_tokens is 24.* at most 64 in total"
+    ):
         check_length(config, prompt_tokens=41, completion_tokens=24)
 
 
@@ -80,5 +82,5 @@ def test_weights_that_are_quantized_already_are_refused(packed: dict[str, Any], 
     config = json.loads((tmp_path / "config.json").read_text())
     check_config(Source(str(tmp_path), None, None))
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": packed}))
-    with pytest.raises(UserError, match=rf"quantized already \({packed['quant_method']}\).* take the model in 16 bits"):
+    with pytest.raises(UserError, match=rf"quantized already \({packed['quant_method']}\).* use the model in 16 bits"):
         check_config(Source(str(tmp_path), None, None))

@@ -87,7 +87,7 @@ def test_a_card_without_bfloat16_is_said(plan: Run) -> None:
 @pytest.mark.parametrize("card", [(), ("--card", "H100")])
 def test_a_context_beyond_the_models_own_does_not_fit(plan: Run, card: tuple[str, ...]) -> None:
     code, out, _ = plan("SmolLM2-135M", *card, "--context", "8193")
-    assert code == 1 and "SmolLM2-135M was made for 8,192 tokens" in out
+    assert code == 1 and "SmolLM2-135M reads at most 8,192 tokens" in out
     assert "does not fit" in out and "try --context 8192" in out and "fits: " not in out
     assert plan("SmolLM2-135M", *card, "--context", "8192")[0] == 0
 
@@ -120,7 +120,7 @@ def test_outside_of_a_project_a_folder_can_be_planned(
     monkeypatch.chdir(tmp_path)
     code, out, _ = plan("mine", "--card", "H100")
     assert code == 0 and "olmo2 is not a model type that the planner knows" in out
-    assert "there is no presets/shapes here" in plan()[2]
+    assert "presets/shapes is missing here" in plan()[2]
 
 
 def test_a_run_that_does_not_fit_is_refused_with_table_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:

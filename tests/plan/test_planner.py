@@ -404,7 +404,7 @@ def test_spellings_of_a_card(spelling: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "80GB", "RTX", "48"])
 def test_a_name_that_several_cards_share_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="there is no card"):
+    with pytest.raises(UserError, match="unknown card"):
         find_card(name)
 
 

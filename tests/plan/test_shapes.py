@@ -127,7 +127,7 @@ def test_hub_names_and_tunings_are_understood(spelling: str) -> None:
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no shape 'Llama-3.1-8C' .*; there are .*did you mean Llama-3\.1-8B\?"):
+    with pytest.raises(UserError, match=r"unknown shape 'Llama-3.1-8C', .*; known: .*did you mean Llama-3\.1-8B\?"):
         shape("Llama-3.1-8C")
 
 

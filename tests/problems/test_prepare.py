@@ -242,7 +242,7 @@ class TestModelsThatCannotTakeTheData:
     def test_one_that_reads_fewer_tokens_than_the_longest_prompt_and_completion(self, make: Make, model: Path) -> None:
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 50}))
-        with pytest.raises(UserError, match=r"reads at most 50 in all .*: lower rollout\.max_completion_tokens"):
+        with pytest.raises(UserError, match=r"reads at most 50 in total .*: lower rollout\.max_completion_tokens"):
             make({"model.source": str(model)})
 
     def test_one_without_an_embedding_for_a_token_of_the_prompt(self, make: Make, model: Path) -> None:

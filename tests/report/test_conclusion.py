@@ -44,7 +44,7 @@ def test_rise_names_both_values_intervals_and_difference() -> None:
     assert conclusion.kind == "rise"
     assert conclusion.sentences == (
         "GRPO raised mean@4 on 200 held-out problems from 20.0% [18.0, 22.0] (after the pre-finetune) to 50.0% "
-        "[48.0, 52.0]; the 95% interval of the paired difference, +30.0 points [+25.0, +35.0], excludes no change.",
+        "[48.0, 52.0]; the 95% interval of the paired difference, +30.0 points [+25.0, +35.0], excludes 0.",
         "Greedy accuracy rose from 20.0% [15.0, 25.0] to 50.0% [45.0, 55.0], +30.0 points [+25.0, +35.0].",
     )
 

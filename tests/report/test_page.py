@@ -339,7 +339,7 @@ def test_a_gpu_run_reports_vram(tmp_path: Path) -> None:
     assert "Peak memory is VRAM (device memory allocated)" in page
     assert "CPU" not in page
     assert "on the card, measured" in page and '<td class="">3 MiB</td>' in page
-    assert "sequences of up to 8,192 tokens fit H100 (16.00 GiB); this run" in page
+    assert "fits H100 (16.00 GiB), within the model" in page and "is 8,192 tokens; this run" in page
     assert "Accuracy by level" in page
     assert "level 2" in page
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,16 @@ import pytest
 
 from rlvr.rewards.custom import Signature, check, check_columns, check_verifier, hidden_columns
 from rlvr.verifiers.workers.own import call
+from support.user_files import Write, user_folder
 
 ROOT = Path(__file__).parent.parent.parent
-Write = Callable[..., str]
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Put a source into user/mine.py of an empty project; the path as params.yaml would name it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "user").mkdir()
-
-    def file(source: str, name: str = "user/mine.py") -> str:
-        Path(name).write_text(source)
-        return name
-
-    return file
+    return user_folder()
 
 
 def read(spec: str, options: dict[str, Any] | None = None) -> Signature:

@@ -9,10 +9,9 @@ import pytest
 from make.rewards import PAGE, filled
 from rlvr.config.scoring import check_options
 from rlvr.rewards.functions import FUNCTIONS, check_values
-from rlvr.types import UserError
 from rlvr.verifiers import VERIFIERS, Verdict
-from rlvr.verifiers.sandbox import run as sandbox
 from support import reward_examples, verifier_examples
+from support.sandboxed import need_bubblewrap
 
 
 def verdict(name: str, answer: str, gold: str) -> Verdict:
@@ -25,10 +24,7 @@ def verdict(name: str, answer: str, gold: str) -> Verdict:
 def test_verifiers(name: str) -> None:
     examples = verifier_examples.EXAMPLES[name]
     if name == "python":
-        try:
-            sandbox.check("bubblewrap")
-        except UserError as error:
-            pytest.skip(str(error))
+        need_bubblewrap()
     assert len(examples.right) >= 3 and len(examples.wrong) >= 3
     assert [case for case in examples.right if verdict(name, *case).outcome != "right"] == []
     assert [case for case in examples.wrong if verdict(name, *case).outcome != "wrong"] == []

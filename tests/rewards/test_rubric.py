@@ -16,7 +16,7 @@ from rlvr.config import Config
 from rlvr.rewards import Scores, open_scorer
 from rlvr.tasks.arithmetic import problem
 from rlvr.types import Answered, Problem, UserError
-from rlvr.verifiers.sandbox import run as sandbox
+from support.sandboxed import need_bubblewrap
 
 USED = TAGS["working_out"]
 CONTROL = {"random": {"weight": 1.0, "options": {"low": 0.0, "high": 1.0}}}
@@ -235,10 +235,7 @@ def test_a_verifier_of_ones_own(own: Callable[..., Config]) -> None:
 
 def test_a_function_that_runs_completions_may_run_in_the_sandbox(own: Callable[..., Config], tmp_path: Path) -> None:
     cfg = own("evaluates")
-    try:
-        sandbox.check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
     rewards = {"mine": {"python": "user/mine.py:evaluates", "weight": 1.0, "sandbox": True}}
     cfg = own("evaluates", rewards=rewards, **{"verifiers.function_seconds": 5.0})
     touch = f"open('{tmp_path / 'touched'}', 'w').write('x')"

@@ -1,4 +1,4 @@
-"""Files that cannot be read, and files that this clone does not have."""
+"""Files that cannot be read, files that this clone does not have, and hashes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.runtime.files import check_pulled, read_text, why_missing
+from rlvr.runtime.files import check_pulled, file_sha256, json_sha256, read_text, why_missing
 from rlvr.types import UserError
 
 
@@ -52,3 +52,11 @@ def test_a_queued_experiment_says_why_a_file_is_missing(tmp_path: Path, monkeypa
     experiment.mkdir(parents=True)
     monkeypatch.chdir(experiment)
     assert "`git add` (for data `dvc add`)" in why_missing()
+
+
+def test_hashes_are_those_of_the_bytes_and_of_sorted_json(tmp_path: Path) -> None:
+    """Checkpoints, runs and cards of earlier versions are found by them."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+    assert json_sha256({"b": 2.5, "a": (1, None)}) == json_sha256({"a": [1, None], "b": 2.5})
+    assert json_sha256({"b": 2.5, "a": (1, None)}).startswith("5ed48174eccd93da")

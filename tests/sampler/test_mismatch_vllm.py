@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,11 +25,12 @@ from rlvr.sampler import EngineSettings, Sampling, VllmSampler, start_engine
 from rlvr.training.mismatch import Mismatch
 from rlvr.training.run import Run
 from rlvr.types import Group, Prompt, StepFailed
+from support.precision import assert_same_bits
+from support.runs import records
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
 Kind = TypeVar("Kind", bound=VllmSampler)
-CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
 EXACT = 5e-5  # nats a token, in float32
 STEPS = 4
 LONG = (150, 140, 160, 133)  # the cache keeps blocks of 128 tokens on a CPU, and only whole ones
@@ -107,11 +107,6 @@ def train(toy: Any, sampler: Any, prompts: Sequence[Prompt], folder: Path) -> di
     return weights
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
-
-
 def of(kind: type[Kind], engine: VllmSampler) -> Kind:
     return kind(engine.llm, engine.tokenizer, engine.opening, engine.sampling, engine.is_cuda)
 
@@ -163,7 +158,7 @@ class TestTheRunStops:
             (hotter, 0, Mismatch, r"step 1: the rollout engine and the trainer disagree.* nats apart on average"),
             (stale, 1, Mismatch, r"step 2: .*whether the engine got this step's weights"),
             (old_cache, 1, Mismatch, r"step 2: .*forgot what it had cached of older ones"),
-            (dead, 1, StepFailed, r"step 2: vLLM failed while it sampled: RuntimeError: CUDA error: an illegal memory"),
+            (dead, 1, StepFailed, r"step 2: vLLM failed while sampling: RuntimeError: CUDA error: an illegal memory"),
         ],
     )
     def test_before_the_step_and_the_next_run_goes_on_as_if_nothing_had_been(
@@ -187,10 +182,10 @@ class TestTheRunStops:
         (checkpoint,) = tmp_path.glob("step-*")
         saved = load_file(checkpoint / "weights.safetensors")
         assert checkpoint.name == f"step-{done:08d}"
-        assert all(torch.equal(saved[name], weight) for name, weight in toy.policy.trainable_state().items())
+        assert_same_bits(saved, toy.policy.trainable_state())
         found = train(make(), engine, prompts, tmp_path)
         assert records(tmp_path) == lines
-        assert all(torch.equal(found[name], weights[name]) for name in weights)
+        assert_same_bits(found, weights)
 
 
 @pytest.mark.parametrize(

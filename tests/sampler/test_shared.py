@@ -26,7 +26,7 @@ from rlvr.runtime.ledger import LiveStorages
 from rlvr.sampler import EngineSettings, Sampling, VllmSampler, shared, start_engine
 from rlvr.types import Group, Prompt, UserError
 from support.loading import load, trained_as
-from support.precision import assert_close_where
+from support.precision import assert_close_where, assert_same_bits
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_a_layout_that_nobody_compared_is_not_shared(
 ) -> None:
     monkeypatch.setattr(shared, "KNOWN", set())
     assert pair.sampler.base_tensors() is None
-    assert "a copy of the weights each: how vLLM keeps the weights of a" in capsys.readouterr().out
+    assert "their own copy of the weights: how vLLM keeps the weights of a" in capsys.readouterr().out
 
 
 def test_vllm_is_as_it_was_once_the_engine_runs(pair: Pair) -> None:
@@ -203,9 +203,9 @@ def test_its_weights_and_outputs_are_those_of_a_policy_on_its_own(pair: Pair) ->
     layers = [name for name, module in mine.items() if isinstance(module, nn.Linear) and "lora" not in name]
     assert sum(is_quantized(mine[name]) for name in layers) == (0 if pair.is_exact else len(layers) - 1)
     for name in layers:
-        assert torch.equal(weight_of(mine[name], torch.float32), weight_of(other[name], torch.float32)), name
+        assert_same_bits(weight_of(mine[name], torch.float32), weight_of(other[name], torch.float32), case=name)
     token_S = 6 + torch.arange(40) % 24
-    assert torch.equal(hidden(pair.policy, token_S), hidden(pair.own, token_S))
+    assert_same_bits(hidden(pair.policy, token_S), hidden(pair.own, token_S))
     with torch.no_grad():
         torch.testing.assert_close(hidden(pair.policy, token_S), hidden(pair.own, token_S))
 
@@ -238,7 +238,7 @@ def test_a_step_moves_the_adapter_alone_and_both_sides_agree(
         optimizer.step()
     assert policy.logprobs(micro, temperature=1.0).mean() < first.mean() - 0.01
     for name, view in pair.base.items():
-        assert torch.equal(view if isinstance(view, Tensor) else view.packed, weights[name]), name
+        assert_same_bits(view if isinstance(view, Tensor) else view.packed, weights[name], case=name)
     pair.sampler.sync(policy)
     micro = micro_batch(list(pair.sampler.sample(prompts, 4, seed=(2,))))
     logp = policy.logprobs(micro, temperature=1.0)

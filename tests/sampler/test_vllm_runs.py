@@ -26,10 +26,11 @@ from rlvr.stages.opening import check_sampler, engine_settings
 from rlvr.stages.resolve import resolve
 from rlvr.training.run import Run
 from rlvr.types import Interrupted, Prompt, UserError
+from support.precision import assert_same_bits
+from support.runs import records, stopping_after
 from support.smoke import smoke_params
 
 CPU = torch.device("cpu")
-CHANGING = ("time/", "memory/", "tokens/second")  # what may differ between equal runs
 EXACT = 5e-5  # nats a token, in float32
 STEPS = 4
 
@@ -51,18 +52,12 @@ def toy_sampler(make_toy: Callable[..., Any], tokenizer: Any) -> Iterator[VllmSa
 def run(toy: Any, sampler: Sampler, prompts: Sequence[Prompt], folder: Path, *, stop_after: int = 1000) -> Any:
     """Run or go on with a run in `folder`, up to `stop_after` more steps; its trained weights."""
     folder.mkdir(exist_ok=True)
-    left = iter(range(stop_after - 1))
     with open_scorer(toy.cfg.rewards, toy.cfg.verifiers, tags_of(toy.cfg.model.template)) as scorer:
         grpo.train(
             toy.cfg, toy.resolved, toy.policy, sampler, scorer, prompts, run=Run(folder), meter=Meter(CPU),
-            show=lambda done, **values: None, stop=lambda: next(left, None) is None,
+            show=lambda done, **values: None, stop=stopping_after(stop_after),
         )  # fmt: skip
     return toy.policy.trainable_state()
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "train.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
 
 
 def test_a_run_that_was_stopped_has_the_same_bits_and_samples_from_what_it_had_learned(
@@ -76,7 +71,7 @@ def test_a_run_that_was_stopped_has_the_same_bits_and_samples_from_what_it_had_l
     toy_sampler.sync(make_toy(changes).policy)
     parts = run(make_toy(changes), toy_sampler, prompts, tmp_path / "parts")
     assert records(tmp_path / "whole") == records(tmp_path / "parts") and len(records(tmp_path / "whole")) == STEPS
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert_same_bits(parts, whole)
     assert max(record["sampler/logp_gap_max"] for record in records(tmp_path / "parts")) <= EXACT
 
 
@@ -90,7 +85,7 @@ def test_an_engine_beside_it_does_not_change_the_bits_of_training(
     toy_sampler.sync(toys[1].policy)
     list(toy_sampler.sample(prompts, 4, seed=(0,)))
     beside = run(toys[1], toys[1].sampler, prompts, tmp_path / "beside")
-    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+    assert_same_bits(beside, alone)
 
 
 class TestEngineSettings:
@@ -124,11 +119,11 @@ class TestEngineSettings:
         [
             (
                 {"rollout.vllm.kv_cache_dtype": "fp8"},
-                "kv_cache_dtype fp8 needs a GPU, and this run is on cpu: take auto",
+                "kv_cache_dtype fp8 needs a GPU, and this run is on cpu: use auto",
             ),
             (
                 {"model.adapter": "lora", "model.quantization": "nf4-dynamic"},
-                "would sample from another model; take nf4",
+                "would sample from another model; use nf4",
             ),
         ],
     )

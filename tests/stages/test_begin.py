@@ -60,7 +60,7 @@ def test_an_edit_is_said_once_and_one_that_is_taken_back_is_none(capsys: pytest.
         assert "params.yaml was edited (params.yaml is not valid YAML" in capsys.readouterr().out
         Path("params.yaml").write_text(good, encoding="utf-8")
         tell()
-        assert capsys.readouterr().out == "note: the edit was taken back\n"
+        assert capsys.readouterr().out == "note: the edit was undone\n"
         put(61)
         tell()
         tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,16 +41,30 @@ CLASSES: dict[str, dict[str, Any]] = {
 }
 
 
-def distances(kind: str) -> tuple[str, float, float]:
-    """The class, and max |Δ log-probability| in float32 of packed rows and of the native sampler, in nats."""
+@dataclass(frozen=True)
+class Worst:
+    """Of two tables of log-probabilities the largest distance in nats, and where it is."""
+
+    nats: float
+    token: int
+    word: int
+
+    def __str__(self) -> str:
+        return f"{self.nats:.1e} nats off at token {self.token}, word {self.word}"
+
+
+def distances(kind: str) -> tuple[str, Worst, Worst]:
+    """The class, and how far packed rows and the native sampler are from the model itself, in float32."""
     model = build(kind)
     policy = Policy(model, model.get_decoder(), (1,), "auto", None)
     packed, native = packed_and_own(model)[:2], sampled_and_own(policy)
     return type(model).__name__, _worst(*packed), _worst(*native)
 
 
-def _worst(found_TV: Tensor, own_TV: Tensor) -> float:
-    return (found_TV.log_softmax(-1) - own_TV.log_softmax(-1)).abs().max().item()
+def _worst(found_TV: Tensor, own_TV: Tensor) -> Worst:
+    distance_TV = (found_TV.log_softmax(-1) - own_TV.log_softmax(-1)).abs().nan_to_num(nan=torch.inf)
+    token, word = divmod(int(distance_TV.argmax()), distance_TV.shape[1])
+    return Worst(distance_TV[token, word].item(), token, word)
 
 
 def build(kind: str) -> Any:

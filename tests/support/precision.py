@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlvr.logprob import LogitMap
 
@@ -53,12 +53,30 @@ def assert_close_where(actual: Tensor, expected: Tensor, bound: float | Tensor, 
         raise AssertionError(_in_case(case, found))
 
 
-def assert_same_bits(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """The same names, and for each the same numbers."""
-    __tracebackhide__ = True
+def bit_difference(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """The first tensor of another type or with other numbers, and its worst component; None where all are the same."""
     _assert_same_names(actual, expected)
     for name, tensor in expected.items():
-        assert_close_where(actual[name], tensor, 0.0, case=name)
+        if actual[name].dtype != tensor.dtype:
+            return _in_case(name, f"type {actual[name].dtype} against {tensor.dtype}")
+        if message := difference(actual[name], tensor, 0.0):
+            return _in_case(name, message)
+    return None
+
+
+def assert_same_bits(
+    actual: Tensor | Mapping[str, Tensor], expected: Tensor | Mapping[str, Tensor], *, case: str = ""
+) -> None:
+    """One tensor or several by name: the same names, and for each the same type and the same numbers."""
+    __tracebackhide__ = True
+    if message := bit_difference(_by_name(actual), _by_name(expected)):
+        raise AssertionError(_in_case(case, message))
+
+
+def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
+    """All parameters of two models, trained or not."""
+    __tracebackhide__ = True
+    assert_same_bits(dict(actual.named_parameters()), dict(expected.named_parameters()))
 
 
 def relative_difference(actual: Tensor, expected: Tensor, bound: float) -> str | None:
@@ -132,6 +150,10 @@ def head_truth(
         y = logit_map.soft_cap * torch.tanh(y / logit_map.soft_cap)
     logp = torch.log_softmax(y / temperature, -1)
     return logp[torch.arange(len(target)), target], -(logp.exp() * logp).sum(-1)
+
+
+def _by_name(tensors: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return {"": tensors} if isinstance(tensors, Tensor) else tensors
 
 
 def _in_case(case: str, message: str) -> str:

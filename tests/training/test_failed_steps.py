@@ -23,6 +23,7 @@ from rlvr.runtime.meter import Meter
 from rlvr.training.kept_runs import open_run
 from rlvr.training.run import Run
 from rlvr.types import Group, Interrupted, Prompt, StepFailed, UserError
+from support.precision import assert_same_bits
 
 STEPS, FAILS_AT = 6, 3
 CHANGES = {"grpo.steps": STEPS, "grpo.checkpoint_every": 2}
@@ -60,11 +61,6 @@ def train(toy: Any, prompts: Sequence[Prompt], folder: Path, *, sampler: Any = N
     return toy
 
 
-def same(a: Policy, b: Policy) -> bool:
-    pairs = zip(a.trainable().values(), b.trainable().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
-
-
 def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step-*"))
 
@@ -84,7 +80,7 @@ def test_before_anything_moved_the_state_before_the_step_is_saved(
     with pytest.raises(StepFailed, match=rf"step {FAILS_AT + 1}: (?s:.*){said}(?s:.*)the state before it is saved"):
         train(toy, prompts, tmp_path / "parts", sampler=Failing(toy.sampler, error))
     assert checkpoints(tmp_path / "parts")[-1] == f"step-{FAILS_AT:08d}"
-    assert same(whole.policy, train(make_toy(CHANGES), prompts, tmp_path / "parts").policy)
+    assert_same_bits(whole.policy.trainable(), train(make_toy(CHANGES), prompts, tmp_path / "parts").policy.trainable())
 
 
 def test_a_fault_of_the_program_is_not_hidden_and_loses_no_step(
@@ -119,7 +115,7 @@ def test_a_gradient_that_is_no_number(
     with pytest.raises(StepFailed, match=r"gradient norm is nan(?s:.*)the state before it is saved"):
         train(toy, prompts, tmp_path / "run")
     assert checkpoints(tmp_path / "run")[-1] == f"step-{FAILS_AT:08d}"
-    assert same(whole.policy, train(make_toy(changes), prompts, tmp_path / "run").policy)
+    assert_same_bits(whole.policy.trainable(), train(make_toy(changes), prompts, tmp_path / "run").policy.trainable())
 
 
 def test_what_is_too_large_to_hold_resumes_from_the_last_checkpoint(
@@ -132,7 +128,7 @@ def test_what_is_too_large_to_hold_resumes_from_the_last_checkpoint(
     with pytest.raises(StepFailed, match=r"resume from its last checkpoint, after step 2"):
         train(toy, prompts, tmp_path / "run")
     assert checkpoints(tmp_path / "run") == ["step-00000002"]
-    assert same(whole.policy, train(make_toy(changes), prompts, tmp_path / "run").policy)
+    assert_same_bits(whole.policy.trainable(), train(make_toy(changes), prompts, tmp_path / "run").policy.trainable())
 
 
 def test_a_reward_of_the_user_that_raises(
@@ -190,7 +186,7 @@ def test_a_disk_that_fills_up(
     (small_disk / "filler").unlink()
     (small_disk / "more").unlink()
     again = train(make_toy(changes), prompts, small_disk / "run")
-    assert same(whole.policy, again.policy)
+    assert_same_bits(whole.policy.trainable(), again.policy.trainable())
     lines = (small_disk / "run/train.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == STEPS
 
@@ -212,7 +208,7 @@ def test_what_follows_the_last_step_may_fail(
     with open_run("grpo", {"data": "same"}) as run:
         train(again, prompts, run.folder, show=lambda done, **values: shown.append(done))
     assert shown == []
-    assert same(toy.policy, again.policy)
+    assert_same_bits(toy.policy.trainable(), again.policy.trainable())
 
 
 def test_a_stop_is_no_failure(make_toy: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from rlvr.training.optim import Optimizer
 from rlvr.types import UserError
+from support.precision import assert_same_bits
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 0.1,
@@ -77,7 +78,7 @@ def test_gradients_below_the_limit_are_not_scaled_up() -> None:
         weight.grad = gradient(0, name)
     plain.adamw.param_groups[0]["lr"] = plain.rate()
     plain.adamw.step()
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert_same_bits(weights, others)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1])
@@ -138,7 +139,7 @@ def test_a_missing_gradient_is_a_gradient_of_zero(missing: list[str]) -> None:
         weights[name].grad = None if name in missing else gradient(1, name)
         others[name].grad = torch.zeros(shape, dtype=torch.float64) if name in missing else gradient(1, name)
     assert optimizer.step_clipped(1.0) == reference.step_clipped(1.0)
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert_same_bits(weights, others)
     assert not torch.equal(weights["a"], before)
 
 
@@ -154,7 +155,7 @@ def test_a_restored_state_goes_on_with_the_same_bits(tmp_path: Any) -> None:
     for step in range(3, 7):
         assert restored.rate() == optimizer.rate()
         assert take_step(weights, optimizer, step) == take_step(others, restored, step)
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert_same_bits(weights, others)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -165,4 +166,4 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(bad:
     weights["b"].grad = torch.full(SHAPES["b"], bad, dtype=torch.float64)
     with pytest.raises(UserError, match=r"gradient norm is (nan|inf) at optimizer step 0: lower the learning rate"):
         optimizer.step_clipped(1.0)
-    assert all(torch.equal(weights[name], before[name]) for name in weights)
+    assert_same_bits(weights, before)

@@ -16,6 +16,7 @@ from rlvr.model.policy import Policy
 from rlvr.training import checkpoint
 from rlvr.training.optim import Optimizer
 from rlvr.training.run import Run, check_completions, check_log
+from support.precision import assert_same_bits, assert_same_weights
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +53,6 @@ def train(policy: Policy, optimizer: Optimizer, *steps: int) -> None:
         optimizer.step_clipped(1.0)
 
 
-def same_weights(a: Policy, b: Policy) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
-
-
 def steps_logged(run: Run) -> list[int]:
     return [json.loads(line)["step"] for line in run.log.read_text().splitlines()]
 
@@ -75,14 +72,12 @@ class TestCheckpoints:
         restored = make_optimizer(again)
         assert run.restore(again, restored) == (2, {"measured": {"accuracy": 0.25}})
         train(again, restored, 2, 3)
-        assert same_weights(policy, again)
+        assert_same_weights(policy.model, again.model)
 
     def test_without_a_checkpoint_nothing_changes(self, run: Run, make_policy: Callable[..., Policy]) -> None:
         policy, untouched = make_policy(), make_policy()
         assert run.restore(policy, make_optimizer(policy)) == (0, {})
-        assert all(
-            torch.equal(a, b) for a, b in zip(policy.model.parameters(), untouched.model.parameters(), strict=True)
-        )
+        assert_same_weights(policy.model, untouched.model)
         assert run.log.read_text() == ""
 
     def test_the_newest_is_loaded_and_two_are_kept(self, run: Run, make_policy: Callable[..., Policy]) -> None:
@@ -197,9 +192,9 @@ class TestDamage:
 
         again = make_policy()
         assert run.restore(again, make_optimizer(again)) == (2, {"at": 2})
-        assert same_weights(again, expected)
+        assert_same_weights(again.model, expected.model)
         said = capsys.readouterr().out
-        assert name in said and "broken-step-00000004" in said and "after step 2 is taken" in said
+        assert name in said and "broken-step-00000004" in said and "after step 2 is used" in said
         assert (run.folder / "broken-step-00000004").exists()
         run.save(4, policy, optimizer, {"at": 4})
         assert run.restore(again, make_optimizer(again)) == (4, {"at": 4})
@@ -213,7 +208,7 @@ class TestDamage:
         run.save(1, policy, optimizer, {})
         DAMAGES[damage](run.folder / "step-00000001" / name)
         assert run.restore(policy, optimizer) == (0, {})
-        assert same_weights(policy, untouched)
+        assert_same_weights(policy.model, untouched.model)
         assert "the run begins at its first step" in capsys.readouterr().out
         assert run.log.read_text() == ""
 
@@ -228,7 +223,7 @@ def test_weights_of_another_model_are_not_taken(
     checkpoint.write(run.folder / "step-00000003", checkpoint.Checkpoint(3, (state, optimizer.state()), {}))
     before = {name: weight.clone() for name, weight in policy.trainable().items()}
     assert run.restore(policy, optimizer) == (0, {})
-    assert all(torch.equal(weight, before[name]) for name, weight in policy.trainable().items())
+    assert_same_bits(policy.trainable(), before)
     assert "weights of another model" in capsys.readouterr().out
 
 

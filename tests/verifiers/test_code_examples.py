@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlvr.types import UserError
 from rlvr.verifiers.python import verify
-from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import Verdict
+from support.sandboxed import need_bubblewrap
 
 LIMITS: dict[str, Any] = {
     "wall_seconds": 20.0,
@@ -28,10 +27,7 @@ ROWS = [json.loads(line) for line in FILE.read_text().splitlines()]
 
 @pytest.fixture(scope="module", autouse=True)
 def _bubblewrap() -> None:
-    try:
-        sandbox.check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
 
 
 def verdicts(programs: list[str]) -> list[Verdict]:

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 import rlvr
-from rlvr.types import UserError
 from rlvr.verifiers.sandbox import bubblewrap
-from rlvr.verifiers.sandbox import run as sandbox
 from support import hostile
 from support.hostile import FORGERIES, LIMITS, PROGRAMS
+from support.sandboxed import need_bubblewrap
 
 pytestmark = pytest.mark.deadline
 
@@ -29,10 +28,7 @@ USERS = ("this user", "nobody")
 @pytest.fixture(scope="module", params=USERS)
 def verified(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Any]]:
     """All results of hostile.py, by group and name, from a process of the user."""
-    try:
-        sandbox.check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
     before = []
     if request.param == "nobody":
         if os.geteuid() != 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,21 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.verifiers.workers.own import call, signature, verify
-
-Write = Callable[..., str]
+from support.user_files import Write, user_folder
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Put a source into user/mine.py of an empty project; the path as params.yaml would name it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "user").mkdir()
-
-    def file(source: str, name: str = "user/mine.py") -> str:
-        Path(name).write_text(source)
-        return name
-
-    return file
+    return user_folder()
 
 
 def item(completion: str = "one two", **columns: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.types import UserError
 from rlvr.verifiers import program_tests
 from rlvr.verifiers.fences import program_in
 from rlvr.verifiers.python import verify
 from rlvr.verifiers.sandbox import harness
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.verdict import GOLD, WORKER, Verdict
+from support.sandboxed import need_bubblewrap
 
 LIMITS: dict[str, Any] = {
     "wall_seconds": 10.0,
@@ -31,10 +31,7 @@ DOUBLE = "def f(x):\n    return 2 * x"
 
 @pytest.fixture(scope="module", autouse=True)
 def _bubblewrap() -> None:
-    try:
-        sandbox.check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
 
 
 def verified(answer: str, *tests: dict[str, Any], **limits: Any) -> Verdict:

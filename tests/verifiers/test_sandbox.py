@@ -20,6 +20,7 @@ from rlvr.types import UserError
 from rlvr.verifiers.sandbox import bubblewrap, seccomp
 from rlvr.verifiers.sandbox import run as sandbox
 from rlvr.verifiers.sandbox.run import ProgramLimits, ProgramRun, SandboxError, check, execute
+from support.sandboxed import need_bubblewrap
 
 pytestmark = pytest.mark.deadline
 
@@ -105,10 +106,7 @@ execute({source!r}, [ProgramRun()], limits=ProgramLimits(50, 50, 2**28, 2**20, 4
 
 
 def test_the_sandbox_ends_with_the_process_that_started_it() -> None:
-    try:
-        check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
     number = str(time.time_ns())
     starts = STARTS.format(source=STAYS.replace("TOK", number[:9]).replace("EN", number[9:]))
     with subprocess.Popen([sys.executable, "-c", starts]) as starter:
@@ -214,10 +212,7 @@ print(json.dumps({{name: errno_of(*call) for name, call in {calls!r}.items()}}))
 @pytest.fixture(scope="module")
 def refusals() -> dict[str, int]:
     """The errno that each call of the filter's tables gets in the sandbox, 0 where it succeeds."""
-    try:
-        check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
     column = list(seccomp.ARCHITECTURES).index(platform.machine())
     calls: dict[str, tuple[int, ...]] = {name: (pair[column], -1, 0, 0) for name, pair in seccomp.REFUSED.items()}
     for name, pair in seccomp.SOCKETS.items():
@@ -291,9 +286,6 @@ print("held")
 
 @pytest.mark.parametrize("source", HOLDING.values(), ids=HOLDING)
 def test_memory_that_no_limit_counts_is_refused(source: str) -> None:
-    try:
-        check("bubblewrap")
-    except UserError as error:
-        pytest.skip(str(error))
+    need_bubblewrap()
     ending = execute(source, [ProgramRun()], limits=LIMITS, kind="bubblewrap").endings[0]
     assert ending.cause == "crash" and b"held" not in ending.printed

@@ -74,7 +74,7 @@ class Padding:
         return Ragged(self.prefix_lengths, self.device)
 
     def row_bytes(self, heads: int, key_width: int) -> int:
-        """Of the scores, keys and values of the longest row behind the longest prefix, in float32."""
+        """Bytes of the scores, keys and values of the longest row behind the longest prefix, in float32."""
         return 4 * sum(self.longest) * (self.longest[1] * heads + 2 * key_width)
 
     def prefix_batch(self, x_S: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def _advise(cfg: Config, problems: Sequence[Problem], *, num_train: int) -> None
     if cfg.verifiers.answer == "number" or not rewards:
         return
     if numeric == 0:
-        note(f"rewards {', '.join(rewards)} grade numbers, and no answer is one: take a rubric for words, see {WORDS}")
+        note(f"rewards {', '.join(rewards)} grade numbers, and no answer is one: use a rubric for words, see {WORDS}")
     elif numeric == len(problems) and cfg.verifiers.answer in ("text", "exact"):
         note("all answers are numbers: verifiers.answer number reads them in any notation")
 

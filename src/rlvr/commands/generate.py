@@ -153,7 +153,7 @@ def _sized(checkpoint: Checkpoint, prompts: Sequence[Prompt], request: Request) 
     if limit is not None and longest + tokens > limit:
         raise UserError(
             f"the longest question has {longest} tokens with its template, and --max-tokens is {tokens}, but "
-            f"{checkpoint.name} reads at most {limit} in all: shorten the question or lower --max-tokens"
+            f"{checkpoint.name} reads at most {limit} in total: shorten the question or lower --max-tokens"
         )
     sampler = request.sampler or cfg.rollout.sampler
     rows = min(cfg.rollout.max_rows, len(prompts) * request.completions)

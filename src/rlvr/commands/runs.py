@@ -18,7 +18,7 @@ def show(cfg: Config) -> None:
     """Print a line for each run: what it is, its size, and what params.yaml has changed since then."""
     runs = _all()
     if not runs:
-        print("no run is kept: none was interrupted, and what finished is in DVC")
+        print("no runs are kept: nothing was interrupted, and finished runs are in DVC")
         return
     now = dict(flat(cfg.model_dump()))
     for run in runs:
@@ -35,7 +35,7 @@ def remove(names: Sequence[str]) -> None:
     """Delete runs by name. Raises UserError for a name that no run has, and while the stage is running."""
     runs = {run.name: run for run in _all()}
     if unknown := [name for name in names if name not in runs]:
-        raise UserError(f"there is no run {unknown[0]}: the runs are {', '.join(runs) or 'none'}")
+        raise UserError(f"unknown run {unknown[0]}; known: {', '.join(runs) or 'none'}")
     for name in names:
         with locked(FOLDER, runs[name].stage):
             delete(runs[name].folder)

@@ -76,20 +76,20 @@ def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
     cfg = _with_model(cfg, adapter="lora", lora=lora)
     is_of_prepared = not named or named == str(tables.BASE)
     if is_of_prepared or (tables.BASE.is_dir() and named == _prepared_source().name):
-        found = _trained(cfg, str(path), path)
+        checkpoint = _trained(cfg, str(path), path)
     else:
         source, tokenizer = _open(cfg, named, about.get("revision"), folder)
-        found = Checkpoint(str(path), cfg, source, path, tokenizer, folder)
-    _check_base(found, path, is_of_prepared=is_of_prepared)
-    return found
+        checkpoint = Checkpoint(str(path), cfg, source, path, tokenizer, folder)
+    _check_base(checkpoint, path, is_of_prepared=is_of_prepared)
+    return checkpoint
 
 
-def _check_base(found: Checkpoint, path: Path, *, is_of_prepared: bool) -> None:
+def _check_base(checkpoint: Checkpoint, path: Path, *, is_of_prepared: bool) -> None:
     """Raise UserError for an adapter of another model than the one that it is to be put on."""
-    trained_on, base = _source_in(path), found.source.name
+    trained_on, base = _source_in(path), checkpoint.source.name
     prepared = _source_in(tables.FOLDER) if is_of_prepared else None
     weights = path / "adapter_model.safetensors"
-    why = misfit(weights, found.source) if weights.is_file() else None
+    why = misfit(weights, checkpoint.source) if weights.is_file() else None
     if why is None:
         if prepared and trained_on and trained_on != prepared:
             warn(f"{path} was trained on {trained_on} and is put on {prepared} in {base}: is that the same model?")

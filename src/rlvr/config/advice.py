@@ -41,12 +41,12 @@ def advice(
         f"groups of {grpo.completions_per_prompt} completions: a mean over fewer than {FEW_COMPLETIONS} is noisy; "
         "raise grpo.completions_per_prompt": grpo.completions_per_prompt < FEW_COMPLETIONS,
         f"loss_type gspo with epsilon {grpo.epsilon:g}: the ratio of whole sequences hardly leaves 1, so this clips "
-        "nothing; the paper takes epsilon 3.0e-4 and epsilon_high 4.0e-4": (
+        "nothing; the paper uses epsilon 3.0e-4 and epsilon_high 4.0e-4": (
             grpo.loss_type == "gspo" and grpo.epsilon > GSPO_EPSILON
         ),
         f"grpo.warmup_steps {grpo.warmup_steps} for a run of {updates} optimizer steps: the learning rate only just "
         "reaches its peak or never does; lower it": updates is not None and 0 < updates <= grpo.warmup_steps,
-        f"grpo.learning_rate {grpo.learning_rate:g} is a rate for training all weights: an adapter usually takes "
+        f"grpo.learning_rate {grpo.learning_rate:g} is a rate for training all weights: an adapter usually needs "
         "1.0e-5 to 1.0e-4": cfg.model.adapter == "lora" and grpo.learning_rate < LORA_RATE,
         "a model under 1.5B parameters rarely learns to reason in tags by reinforcement alone; "
         "do the pre-finetune (sft.enabled: true)": is_small and not from_scratch and not pre_finetuned,
@@ -74,6 +74,6 @@ def evaluation_advice(cfg: Config) -> list[str]:
     if trained == evaluated:
         return []
     return [
-        f"evaluate.temperature {evaluated:g} is not rollout.temperature {trained:g}: mean@k and pass@k are then about "
-        "another sampling than the one that was trained"
+        f"evaluate.temperature {evaluated:g} is not rollout.temperature {trained:g}: mean@k and pass@k then "
+        "measure another sampling distribution than the one trained"
     ]

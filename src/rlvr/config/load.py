@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from rlvr.config.model import Compute, Model
 from rlvr.config.scoring import Reward, Verifiers, check_rubric
 from rlvr.config.secrets import REMEDY, secrets_in
 from rlvr.config.training import VLLM_TEMPERATURES, Evaluate, Grpo, Memory, Report, Rollout, Sft
-from rlvr.runtime.files import read_text
+from rlvr.runtime.files import json_sha256, read_text
 from rlvr.types import UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
@@ -68,7 +67,7 @@ class Config(Section):
             if self.rollout.sampler == "vllm" and not coldest <= temperature <= hottest:
                 raise ValueError(
                     f"{section}.temperature {temperature} is not between {coldest} and {hottest}, where vllm samples: "
-                    "change it, or take rollout.sampler native"
+                    "change it, or use rollout.sampler native"
                 )
         check_rubric(self.rewards, max_completion_tokens=self.rollout.max_completion_tokens)
         return self
@@ -82,8 +81,7 @@ class Config(Section):
 
     def digest(self, *sections: str) -> str:
         """A hash of the values of `sections`: equal exactly when they are."""
-        values = {name: self.model_dump()[name] for name in sections}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return json_sha256({name: self.model_dump()[name] for name in sections})
 
 
 def read_yaml(path: Path) -> Any:
@@ -102,17 +100,17 @@ def read_params(path: Path = PARAMS_FILE) -> str:
 def parse_yaml(text: str, name: str) -> Any:
     """Parse YAML 1.2, in which 1e-05 is a number (`dvc exp run -S` writes it so). Raises UserError naming `name`."""
     try:
-        found = YAML(typ="safe", pure=True).load(text)
+        values = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise UserError(f"{name} is not valid YAML:\n{error}") from None
     try:
-        json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
+        json.dumps(values, ensure_ascii=False, default=str, skipkeys=True).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise UserError(f"{name} holds {half}, half of a character: write the text without it") from None
     except (ValueError, RecursionError):  # nodes that hold themselves: the check of the values says more
         pass
-    return found
+    return values
 
 
 def load_config(path: Path = PARAMS_FILE) -> Config:
@@ -128,16 +126,16 @@ def check_config(text: str, name: str) -> Config:
 def _check(raw: Any, name: str) -> Config:
     if not isinstance(raw, dict):
         raise UserError(f"{name} must be a mapping of sections, found {type(raw).__name__}")
-    if found := list(secrets_in(raw)):
-        raise UserError("\n".join([f"{name} holds a secret:", *(f"  {key}: {REMEDY}" for key in found)]))
+    if secrets := list(secrets_in(raw)):
+        raise UserError("\n".join([f"{name} holds a secret:", *(f"  {key}: {REMEDY}" for key in secrets)]))
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(dict(problem), raw) for problem in error.errors()]
+        lines = [_explain(dict(problem)) for problem in error.errors()]
         raise UserError("\n".join([f"{name} has {len(lines)} problem(s):", *lines])) from None
 
 
-def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "params.yaml"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":

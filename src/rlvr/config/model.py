@@ -35,7 +35,7 @@ class Scratch(Section):
         if self.hidden_size % self.heads or self.hidden_size // self.heads < 32 or self.hidden_size // self.heads % 2:
             raise ValueError(
                 f"hidden_size / heads = {self.hidden_size / self.heads:g} must be an even whole number of at least 32; "
-                f"for hidden_size {self.hidden_size} take heads {max(1, self.hidden_size // 32)} or fewer"
+                f"for hidden_size {self.hidden_size} use heads {max(1, self.hidden_size // 32)} or fewer"
             )
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
@@ -93,10 +93,10 @@ class Model(Section):
     @model_validator(mode="after")
     def _is_input(self) -> Self:
         path = Path(self.source).resolve()
-        if made := [folder for folder in OUTPUTS if Path(folder).resolve() in (path, *path.parents)]:
+        if folders := [folder for folder in OUTPUTS if Path(folder).resolve() in (path, *path.parents)]:
             raise ValueError(
-                f"source {self.source!r} is in {made[0]}, which the pipeline writes and removes before it writes it "
-                f"again: copy it, as in cp -r {self.source} data/raw/first, and take data/raw/first"
+                f"source {self.source!r} is in {folders[0]}, which the pipeline writes and removes before it writes it "
+                f"again: copy it, as in cp -r {self.source} data/raw/first, and use data/raw/first"
             )
         return self
 

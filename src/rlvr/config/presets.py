@@ -44,7 +44,7 @@ def header(name: str, folder: Path = FOLDER) -> list[str]:
         known = [path.stem for path in sorted(folder.glob("*.yaml"))]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"there is no preset {name!r}; there are {', '.join(known) or 'none here'}{hint}")
+        raise UserError(f"unknown preset {name!r}; known: {', '.join(known) or 'none here'}{hint}")
     lines = []
     for line in read_text(path).splitlines():
         if not line.startswith("#"):

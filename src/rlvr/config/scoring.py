@@ -100,7 +100,7 @@ def check_rubric(rewards: Mapping[str, Reward], *, max_completion_tokens: int) -
         known = [*FUNCTIONS, judge.NAME]
         if function not in known:
             raise ValueError(
-                f"{key}: no such reward function; there are {', '.join(known)}{nearest(function, known)}; "
+                f"{key}: unknown reward function; known: {', '.join(known)}{nearest(function, known)}; "
                 "name your own function by its file: python: user/my_rewards.py:my_function"
             )
         if function == judge.NAME:
@@ -149,6 +149,6 @@ def _check_verifier(key: str, name: str) -> None:
             raise ValueError(f"{key}: {error}") from None
     elif name not in VERIFIERS:
         raise ValueError(
-            f"{key}: no such verifier {name!r}; there are {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}; "
+            f"{key}: unknown verifier {name!r}; known: {', '.join(VERIFIERS)}{nearest(name, VERIFIERS)}; "
             "name your own by its file: user/my_verifier.py:my_function"
         )

@@ -69,9 +69,9 @@ def resolve(impl: Impl, hidden_TD: Tensor) -> Literal["torch", "triton", "refere
     if impl == "auto":
         return "triton" if device == "cuda" and not is_double else "torch"
     if impl == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError(f"triton kernels need an NVIDIA GPU, and the model is on {device}: take auto or torch")
+        raise UserError(f"triton kernels need an NVIDIA GPU, and the model is on {device}: use auto or torch")
     if impl == "triton" and is_double:
-        raise UserError("triton kernels compute in float32, and the hidden states are float64: take auto or torch")
+        raise UserError("triton kernels compute in float32, and the hidden states are float64: use auto or torch")
     return impl
 
 

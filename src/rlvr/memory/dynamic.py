@@ -79,8 +79,8 @@ def choose(
             measured.append(Candidate(name, kl_nf4 - kl(), weight_bytes(original[name]) - nf4_bytes, is_kept=False))
     budget_bytes = int(share * sum(quantized.values()))
     candidates = greedy(measured, budget_bytes)
-    kept = {candidate.name: original[candidate.name] for candidate in candidates if candidate.is_kept}
-    with _visiting(model, kept):
+    weights = {candidate.name: original[candidate.name] for candidate in candidates if candidate.is_kept}
+    with _visiting(model, weights):
         return DynamicChoice(sum(quantized.values()), budget_bytes, kl_nf4, kl(), candidates)
 
 

@@ -134,8 +134,8 @@ def attention_half(layer: Any, norms: Norms, x: Tensor, options: Mapping[str, An
 
 def mlp_half(layer: Any, norms: Norms, x: Tensor) -> Tensor:
     """x + norm(mlp(norm(x))) of any rows, [1, ..., D]; an MLP of experts may give what its router said, too."""
-    made = layer.mlp(getattr(layer, norms.before_mlp)(x))
-    out: Tensor = made[0] if isinstance(made, tuple) else made
+    result = layer.mlp(getattr(layer, norms.before_mlp)(x))
+    out: Tensor = result[0] if isinstance(result, tuple) else result
     return x + (out if norms.after_mlp is None else getattr(layer, norms.after_mlp)(out))
 
 
@@ -147,10 +147,10 @@ class _Layer(torch.autograd.Function):
         ctx.call = call
         ctx.parked = [home.store(settings.number, x) for home in settings.homes[:1]]
         h = call.attention_half(x, kept)
-        found = () if kept is None else kept.found
-        ctx.parked += [home.store(settings.number, y) for home, y in zip(settings.homes[1:], found, strict=False)]
-        ctx.num_kept = 0 if ctx.parked else 1 + len(found)
-        ctx.save_for_backward(*(() if ctx.parked else (x, *found)), *trained)
+        outputs = () if kept is None else kept.found
+        ctx.parked += [home.store(settings.number, y) for home, y in zip(settings.homes[1:], outputs, strict=False)]
+        ctx.num_kept = 0 if ctx.parked else 1 + len(outputs)
+        ctx.save_for_backward(*(() if ctx.parked else (x, *outputs)), *trained)
         return _in_tiles(call, h)
 
     @staticmethod
@@ -160,21 +160,21 @@ class _Layer(torch.autograd.Function):
         call: LayerCall = ctx.call
         saved = list(ctx.saved_tensors)
         trained = saved[ctx.num_kept :]
-        x, *found = saved[: ctx.num_kept] or [parked.fetch(call.settings.number) for parked in ctx.parked]
+        x, *outputs = saved[: ctx.num_kept] or [parked.fetch(call.settings.number) for parked in ctx.parked]
         del saved
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
         of_attention = len(call.trained()[0])
         with torch.enable_grad():
-            h = call.attention_half(x, Kept(tuple(found)) if found else None)
-        del found
+            h = call.attention_half(x, Kept(tuple(outputs)) if outputs else None)
+        del outputs
         grad_h, mlp_grads = _mlp_backward(call, h.detach(), grad, trained[of_attention:], is_ours=is_ours)
         if not h.requires_grad:
             return None, None, *[None] * of_attention, *mlp_grads
         end_of_half = get_gradient_edge(h)
         del h  # its values are of no more use
         leaves = [*([x] if x.requires_grad else []), *trained[:of_attention]]
-        found = list(torch.autograd.grad(end_of_half, leaves, grad_h, allow_unused=True))
-        return found.pop(0) if x.requires_grad else None, None, *found, *mlp_grads
+        gradients = list(torch.autograd.grad(end_of_half, leaves, grad_h, allow_unused=True))
+        return gradients.pop(0) if x.requires_grad else None, None, *gradients, *mlp_grads
 
 
 def _in_tiles(call: LayerCall, h: Tensor) -> Tensor:
@@ -199,10 +199,10 @@ def _mlp_backward(
             tile = h[:, rows].detach().requires_grad_()
             with torch.enable_grad():
                 out = call.mlp_half(tile)
-            grad_h[:, rows], *found = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
+            grad_h[:, rows], *gradients = torch.autograd.grad(out, [tile, *trained], grad[:, rows], allow_unused=True)
             del out
-            totals = [_sum(total, part) for total, part in zip(totals, found, strict=True)]
-            del found  # before those of the next tile
+            totals = [_sum(total, part) for total, part in zip(totals, gradients, strict=True)]
+            del gradients  # before those of the next tile
     return grad_h, totals
 
 
@@ -211,14 +211,14 @@ def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
 
 
 def _holders(grad: Tensor) -> tuple[int, ...]:
-    """How many hold a gradient and its storage, in C++ and in Python: a hook may have kept the very object."""
+    """Reference counts of a gradient and its storage, in C++ and in Python: a hook may have kept the object itself."""
     storage = grad.untyped_storage()
     in_torch = grad._use_count(), torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]
     return *in_torch, sys.getrefcount(grad), sys.getrefcount(storage)
 
 
 class _Alone(torch.autograd.Function):
-    """Finds what `_holders` says in a backward whose gradient nobody else holds."""
+    """Records the counts of `_holders` in a backward pass whose gradient has no other holder."""
 
     found: tuple[int, ...] = ()
 

@@ -175,22 +175,22 @@ def _check_round_trip(name: str, weight_OD: Tensor, small: Any) -> None:
         error = (back.view_as(blocks) - blocks).abs_()
         if not bool((error <= blocks.abs().mul_(0.01).add_(limit_RB1)).all()):  # 0.01: rounding
             raise UserError(
-                f"model.quantization: {name} of shape {tuple(weight_OD.shape)} does not come back from NF4; take none"
+                f"model.quantization: {name} of shape {tuple(weight_OD.shape)} does not come back from NF4; use none"
             )
         products.append(x.float() @ back.T)
         norms.append(back.norm())
-    expected, found = torch.cat(products, dim=1), small(x).float()
+    expected, product = torch.cat(products, dim=1), small(x).float()
     if small.bias is not None:
         expected += small.bias.float()
     rounding = 8 * torch.finfo(weight_OD.dtype).eps
     widest = expected.norm() + x.float().norm() * torch.stack(norms).norm()
-    if not bool((found - expected).norm() <= rounding * widest):
-        raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; take none")
+    if not bool((product - expected).norm() <= rounding * widest):
+        raise UserError(f"model.quantization: products with {name} in NF4 are wrong on {weight_OD.device}; use none")
 
 
 def _bitsandbytes() -> Any:
     try:
         import bitsandbytes  # noqa: PLC0415
     except ImportError:
-        raise UserError("model.quantization needs bitsandbytes: pip install 'rlvr[qlora]', or take none") from None
+        raise UserError("model.quantization needs bitsandbytes: pip install 'rlvr[qlora]', or use none") from None
     return bitsandbytes

@@ -1,4 +1,4 @@
-"""A transformers model on frozen weights that are somebody else's: built without storage, then pointed at them."""
+"""A transformers model on frozen weights that another owner holds: built without storage, then pointed at them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlvr.memory.quantized import BLOCK, Nf4, linear_on
 
 Views = Mapping[str, Tensor | Nf4]
+COPIES = "trainer and engine each keep their own copy of the weights"  # where they cannot share them
 
 
 class NotShareable(Exception):

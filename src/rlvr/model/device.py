@@ -25,7 +25,7 @@ def device_named(setting: str) -> torch.device:
     if not available[name]:
         why = f": {unused}; or" if name == "cuda" and unused else ";"
         raise UserError(
-            f"compute.device is {name}, which torch {torch.__version__} cannot use here{why} take auto or cpu"
+            f"compute.device is {name}, which torch {torch.__version__} cannot use here{why} use auto or cpu"
         )
     if setting == "auto" and unused:
         warn(f"compute.device auto is {name} here: {unused}")
@@ -35,16 +35,16 @@ def device_named(setting: str) -> torch.device:
 def unused_gpu() -> str | None:
     """Why torch, which finds no GPU, cannot use the one whose driver is loaded, and the remedy; None without one."""
     try:
-        found = re.search(r"\b(\d+)\.\d+[\d.]*", DRIVER.read_text(encoding="utf-8"))
+        driver = re.search(r"\b(\d+)\.\d+[\d.]*", DRIVER.read_text(encoding="utf-8"))
     except OSError:
         return None
-    if found is None:
+    if driver is None:
         return None
-    gpu = f"there is an NVIDIA GPU with driver {found[0]}"
+    gpu = f"there is an NVIDIA GPU with driver {driver[0]}"
     if torch.version.cuda is None:
         return f"{gpu}, and torch {torch.__version__} is built for CPUs only: install torch with CUDA"
     oldest = OLDEST_DRIVERS.get(int(torch.version.cuda.partition(".")[0]))
-    if oldest is not None and int(found[1]) < oldest:
+    if oldest is not None and int(driver[1]) < oldest:
         return f"{gpu}, and CUDA {torch.version.cuda} of torch needs {oldest} or newer: update the driver"
     return f"{gpu}, which torch does not see: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
 

@@ -17,7 +17,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files of a model's weights. Raises UserError where the folder holds an adapter, or no whole model."""
     where = f"model.source {str(folder)!r}"
     if (folder / ADAPTER).is_file():
-        raise UserError(f"{where} is an adapter, not a whole model: {_merging(folder)}; or take its base model")
+        raise UserError(f"{where} is an adapter, not a whole model: {_merging(folder)}; or use its base model")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
@@ -63,7 +63,7 @@ def reason(error: Exception) -> str:
     transformers advises to let a model's own code run, which is never passed on.
     """
     if "trust_remote_code" in str(error):
-        return "its files name their own code (auto_map), which is never run: take a model whose class transformers has"
+        return "its files name their own code (auto_map), which is never run: use a model whose class transformers has"
     if isinstance(error, (OSError, ValueError)):
         return str(error)
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -74,7 +74,7 @@ def _merging(folder: Path) -> str:
     return (
         f'merge it into its base model ({base}) with python -c "from peft import AutoPeftModelForCausalLM as M; '
         f"M.from_pretrained('{folder}').merge_and_unload().save_pretrained('{folder}-merged')\", copy the tokenizer's "
-        f"files there and take {folder}-merged"
+        f"files there and use {folder}-merged"
     )
 
 

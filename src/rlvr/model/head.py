@@ -1,4 +1,4 @@
-"""What a model does with its logits before the softmax: soft-cap and scale, from its config, held against the model."""
+"""What a model does with its logits before the softmax: soft-cap and scale by its config, compared with the model."""
 # S tokens · V vocabulary
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_head(model: Any, *, name: str) -> None:
     if not bool(own_SV.isfinite().all()):
         raise UserError(
             f"{name}: its logits are not finite, so its weights hold NaN or infinity, or are too large for "
-            f"{model.dtype}: download it again, or take another compute.dtype"
+            f"{model.dtype}: download it again, or use another compute.dtype"
         )
     expected_SV = logit_map(model.config).apply_(product_SV)
     if not bool((own_SV - expected_SV).norm() <= 4 * torch.finfo(model.dtype).eps * expected_SV.norm()):

@@ -1,4 +1,4 @@
-"""What a model's config says that it can take: its kind, the length of a sequence, the number of tokens."""
+"""What a model's config allows: its kind, the length of a sequence, the number of tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_config(source: Source) -> Any:
     if packed not in UNPACKED:
         raise UserError(
             f"model.source {source.name!r} holds weights that are quantized already ({packed}), which cannot be "
-            "trained: take the model in 16 bits that it was made from; model.quantization: nf4 quantizes it here"
+            "trained: use the model in 16 bits that it was made from; model.quantization: nf4 quantizes it here"
         )
     try:
         read_shape(config_file(source))
@@ -76,8 +76,8 @@ def check_length(config: Any, *, prompt_tokens: int, completion_tokens: int) -> 
     if limit is not None and prompt_tokens + completion_tokens > limit:
         raise UserError(
             f"the longest prompt has {prompt_tokens} tokens and rollout.max_completion_tokens is {completion_tokens}, "
-            f"but the model reads at most {limit} in all ({key}): lower rollout.max_completion_tokens or "
-            "prepare.max_prompt_tokens, or take a model for longer texts"
+            f"but the model reads at most {limit} in total ({key}): lower rollout.max_completion_tokens or "
+            "prepare.max_prompt_tokens, or choose a model for longer texts"
         )
 
 
@@ -87,6 +87,6 @@ def check_ids(config: Any, tokenizer: Any, ids: Iterable[int]) -> None:
     if largest >= rows:
         raise UserError(
             f"the tokenizer's token {tokenizer.convert_ids_to_tokens(largest)!r} has the id {largest}, but the model "
-            f"has embeddings for {rows} tokens only (the tokenizer knows {len(tokenizer)}): take the tokenizer that "
+            f"has embeddings for {rows} tokens only (the tokenizer knows {len(tokenizer)}): use the tokenizer that "
             "belongs to the model, or leave the token out of model.template and the data"
         )

@@ -106,15 +106,15 @@ def check_same(model: Any, name: str, found_TV: Tensor, own_TV: Tensor, *, reaso
 def short_windows(model: Any) -> Iterator[None]:
     """Meanwhile windows and chunks are so short that a few tokens reach over them."""
     owners = [model.config.get_text_config(), *model.modules()]
-    kept = [
+    windows = [
         (owner, key, vars(owner)[key]) for owner in owners for key in WINDOWS if (vars(owner).get(key) or 0) > WINDOW
     ]
-    for owner, key, _ in kept:
+    for owner, key, _ in windows:
         setattr(owner, key, WINDOW)
     try:
         yield
     finally:
-        for owner, key, window in kept:
+        for owner, key, window in windows:
             setattr(owner, key, window)
 
 

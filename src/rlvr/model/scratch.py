@@ -41,7 +41,7 @@ def make_tokenizer(texts: Iterable[str], tags: Tags) -> Any:
     marks = list(tags.marks())
     if taken := set(special) & set(marks):
         raise UserError(
-            f"model.template.tags: the scratch tokenizer needs {', '.join(sorted(taken))} itself; take others"
+            f"model.template.tags: the scratch tokenizer needs {', '.join(sorted(taken))} itself; use others"
         )
     pattern = "|".join([*(re.escape(mark) for mark in [*special, *marks]), PIECES])
     pieces = {piece for text in texts for piece in re.findall(pattern, text)}

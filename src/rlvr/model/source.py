@@ -23,7 +23,7 @@ from typing import Any
 from rlvr.chat import CHAT_TEMPLATE
 from rlvr.model.files import ADAPTER, gguf_texts, reason, weight_files
 from rlvr.model.tokenizer import check_template
-from rlvr.runtime.files import check_pulled, read_text, why_missing
+from rlvr.runtime.files import check_pulled, file_sha256, read_text, why_missing
 from rlvr.types import UserError
 
 FILE = "source.json"
@@ -147,12 +147,12 @@ def _open_gguf(path: Path, base: Path, dtype: str) -> tuple[Source, Any]:
     except Exception as error:  # transformers has an own reader for each kind of model, each with its own errors
         raise UserError(
             f"model.source: {path.name} cannot be read as a GGUF model (general.architecture "
-            f"{about.get('general.architecture')}): {reason(error)}; take the model's safetensors"
+            f"{about.get('general.architecture')}): {reason(error)}; use the model's safetensors"
         ) from None
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(
             f"model.source: {path.name} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} among "
-            "them, which would be random; take the model's safetensors"
+            "them, which would be random; use the model's safetensors"
         )
     tokenizer = _gguf_tokenizer(path, about)
     tokenizer.model_max_length = model.config.max_position_embeddings
@@ -170,7 +170,7 @@ def _gguf_tokenizer(path: Path, about: Mapping[str, str]) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
     except Exception as error:  # each reader of its kinds of tokenizers raises its own
         raise UserError(
-            f"model.source: the tokenizer of {path.name} cannot be read: {reason(error)}; take the model's safetensors"
+            f"model.source: the tokenizer of {path.name} cannot be read: {reason(error)}; use the model's safetensors"
         ) from None
     if about.get("tokenizer.ggml.pre") == "smollm":  # transformers leaves its digit splitting out
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
@@ -243,13 +243,12 @@ def _refuse_hub_adapter(name: str, commit: str) -> None:
         return
     raise UserError(
         f"model.source {name!r} holds an adapter ({ADAPTER}), not a whole model alone: merge it into its base model "
-        "with peft's merge_and_unload, save that to a folder and take the folder; or take the base model"
+        "with peft's merge_and_unload, save that to a folder and use the folder; or use the base model"
     )
 
 
 def _hash(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()

@@ -35,7 +35,7 @@ def check_template(tokenizer: Any) -> None:
         if template != CHAT_TEMPLATE and (why := _endless(template, tuple((k, str(v)) for k, v in tokens))):
             raise UserError(f"the model's chat template cannot write a chat ({why}): {REMEDY}")
     if MARK not in render_chat(tokenizer, messages(MARK, None), add_generation_prompt=False):
-        raise UserError("the model's chat template writes no question into the prompt: take another model or template")
+        raise UserError("the model's chat template writes no question into the prompt: use another model or template")
 
 
 @cache

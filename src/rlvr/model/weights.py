@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig, Mxfp4Config
 
 from rlvr.attention import layout as attention
-from rlvr.memory.views import NotShareable, Views, model_on
+from rlvr.memory.views import COPIES, NotShareable, Views, model_on
 from rlvr.model.files import reason
 from rlvr.model.probe import REMEDY
 from rlvr.model.source import Source
@@ -62,7 +62,7 @@ def shared_model(source: Source, base: Views, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(source.name, **where)
         model = model_on(base, config, dtype=dtype, attention=attention.NAME)
     except NotShareable as why:
-        note(f"trainer and engine keep a copy of the weights each: {why}")
+        note(f"{COPIES}: {why}")
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"the model {source.name!r} cannot be loaded: {reason(error)}") from None

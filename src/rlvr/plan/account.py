@@ -78,7 +78,7 @@ def _phase(name: str, plan: Plan, counted: Plan, ledger: Ledger) -> dict[str, An
 
 
 def _is_counted(row: PlanRow, basis: Plan) -> bool:
-    """On a CPU an engine's memory is not."""
+    """Whether the ledger counts the row: all but an engine's memory on a CPU."""
     return basis.settings.is_cuda or row.name != ENGINE_COPY
 
 

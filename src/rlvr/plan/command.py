@@ -77,7 +77,7 @@ def verdict(planned: Plan) -> list[str]:
         lines = [
             f"does not fit: {planned.prediction.peak_phase} needs {peak:.1f} GiB, and {planned.card.name} has {has:.1f}"
         ]
-        lines += [f"  try {remedy}" for remedy in planned.remedies] or ["  nothing helps: take a larger card"]
+        lines += [f"  try {remedy}" for remedy in planned.remedies] or ["  no setting helps: use a larger card"]
     return [*lines, f"memory of the host: {planned.prediction.host_bytes / GIB:.1f} GiB", rule_of_thumb(planned.shape)]
 
 
@@ -99,7 +99,7 @@ def demand(planned: Plan) -> None:
 
 
 def warnings(shape: Shape, cards: Sequence[Card]) -> list[str]:
-    """What the numbers do not say."""
+    """Warnings that the numbers do not show: an unknown model type, a card without bfloat16."""
     lines = []
     if not shape.is_known:
         lines.append(f"{shape.model_type} is not a model type that the planner knows: it is planned like a Llama")
@@ -122,11 +122,9 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
         raise UserError("--context needs a MODEL: without one, the longest context of each is shown")
     shapes = all_shapes()
     if not shapes:
-        raise UserError("there is no presets/shapes here: run this in the project's folder, or name a model")
+        raise UserError("presets/shapes is missing here: run this in the project's folder, or name a model")
     console.print(_table(longest_grid(shapes, cards, settings)))
-    console.print(
-        "(all): the model was made for no more. –: not even 256 tokens. One model: rlvr plan MODEL --card CARD"
-    )
+    console.print("(all): the model's own limit. –: fewer than 256 tokens fit. One model: rlvr plan MODEL --card CARD")
     console.print("rule of thumb: 1 GB per billion weights for QLoRA, 4 GB for 16-bit LoRA")
     return True
 
@@ -134,7 +132,7 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
 def _beyond(shape: Shape, context: int) -> str:
     limit = shape.max_position_embeddings
     return (
-        f"does not fit: {shape.name} was made for {limit:,} tokens (max_position_embeddings), and --context is "
+        f"does not fit: {shape.name} reads at most {limit:,} tokens (max_position_embeddings), and --context is "
         f"{context:,}\n  try --context {limit}\n  try a model for longer texts"
     )
 

@@ -129,15 +129,15 @@ def choices_of(planned: Plan) -> list[str]:
     """What the planner chose, in words."""
     choice, group = planned.choice, planned.settings.completions
     share = f"{choice.sequences} of {group}" if choice.sequences <= group else f"{choice.sequences} completions"
-    kept = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
+    inputs = [f"layer inputs on the {'host' if choice.offload else 'card'}", f"tiles of {choice.tile_rows:,} rows"]
     if choice.keep_attention:
-        kept.insert(1, "and attention's outputs with them (keep_attention: on)")
+        inputs.insert(1, "and attention's outputs with them (keep_attention: on)")
     if planned.settings.recompute == "none":
-        kept = ["layers keep all that backward needs"]
+        inputs = ["layers keep all that backward needs"]
     return [
         f"{planned.tokens_per_micro_batch:,} tokens per micro-batch ({share})",
         *_prompts(planned),
-        *kept,
+        *inputs,
         f"logits of {min(choice.head_rows, choice.sequences * planned.settings.completion_tokens):,} rows",
         f"{choice.kv_sequences} completion{'s' if choice.kv_sequences > 1 else ''} generated at once"
         + (", optimizer states on the host between steps" if choice.states_on_host else ""),

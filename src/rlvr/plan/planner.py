@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def estimate(self) -> Estimate:
-        """Of the time of an update."""
+        """The estimated time of an update."""
         return update_estimate(self.shape, self.settings, self.choice, self.card)
 
 
@@ -68,8 +68,10 @@ def choose(shape: Shape, settings: PlanSettings, card: Card) -> Choice | None:
     Of equally fast ones, that with the least memory. The update and the rollout need the card one after the other, so
     each gets its own; whether the optimizer's states wait on the host is decided for both.
     """
-    found = [made for on_host in _places_of_states(settings) if (made := _fastest(shape, settings, card, on_host))]
-    return min(found, default=None, key=partial(cost, shape, settings, card))
+    choices = [
+        choice for on_host in _places_of_states(settings) if (choice := _fastest(shape, settings, card, on_host))
+    ]
+    return min(choices, default=None, key=partial(cost, shape, settings, card))
 
 
 def cost(shape: Shape, settings: PlanSettings, card: Card, choice: Choice) -> tuple[float, int]:

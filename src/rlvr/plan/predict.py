@@ -264,7 +264,7 @@ def _in_loss_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[
 
 
 def _in_embedding_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
-    """As it ends: the embedding's gradient, and where it is the head, that one's and their sum."""
+    """As backward ends: the embedding's gradient; where embedding and head are one, also the head's and their sum."""
     if settings.method != "full":
         return []
     one = shape.vocab_size * shape.hidden_size * settings.weight_bytes
@@ -286,10 +286,10 @@ def _in_layer_rows(shape: Shape, settings: PlanSettings, choice: Choice) -> list
 
 def _kept_inputs(shape: Shape, settings: PlanSettings, choice: Choice) -> list[PlanRow]:
     if settings.recompute == "none":
-        kept = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
+        total = shape.num_hidden_layers * kept_bytes(shape, settings, choice)
         if settings.method == "lora":  # the first layer's input needs no gradient
-            kept -= input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
-        return [PlanRow("kept by the layers for backward", kept, is_transient=True)]
+            total -= input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
+        return [PlanRow("kept by the layers for backward", total, is_transient=True)]
     amount = 0 if choice.offload else _layer_inputs_bytes(shape, settings, choice)
     return [PlanRow("layer inputs", amount, is_transient=True)]
 

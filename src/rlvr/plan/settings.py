@@ -62,7 +62,7 @@ class PlanSettings:
 
     @property
     def cached_bytes(self) -> int:
-        """Of a number in the rollout's cache of keys and values."""
+        """Bytes of a number in the rollout's cache of keys and values."""
         return 1 if self.has_fp8_cache else self.weight_bytes
 
 
@@ -124,4 +124,4 @@ def check(settings: PlanSettings) -> None:
     if settings.has_fp8_cache and settings.engine == "native":
         raise UserError("keys and values in fp8 need the engine vllm: the native one keeps them as the weights are")
     if settings.method == "full" and settings.quantization != "none":
-        raise UserError("4-bit weights cannot be trained: take a LoRA adapter on them, or no quantization")
+        raise UserError("4-bit weights cannot be trained: use a LoRA adapter on them, or no quantization")

@@ -192,7 +192,7 @@ def find_shape(name: str, folder: Path = FOLDER) -> Shape:
     hint = f"; did you mean {known[near[0]].stem}?" if near else ""
     listed = ", ".join(path.stem for path in known.values()) or f"none in {folder}"
     raise UserError(
-        f"there is no shape {name!r} and no {name}/config.json; there are {listed}. Others: a hub name with its owner "
+        f"unknown shape {name!r}, and no {name}/config.json; known: {listed}. Others: a hub name with its owner "
         f"(Qwen/Qwen3-8B), a folder with a config.json, or that file{hint}"
     )
 

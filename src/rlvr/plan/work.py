@@ -149,12 +149,12 @@ def estimate(phases: Mapping[str, Work], speed: Speed) -> Estimate:
     kinds: dict[str, float] = {}
     total = 0.0
     for work in phases.values():
-        found = least_seconds(work, reached)
-        found["other kernels"] += KERNEL_SECONDS * work.launches
-        found[f"launches{MEANWHILE}"] = DISPATCH_SECONDS * work.launches
-        *on_card, link, launches = found.values()
+        seconds = least_seconds(work, reached)
+        seconds["other kernels"] += KERNEL_SECONDS * work.launches
+        seconds[f"launches{MEANWHILE}"] = DISPATCH_SECONDS * work.launches
+        *on_card, link, launches = seconds.values()
         total += max(sum(on_card), link, launches)
-        kinds = {name: kinds.get(name, 0.0) + value for name, value in found.items()}
+        kinds = {name: kinds.get(name, 0.0) + value for name, value in seconds.items()}
     return Estimate(total, kinds)
 
 

@@ -89,7 +89,7 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
     }
     in_attention = {
         "gradient of the middle": tokens * D * size,
-        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        "gradients of attention": tokens * _attention_gradients(shape, settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
     return in_gate, in_attention
@@ -98,17 +98,17 @@ def _plain_peaks(shape: Shape, settings: PlanSettings, choice: Choice) -> tuple[
 def _kept(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the recomputed attention that wait for its backward pass, without the layer's input."""
     D, Q, K, size = shape.hidden_size, shape.query_width, shape.key_width, settings.weight_bytes
-    kept = D * size + 4  # normed · 1 / rms
-    kept += size * (Q + 2 * K) + attention_bytes(shape, settings)
+    amount = D * size + 4  # normed · 1 / rms
+    amount += size * (Q + 2 * K) + attention_bytes(shape, settings)
     if shape.family.is_fused:
-        kept += size * (Q + K)  # v is a view of the fused projection and holds all of it
+        amount += size * (Q + K)  # v is a view of the fused projection and holds all of it
     if shape.family.qk_norm:
-        kept += (Q + K) * size + 4 * (Q + K) // shape.head_dim
+        amount += (Q + K) * size + 4 * (Q + K) // shape.head_dim
     if shape.family.norms_per_layer == 4:
-        kept += D * size + 4
+        amount += D * size + 4
     if settings.method == "lora":
-        kept += 4 * settings.rank * size
-    return kept
+        amount += 4 * settings.rank * size
+    return amount
 
 
 def _feed_forward_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dict[str, int]:
@@ -151,7 +151,7 @@ def _attention_peak(shape: Shape, settings: PlanSettings, choice: Choice) -> dic
     return {
         "attention, recomputed": tokens * _recomputed(shape, settings, choice),
         OUTPUT_GRADIENT: _output_gradient(shape, settings, choice),
-        "gradients of attention": tokens * _attention_gradients(shape, settings, choice),
+        "gradients of attention": tokens * _attention_gradients(shape, settings),
         "gradients not added yet": _gradient_bytes(done, settings),
         WORKSPACE: _workspace(shape, settings, choice),
     }
@@ -163,7 +163,7 @@ def _output_gradient(shape: Shape, settings: PlanSettings, choice: Choice) -> in
     return copies * input_tokens(settings, choice) * shape.hidden_size * settings.weight_bytes
 
 
-def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
+def _attention_gradients(shape: Shape, settings: PlanSettings) -> int:
     """Bytes for each token of the gradients around attention's kernel, less what has left by then."""
     D, Q, K = shape.hidden_size, shape.query_width, shape.key_width
     gradients = settings.weight_bytes * Q + _working_bytes(settings) * (Q + 2 * K)  # of the output; of q, k and v
@@ -173,8 +173,10 @@ def _attention_gradients(shape: Shape, settings: PlanSettings, choice: Choice) -
 
 
 def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
-    """What attention's backward needs for one call of its kernel. On a CPU it is the results, and in 16 bits the inputs
-    in float32, of one sequence."""
+    """Bytes that attention's backward needs for one call of its kernel.
+
+    On a CPU they are those of the results of one sequence, and in 16 bits of its inputs in float32, too.
+    """
     Q, K, prompt = shape.query_width, shape.key_width, settings.prompt_tokens
     longest = max(prompt, settings.completion_tokens)
     if settings.is_cuda:
@@ -189,7 +191,7 @@ def _workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
 
 
 def _cuda_workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
-    """Of neighbouring sequences, or a long one, which goes by groups of heads.
+    """Bytes of a call on neighbouring sequences, or on a long one, which goes by groups of heads.
 
     Flash attention sums dq in float32, and dk and dv for every query head where heads share keys. Memory-efficient
     attention has them for every query head in any case, and copies of shared keys and values for each.
@@ -228,7 +230,7 @@ def has_efficient(shape: Shape) -> bool:
 
 
 def _row_bytes(shape: Shape, settings: PlanSettings) -> int:
-    """What padded.Padding counts for a row."""
+    """Bytes that padded.Padding counts for a row."""
     of_key = settings.completion_tokens * shape.num_attention_heads + 2 * shape.key_width
     return 4 * settings.context * of_key
 
@@ -236,7 +238,7 @@ def _row_bytes(shape: Shape, settings: PlanSettings) -> int:
 def _padded_workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> int:
     """Short rows on a CPU, a part of them at a time: keys and values behind copies of the prompt, and all gradients.
 
-    Besides, what rows send back to the prompts.
+    And what rows send back to the prompts.
     """
     Q, K = shape.query_width, shape.key_width
     rows = min(choice.sequences, max(1, PART_BYTES // _row_bytes(shape, settings)))
@@ -247,7 +249,7 @@ def _padded_workspace(shape: Shape, settings: PlanSettings, choice: Choice) -> i
 
 
 def _working_bytes(settings: PlanSettings) -> int:
-    """Of a value in attention's sums: a CPU has them in float32."""
+    """Bytes of a value in attention's sums: a CPU has them in float32."""
     return settings.weight_bytes if settings.is_cuda else 4
 
 

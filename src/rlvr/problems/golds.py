@@ -6,7 +6,6 @@ What an isolated verifier says is kept by content, so that it judges only new ro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import rlvr.verifiers
+from rlvr.runtime.files import json_sha256
 from rlvr.runtime.messages import warn
 from rlvr.runtime.progress import progress
 from rlvr.types import Problem, UserError
@@ -23,6 +23,7 @@ from rlvr.verifiers.verify import Asked, RunningVerifier, VerifierSettings, make
 
 KEPT = Path(".checkpoints/golds")
 SHOWN = 10  # bad golds in a message
+KEY_LETTERS = 32  # of the hash of a gold, or of a verifier
 
 
 def bad_golds(settings: VerifierSettings, name: str, problems: Sequence[Problem]) -> dict[str, str]:
@@ -66,9 +67,9 @@ def _asked(verifier: RunningVerifier, problem: Problem) -> list[tuple[str, Asked
     return [*golds, ("the solution", verifier.ask(problem.solution, problem))] if problem.solution else golds
 
 
-def _reason(verifier: RunningVerifier, asked: Iterable[tuple[str, Asked]]) -> str:
+def _reason(verifier: RunningVerifier, verdicts: Iterable[tuple[str, Asked]]) -> str:
     """What is wrong with a gold; empty if nothing is. Raises UserError if it could not be judged."""
-    for what, promise in asked:
+    for what, promise in verdicts:
         verdict = settle(promise)
         if verdict.cause == WORKER:
             raise UserError(f"the golds cannot be judged by the verifier {verifier.name}: {verdict.message}")
@@ -81,19 +82,20 @@ def _kept_reasons(verifier: RunningVerifier, problems: Sequence[Problem]) -> lis
     """The reasons of an isolated verifier: those kept from earlier, and new ones as they come."""
     file = KEPT / f"{re.sub(r'[^a-z_]+', '-', verifier.name)}-{_meaning(verifier)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
+    reasons = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
     keys = [
-        _hash(problem.golds, problem.solution, problem.question if problem.solution else "") for problem in problems
+        json_sha256([problem.golds, problem.solution, problem.question if problem.solution else ""])[:KEY_LETTERS]
+        for problem in problems
     ]
-    new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in kept}
-    asked = {key: _asked(verifier, problem) for key, problem in new.items()}
+    new = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in reasons}
+    verdicts = {key: _asked(verifier, problem) for key, problem in new.items()}
     with closing(file.open("a", encoding="utf-8")) as writing, progress("golds", len(new)) as show:
-        for done, (key, promises) in enumerate(asked.items(), start=1):
-            kept[key] = _reason(verifier, promises)
-            writing.write(json.dumps([key, kept[key]]) + "\n")
+        for done, (key, promises) in enumerate(verdicts.items(), start=1):
+            reasons[key] = _reason(verifier, promises)
+            writing.write(json.dumps([key, reasons[key]]) + "\n")
             writing.flush()
             show(done)
-    return [kept[key] for key in keys]
+    return [reasons[key] for key in keys]
 
 
 def _meaning(verifier: RunningVerifier) -> str:
@@ -102,8 +104,4 @@ def _meaning(verifier: RunningVerifier) -> str:
     if "path" in verifier.options:  # a user's verifier
         folders.append(Path(verifier.options["path"]).parent)
     code = [file.read_text(encoding="utf-8") for folder in folders for file in sorted(folder.rglob("*.py"))]
-    return _hash(verifier.options, verifier.cpu_seconds, code)
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return json_sha256([verifier.options, verifier.cpu_seconds, code])[:KEY_LETTERS]

@@ -92,10 +92,10 @@ def deal(cfg: Config, tokenizer: Any, pools: Pools) -> tuple[list[Problem], dict
         examples, others = set_aside(pools, cfg.prepare.few_shot)
         encode = partial(_encode, cfg, tokenizer, opening, target_end(tokenizer), _earlier(cfg, tokenizer, examples))
         splits = select(others, split_sizes(cfg.prepare), encode, limits, examples)
-        found = _bad_golds(cfg, pools, [*examples, *(problem for s in splits.values() for problem, _ in s.rows)])
-        if not found:
+        new = _bad_golds(cfg, pools, [*examples, *(problem for s in splits.values() for problem, _ in s.rows)])
+        if not new:
             break
-        bad, pools = bad | found, pools.without(found)
+        bad, pools = bad | new, pools.without(new)
     warn_of_formats(cfg.verifiers.answer, pools.problems())
     if bad:
         note(f"{len(bad)} rows left out, whose golds {cfg.verifiers.answer} cannot use (card.json: bad_golds)")

@@ -109,7 +109,7 @@ def conclude(
 
 def _sampled_sentence(before: str, start: Mapping[str, Any], end: Mapping[str, Any], change: Change) -> str:
     verb = {"rise": "raised", "fall": "lowered"}.get(change.kind, "moved")
-    sure = "excludes no change" if change.kind != "unclear" else "includes 0: no evidence of a change either way"
+    sure = "excludes 0" if change.kind != "unclear" else "includes 0: no evidence of a change either way"
     return (
         f"GRPO {verb} mean@{end['k']} on {end['count']} held-out problems from "
         f"{_with_interval(start, 'mean_at_k')} ({STARTS[before]}) to {_with_interval(end, 'mean_at_k')}; "

@@ -110,7 +110,7 @@ def _comparison(inputs: Inputs, changed: Mapping[str, Change]) -> str:
     note = (
         f"Held-out problems; mean@{k} and pass@k are sampled at temperature {temperature:g}. 95% intervals: Wilson for "
         f"greedy accuracy, Agresti-Coull over problems for mean@{k}, Agresti-Min over their changes from "
-        f"“{NAMES[inputs.before]}” to “{NAMES['grpo']}”. Lenient takes what follows the answer tag, whatever the "
+        f"“{NAMES[inputs.before]}” to “{NAMES['grpo']}”. Lenient uses what follows the answer tag, whatever the "
         "format, or else the last number in the text."
     )
     head = ["", *(NAMES[name] for name in summaries), "change"]
@@ -146,7 +146,7 @@ def _curves(inputs: Inputs, figures: Mapping[str, bytes]) -> str:
 
 
 def _training(trained: Mapping[str, Change]) -> str:
-    title = "During training: the last quarter of the steps against the first"
+    title = "During training: the last quarter of the steps compared with the first"
     if not trained:
         return markup.section(title, markup.paragraph("Fewer than 8 steps: there are no quarters to compare."))
     rows = [
@@ -195,7 +195,7 @@ def _examples(inputs: Inputs, count: int) -> str:
     evaluations = inputs.evaluations
     outcomes = tables.outcomes(evaluations[inputs.before], evaluations["grpo"])
     counts = ", ".join(f"{len(rows)} {what}" for what, rows in outcomes.items())
-    note = f"Greedy answers to held-out questions, “{NAMES[inputs.before]}” against “{NAMES['grpo']}”: {counts}."
+    note = f"Greedy answers to held-out questions, “{NAMES[inputs.before]}” compared with “{NAMES['grpo']}”: {counts}."
     blocks = [_example(evaluations, row, inputs.before) for row in tables.choose_examples(outcomes, count)]
     if evaluations["grpo"]["level"].nunique() > 1:
         blocks.append(_levels(evaluations))

@@ -35,7 +35,7 @@ def memory_figure(account: Mapping[str, Any]) -> bytes:
 
 def memory_section(account: Mapping[str, Any], png: bytes) -> str:
     on_card = "on the card" if account["is_cuda"] else "process"
-    head = ["phase", "planned", "for the lengths that came", "measured", "error", f"{on_card}, measured"]
+    head = ["phase", "planned", "at this run's mean lengths", "measured", "error", f"{on_card}, measured"]
     if account["is_cuda"]:
         head += [f"{on_card}, planned", "reserved"]
     rows = [_phase_row(phase, is_cuda=account["is_cuda"]) for phase in account["phases"]]
@@ -49,8 +49,8 @@ def memory_section(account: Mapping[str, Any], png: bytes) -> str:
         markup.figure(png, "Where the bytes are", "Bars: planned, by row. Line: measured.", css="wide"),
         markup.paragraph("Chosen: " + "; ".join(account["settings"]) + "."),
         markup.paragraph(
-            f"Within the length that the model was made for, sequences of up to {account['longest_context_tokens']:,} "
-            f"tokens fit {account['card']} ({_amount(account['card_bytes'])}); this run's have up to "
+            f"The longest sequence that fits {account['card']} ({_amount(account['card_bytes'])}), within the model's "
+            f"limit, is {account['longest_context_tokens']:,} tokens; this run's longest is "
             f"{account['context_tokens']:,}."
         ),
         markup.table(["", "standard implementation, by formula", "this run, planned"], standard),
@@ -79,12 +79,12 @@ def _phase_row(phase: Mapping[str, Any], *, is_cuda: bool) -> list[str]:
 def _note(account: Mapping[str, Any]) -> str:
     what = (
         "Tensors at their peak. Planned is for sequences of the longest length allowed; the next column has the same "
-        "formulas for the mean lengths that came, and error is that against measured. "
+        "formulas at this run's mean lengths, and error is its distance from measured. "
     )
     if account["is_cuda"]:
         return what + "Reserved is what torch's allocator held, and on the card what all programs together used."
     return what + (
-        "On a CPU every operation of the first two steps was looked at to count them; process is the resident memory "
+        "On a CPU tensors are counted operation by operation in the first two steps; process is the resident memory "
         "with all libraries."
     )
 

@@ -53,7 +53,7 @@ def signatures(
 
     Raises UserError, naming the reward, for one that cannot be loaded, with what to change, or cannot be called.
     """
-    found = {}
+    by_reward = {}
     if any(reward.sandbox for reward in rubric.values()):
         sandbox.check(options_of(settings, "python")["kind"])
     for name, reward in rubric.items():
@@ -61,12 +61,12 @@ def signatures(
             continue
         loaded = _loaded(f"rewards.{name}", reward.python, settings, workers, in_sandbox=reward.sandbox)
         try:
-            found[name] = custom.signature_of(
+            by_reward[name] = custom.signature_of(
                 [tuple(one) for one in loaded["parameters"]], reward.python, reward.options, loaded["constructor"]
             )
         except ValueError as error:
             raise UserError(f"rewards.{name}.{error}") from None
-    return found
+    return by_reward
 
 
 def check_functions(rubric: Mapping[str, OwnFunction], settings: VerifierSettings) -> None:
@@ -87,8 +87,8 @@ def verifiers(names: Collection[str], settings: VerifierSettings, workers: Worke
 def _loaded(key: str, spec: str, settings: VerifierSettings, workers: Workers, *, in_sandbox: bool) -> dict[str, Any]:
     path, _, function = spec.partition(":")
     arguments = {"path": path, "function": function}
-    asked = job(settings, "signature", arguments, in_sandbox=in_sandbox)
-    reply = workers.submit(**asked | {"seconds": LOAD_SECONDS}).result()
+    call = job(settings, "signature", arguments, in_sandbox=in_sandbox)
+    reply = workers.submit(**call | {"seconds": LOAD_SECONDS}).result()
     if reply.failure is None:
         loaded: dict[str, Any] = reply.value
         return loaded
@@ -96,7 +96,7 @@ def _loaded(key: str, spec: str, settings: VerifierSettings, workers: Workers, *
         remedy = "the sandbox has the standard library only, and verifiers.python.memory_mib of memory"
         raise UserError(f"{key}: {spec} cannot be loaded: {reply.message}; {remedy}")
     with Workers(1, memory_bytes=NO_LIMIT) as free:
-        again = free.submit(**asked | {"seconds": LOAD_SECONDS}).result()
+        again = free.submit(**call | {"seconds": LOAD_SECONDS}).result()
     raise UserError(f"{key}: {spec} cannot be loaded{_reason(settings, reply, again)}")
 
 

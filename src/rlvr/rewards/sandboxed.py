@@ -38,9 +38,9 @@ def run(*, function: str, arguments: dict[str, Any], limits: Mapping[str, Any], 
         **{str(path.relative_to(copy)): path.read_bytes() for path in sorted((copy / FOLDER).rglob("*"))
            if path.is_file() and "__pycache__" not in path.parts},
     }  # fmt: skip
-    asked = ProgramRun(calls=({"name": function, "args": [], "kwargs": arguments},))
+    request = ProgramRun(calls=({"name": function, "args": [], "kwargs": arguments},))
     try:
-        (ending,) = execute(PROGRAM.format(files=files), [asked], limits=ProgramLimits(**limits), kind=kind).endings
+        (ending,) = execute(PROGRAM.format(files=files), [request], limits=ProgramLimits(**limits), kind=kind).endings
         word, value = json.loads(ending.replies.partition(b"\n")[0] or f'["ended", "{ending.cause}"]')
         value = decode(value) if word != "ended" else ending.message
     except SandboxError as error:

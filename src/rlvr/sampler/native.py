@@ -170,9 +170,9 @@ class GroupCache:
         """Drop all other rows, and the prompts that have none left."""
         for cached in (self.keys, self.values):
             for layer, x in cached.items():
-                kept = x.new_empty(len(rows), *x.shape[1:])
-                kept[:, :, : self.step] = x[:, :, : self.step].index_select(0, rows)
-                cached[layer] = kept
+                shrunk = x.new_empty(len(rows), *x.shape[1:])
+                shrunk[:, :, : self.step] = x[:, :, : self.step].index_select(0, rows)
+                cached[layer] = shrunk
         self.carried = {layer: carried.select(rows) for layer, carried in self.carried.items()}
         prompts, self.prompt_R = torch.unique_consecutive(self.prompt_R[rows], return_inverse=True)
         if len(prompts) < len(self.length_P):

@@ -19,7 +19,7 @@ def check_native(policy: Policy, *, name: str) -> None:
         refused(policy.base, name),
     ):  # neither planned nor counted, as the checks of load_policy
         found_TV, own_TV = sampled_and_own(policy)
-    reason = "the native sampler keeps keys and values, and the model needs more; rollout.sampler vllm may do"
+    reason = "the native sampler keeps keys and values, and the model needs more; try rollout.sampler: vllm"
     check_same(policy.base, name, found_TV, own_TV, reason=reason)
 
 
@@ -28,9 +28,9 @@ def sampled_and_own(policy: Policy) -> tuple[Tensor, Tensor]:
     """Logits from the cache, and those of the model by itself on whole rows."""
     rows = sample_rows(policy.base)
     with short_windows(policy.base):
-        own, found = own_logits(policy.base, rows), _sampled_logits(policy, rows)
-    own = [logits[-len(of_row) :] for logits, of_row in zip(own, found, strict=True)]
-    return torch.cat(found), torch.cat(own)
+        own, sampled = own_logits(policy.base, rows), _sampled_logits(policy, rows)
+    own = [logits[-len(of_row) :] for logits, of_row in zip(own, sampled, strict=True)]
+    return torch.cat(sampled), torch.cat(own)
 
 
 def _sampled_logits(policy: Policy, rows: list[Tensor]) -> list[Tensor]:
@@ -44,7 +44,7 @@ def _sampled_logits(policy: Policy, rows: list[Tensor]) -> list[Tensor]:
     cache.start(per_prompt)
     last_P = torch.tensor(PROMPTS, device=device).cumsum(0) - 1
     logits_RV = policy.logits(hidden_SD[last_P]).repeat_interleave(per_prompt, dim=0)
-    found = [[logits_V] for logits_V in logits_RV]
+    sampled = [[logits_V] for logits_V in logits_RV]
     going = list(range(len(rows)))
     for step in range(max(lengths)):
         keep = [i for i, row in enumerate(going) if step < lengths[row]]
@@ -55,5 +55,5 @@ def _sampled_logits(policy: Policy, rows: list[Tensor]) -> list[Tensor]:
         logits_RV = policy.logits(policy.hidden_stream(token_R, cache.positions(), cache))
         cache.advance()
         for row, logits_V in zip(going, logits_RV, strict=True):
-            found[row].append(logits_V)
-    return [torch.stack(of_row) for of_row in found]
+            sampled[row].append(logits_V)
+    return [torch.stack(of_row) for of_row in sampled]

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from rlvr.memory.views import NotShareable, Views
+from rlvr.memory.views import COPIES, NotShareable, Views
 from rlvr.model.policy import Policy
 from rlvr.runtime.messages import note
 from rlvr.sampler.completions import make_completions, stable_seed
@@ -39,15 +39,15 @@ class VllmSampler:
         try:
             return base_tensors(self.llm) if self.is_shared else None
         except NotShareable as reason:
-            note(f"trainer and engine keep a copy of the weights each: {reason}")
+            note(f"{COPIES}: {reason}")
             return None
 
     def resume(self) -> None:
-        with alive("it took its memory again"):
+        with alive("resuming"):
             resume_cache(self.llm, is_cuda=self.is_cuda)
 
     def sync(self, policy: Policy) -> None:
-        with alive("it took the new weights"):
+        with alive("loading the new weights"):
             send_weights(self.llm, policy)
         words = self.llm.llm_engine.model_config.get_vocab_size()  # vLLM refuses an end that no model could sample
         self.eos_ids = tuple(end for end in policy.eos_ids if end < words)
@@ -68,7 +68,7 @@ class VllmSampler:
         assert not engine.is_sleeping(), "resume() comes before sample(): an engine that sleeps takes no step"
         waiting = {str(p): prompt for p, prompt in enumerate(prompts)}
         try:
-            with alive("it took the prompts"):
+            with alive("accepting the prompts"):
                 for name, prompt in waiting.items():
                     engine.add_request(
                         name,
@@ -77,7 +77,7 @@ class VllmSampler:
                         lora_request=self.adapter,
                     )
             while waiting:
-                with alive("it sampled"), without_compiling(is_cuda=self.is_cuda):
+                with alive("sampling"), without_compiling(is_cuda=self.is_cuda):
                     finished = engine.step()
                 for output in finished:
                     group = self._group(waiting.pop(output.request_id), output.outputs, self.eos_ids)
@@ -89,7 +89,7 @@ class VllmSampler:
                 engine.abort_request(list(waiting))
 
     def release(self) -> None:
-        with alive("it gave its memory back"):
+        with alive("releasing its memory"):
             release_cache(self.llm, is_cuda=self.is_cuda)
 
     def close(self) -> None:

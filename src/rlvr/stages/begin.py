@@ -59,9 +59,9 @@ def stage(name: str, sections: Sequence[str], *, after: Sequence[str] = ()) -> I
     is_alone = locked(LOCKS, name) if name in WRITES and name not in TRAINS else nullcontext()  # a run has its own lock
     with is_alone, copy_of_user() if name in SCORE else nullcontext():
         yield cfg.restricted(sections)
-    if found := edited():
-        kept = "; with the old values put back, no step is trained again" if name in TRAINS else ""
-        raise UserError(f"{found} while {name} ran: run it again for a result of the new values{kept}")
+    if edit := edited():
+        advice = "; restore the old values and no step is trained again" if name in TRAINS else ""
+        raise UserError(f"{edit} while {name} ran: run it again for a result of the new values{advice}")
 
 
 def edits(name: str, cfg: Config, sections: Sequence[str]) -> Callable[[], str | None]:
@@ -90,20 +90,20 @@ def edits(name: str, cfg: Config, sections: Sequence[str]) -> Callable[[], str |
 
 
 def tell_edits(edited: Callable[[], str | None]) -> Callable[[], None]:
-    """A function that says once what `edited` finds, and once that it was taken back."""
+    """A function that says once what `edited` finds, and once that it was undone."""
     said: str | None = None
 
     def tell() -> None:
         nonlocal said
-        if (found := edited()) == said:
+        if (edit := edited()) == said:
             return
-        said = found
-        if found is None:
-            note("the edit was taken back")
+        said = edit
+        if edit is None:
+            note("the edit was undone")
         else:
             warn(
-                f"{found}: this run continues with what it began with. Take the edit back before the run ends, or the "
-                "stage fails; what was trained is kept then, too"
+                f"{edit}: this run continues with what it began with. Undo the edit before the run ends, or the stage "
+                "fails; training done so far is kept."
             )
 
     return tell

@@ -142,8 +142,8 @@ def _is_whole(file: Path) -> bool:
     """Whether a table is kept and its SHA-256 is right; a damaged one is made again, with a warning."""
     if not file.exists():
         return False
-    kept = file.read_bytes()
-    is_whole = hashlib.sha256(kept[DIGEST_BYTES:]).digest() == kept[:DIGEST_BYTES]
+    content = file.read_bytes()
+    is_whole = hashlib.sha256(content[DIGEST_BYTES:]).digest() == content[:DIGEST_BYTES]
     if not is_whole:
         warn(f"{file} is damaged: what it held is made again")
     return is_whole

@@ -112,18 +112,18 @@ def check_sampler(cfg: Config, resolved: Resolved, source: Source) -> list[str]:
     if not resolved.has_engine:
         return []
     if resolved.device.type == "mps":
-        raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: take compute.device cpu, or native")
+        raise UserError("rollout.sampler vllm runs on cuda and cpu, not on mps: use compute.device cpu, or native")
     if cfg.rollout.vllm.kv_cache_dtype == "fp8" and not resolved.is_cuda:
-        raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {resolved.device}: take auto")
+        raise UserError(f"rollout.vllm.kv_cache_dtype fp8 needs a GPU, and this run is on {resolved.device}: use auto")
     if resolved.is_cuda and resolved.lora is not None and dtype_name(resolved.dtype) == "float32":
         raise UserError(
-            "rollout.sampler vllm computes adapters in 16 bits on a GPU, and compute.dtype is float32: take bfloat16, "
+            "rollout.sampler vllm computes adapters in 16 bits on a GPU, and compute.dtype is float32: use bfloat16, "
             "or rollout.sampler native"
         )
     if cfg.model.quantization == "nf4-dynamic":
         raise UserError(
             "rollout.sampler vllm puts all layers in 4 bits, and model.quantization nf4-dynamic leaves some in 16: the "
-            "engine would sample from another model; take nf4, or rollout.sampler native"
+            "engine would sample from another model; use nf4, or rollout.sampler native"
         )
     head_size = read_shape(config_file(source)).head_dim
     needs = Wanted(is_cuda=resolved.is_cuda, is_nf4=resolved.is_quantized, head_size=head_size)

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.runtime.files import file_sha256
 from rlvr.stages.code import code_hash
 from rlvr.types import UserError
 
@@ -88,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write card.json, the last file of a stage, with the SHA-256 of every other file in `folder`."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != CARD)
-    write_json(folder / CARD, {**card, "files": {name: _hash(folder / name).hex() for name in names}})
+    write_json(folder / CARD, {**card, "files": {name: _hash(folder / name) for name in names}})
 
 
 def check_files(folder: Path, stage: str) -> None:
@@ -98,10 +99,10 @@ def check_files(folder: Path, stage: str) -> None:
         files: dict[str, str] = json.loads((folder / CARD).read_bytes()).get("files", {})
     except (ValueError, AttributeError) as error:
         raise UserError(f"{folder / CARD} is damaged ({error}): {again}") from None
-    for name, sha256 in files.items():
+    for name, digest in files.items():
         if not (file := folder / name).is_file():
             raise UserError(f"{file} is missing, which {stage} wrote: {again}")
-        if _hash(file).hex() != sha256:
+        if _hash(file) != digest:
             raise UserError(f"{file} is damaged or was edited: it is not what {stage} wrote; {again}")
 
 
@@ -112,20 +113,19 @@ def hash_files(*paths: Path) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             digest.update(f"{file.as_posix()}\n".encode())
-            digest.update(_hash(file))
+            digest.update(bytes.fromhex(_hash(file)))
     return digest.hexdigest()
 
 
-def _hash(file: Path) -> bytes:
+def _hash(file: Path) -> str:
     about = file.stat()
     return _sha256(file.absolute(), (about.st_mtime_ns, about.st_size, about.st_ino))
 
 
 @cache
-def _sha256(file: Path, _stamp: tuple[int, ...]) -> bytes:
-    """Of the file as it is under `_stamp`: weights of gigabytes are read once."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+def _sha256(file: Path, _stamp: tuple[int, ...]) -> str:
+    """The SHA-256 of the file as it is under `_stamp`: weights of gigabytes are read once."""
+    return file_sha256(file)
 
 
 def recipe(cfg: Config, stage: str, sections: Sequence[str], **inputs: str) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def kept_layers(cfg: Config) -> list[str]:
     """The layers that stay out of 4 bits. Raises UserError when nf4-dynamic has not chosen yet."""
     if cfg.model.quantization != "nf4-dynamic":
         return []
-    kept: list[str] = _read()["kept"]
-    return kept
+    layers: list[str] = _read()["kept"]
+    return layers
 
 
 def precision(cfg: Config, resolved: Resolved) -> str:

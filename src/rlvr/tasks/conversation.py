@@ -28,8 +28,8 @@ def unpacked(value: Any) -> Any:
         return value
     for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            found = parse(value)
-            return found if is_conversation(found) else value
+            turns = parse(value)
+            return turns if is_conversation(turns) else value
     return value
 
 

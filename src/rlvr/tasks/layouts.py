@@ -74,11 +74,11 @@ def _conversations(layout: Layout, rows: Sequence[TableRow], columns: Sequence[s
     optional = {key: name for key in OPTIONAL if _exists(name := getattr(layout, key), columns)}
     if has_answer and answer != chat:
         optional["working"] = chat
-    found = Layout(chat, answer, **{key: optional.get(key) for key in OPTIONAL})
-    named = ", ".join(f"{key}: {name}" for key, name in found.named().items())
+    columns_read = Layout(chat, answer, **{key: optional.get(key) for key in OPTIONAL})
+    named = ", ".join(f"{key}: {name}" for key, name in columns_read.named().items())
     kind = "prompts" if is_text else "conversations"
     return replace(
-        found,
+        columns_read,
         note=f"{source} has no column {layout.question!r} and was read as {kind}, as if {KEY}columns had {named}",
     )
 

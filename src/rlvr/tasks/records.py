@@ -51,8 +51,8 @@ def load(prepare: Prepare, seed: int) -> Pools:
 
 def _pool(records: Records, data: DataSource, prefix: str) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of the rows that pass the filters, and the number of the others, for the card."""
-    found, origin = read(data)
-    rows = [{name: unpacked(value) for name, value in row.items()} for row in found]
+    table, origin = read(data)
+    rows = [{name: unpacked(value) for name, value in row.items()} for row in table]
     layout = layout_of(records, rows, data.source)
     problems, left_out = [], Counter[str]()
     for i, row in enumerate(rows, start=1):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.runtime.files import file_sha256
 from rlvr.tasks.table import READERS, TableRow, files_of, read_local, rows_of, splits_of
 from rlvr.types import UserError
 
@@ -80,7 +80,7 @@ def _read_local(data: DataSource, path: Path) -> tuple[list[TableRow], dict[str,
 
 def describe(source: str, files: list[Path]) -> dict[str, Any]:
     """The origin of local files, for the card. It warns of files outside the folders that DVC follows."""
-    hashes = {str(file): _sha256(file) for file in files}
+    hashes = {str(file): file_sha256(file) for file in files}
     if all(any(file.resolve().is_relative_to(folder.resolve()) for folder in FOLLOWED) for file in files):
         return {"source": source, "files": hashes, "warnings": _untracked(files)}
     warning = (
@@ -88,11 +88,6 @@ def describe(source: str, files: list[Path]) -> dict[str, Any]:
         "DVC tracks. Copy it to data/raw and run `dvc add` on it"
     )
     return {"source": source, "files": hashes, "warnings": [warning]}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _untracked(files: list[Path]) -> list[str]:
@@ -135,8 +130,8 @@ def read_hub(name: str, subset: str | None, split: str, commit: str) -> list[Tab
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
 
     try:
-        found = load_dataset(name, subset, split=split, revision=commit)
-        rows = rows_of(found.with_format("arrow")[:])
+        dataset = load_dataset(name, subset, split=split, revision=commit)
+        rows = rows_of(dataset.with_format("arrow")[:])
     except (OSError, ValueError, HTTPError) as error:
         raise UserError(f"{_unreadable(name)} (subset {subset}, split {split}, revision {commit})\n{error}") from None
     return rows

@@ -26,8 +26,8 @@ def normalized(text: str) -> str:
     raised = "".join(map(_raised, text))
     folded = THOUSANDS.sub(r"\1\2", unicodedata.normalize("NFKC", raised).lower().translate(SAME))
     *words, last = folded.split() or [""]
-    kept = [word if all(map(_is_punctuation, word)) else _bare(word) for word in words]
-    return " ".join(" ".join([*kept, _bare(last)]).split()) or text
+    stripped = [word if all(map(_is_punctuation, word)) else _bare(word) for word in words]
+    return " ".join(" ".join([*stripped, _bare(last)]).split()) or text
 
 
 def _bare(word: str) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from rlvr.runtime.files import file_sha256, json_sha256
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
 
@@ -55,19 +56,13 @@ def read(folder: Path) -> Checkpoint:
     saved = _content(folder / STATE)
     for name, expected in saved["sha256"].items():
         try:
-            found = sha256(folder / name)
+            digest = file_sha256(folder / name)
         except OSError as error:
             raise Damaged(f"{folder / name} cannot be read: {error.strerror}") from None
-        if found != expected:
+        if digest != expected:
             raise Damaged(f"{folder / name} is not what was written")
     state = load_file(folder / WEIGHTS), torch.load(folder / OPTIMIZER, weights_only=True)
     return Checkpoint(saved["step"], state, saved["notes"])
-
-
-def sha256(file: Path) -> str:
-    """Raises OSError."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:
@@ -85,9 +80,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     content = {
         "step": checkpoint.step,
         "notes": checkpoint.notes,
-        "sha256": {name: sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)},
+        "sha256": {name: file_sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)},
     }
-    saved = {"content": content, "sha256": _hash(content)}
+    saved = {"content": content, "sha256": json_sha256(content)}
     (folder / STATE).write_text(json.dumps(saved), encoding="utf-8")
     for file in folder.iterdir():
         flush(file)
@@ -97,7 +92,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         saved = json.loads(file.read_bytes())
         content: dict[str, Any] = saved["content"]
-        is_whole = _hash(content) == saved["sha256"]
+        is_whole = json_sha256(content) == saved["sha256"]
     except OSError as error:
         raise Damaged(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError):
@@ -105,7 +100,3 @@ def _content(file: Path) -> dict[str, Any]:
     if not is_whole:
         raise Damaged(f"{file} is not what was written")
     return content
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

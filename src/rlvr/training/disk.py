@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlvr.plan.cards import GIB
 from rlvr.types import OptimizerKind, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GIB = 2**30
 CHECKPOINTS, COPIES = 3, 2  # two that are kept and the one that is being written; the model and DVC's copy of it
 
 

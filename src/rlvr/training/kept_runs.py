@@ -7,7 +7,6 @@ results are in DVC: until then they can be written again without training. One p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvr.runtime.files import json_sha256
 from rlvr.runtime.lock import locked
 from rlvr.runtime.machine import explain
 from rlvr.runtime.messages import note
@@ -73,7 +73,7 @@ def open_run(
     A finished run is given again, to write its results, unless `is_in_dvc(its log)`: then it begins again. When the
     block succeeds, the run is finished. Raises UserError if another process is training this stage.
     """
-    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    name = json_sha256(recipe)[:12]
     (FOLDER / stage).mkdir(parents=True, exist_ok=True)
     with locked(FOLDER, stage):
         others = [run for run in kept_runs(stage) if run.name != name]
@@ -101,13 +101,13 @@ def open_run(
 
 def kept_runs(stage: str) -> list[KeptRun]:
     """The runs of a stage, the one that was changed last first."""
-    found = []
+    runs = []
     for file in (FOLDER / stage).glob(f"*/{RECIPE}"):
         try:
-            found.append(KeptRun(stage, file.parent, json.loads(file.read_bytes())))
+            runs.append(KeptRun(stage, file.parent, json.loads(file.read_bytes())))
         except ValueError:
             continue  # damaged: nobody can tell what made it
-    return sorted(found, key=lambda run: run.changed, reverse=True)
+    return sorted(runs, key=lambda run: run.changed, reverse=True)
 
 
 def delete(folder: Path) -> None:
@@ -137,7 +137,7 @@ def _tell(stage: str, recipe: Recipe, others: list[KeptRun]) -> None:
     if finished and len(what := differences(recipe, finished[0].recipe)) == 1 and what[0].split()[0] in LENGTHS:
         note(
             f"this {stage} starts from its first step: {what[0]}. A finished run is not continued, since its learning "
-            "rate has followed its length; to train its result further, copy it and take the copy as model.source"
+            "rate has followed its length; to train its result further, copy it and use the copy as model.source"
         )
     unfinished = [run for run in others if not run.is_done and Run(run.folder).last_step()]
     if not unfinished:

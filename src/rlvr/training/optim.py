@@ -35,7 +35,7 @@ class LossScale:
                 self.value, self.good_steps = self.value * 2, 0
         elif self.value < 2.0:
             raise UserError(
-                "gradients are beyond float16 however small the loss is made: the model needs a wider range; set "
+                "gradients overflow float16 even at the smallest loss scale: the model needs a wider range; set "
                 "compute.dtype to float32, or to bfloat16 on a card that has it, or lower the learning rate"
             )
         else:
@@ -163,7 +163,7 @@ def _adamw(
         from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415
     except ImportError:
         raise UserError(
-            "memory.optimizer adamw_8bit needs bitsandbytes: pip install 'rlvr[qlora]', or take adamw"
+            "memory.optimizer adamw_8bit needs bitsandbytes: pip install 'rlvr[qlora]', or use adamw"
         ) from None
     optimizer: torch.optim.Optimizer = AdamW8bit(parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
     return optimizer

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from rlvr.runtime.files import file_sha256
 from rlvr.runtime.machine import explain, is_disk_full
 from rlvr.runtime.messages import warn
-from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, sha256, write
+from rlvr.training.checkpoint import Checkpoint, Damaged, State, flush, read, write
 from rlvr.types import Interrupted, StepFailed, UserError
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class Run:
             write(folder, checkpoint)
         self._drop_older_than(KEPT)
 
-    def _drop_older_than(self, kept: int) -> bool:
-        """Remove all but the newest `kept` checkpoints; whether there were any."""
-        older = sorted(self.checkpoints())[:-kept]
+    def _drop_older_than(self, count: int) -> bool:
+        """Remove all but the newest `count` checkpoints; whether there were any."""
+        older = sorted(self.checkpoints())[:-count]
         for folder in older:
             shutil.rmtree(folder)
         return bool(older)
@@ -112,13 +113,13 @@ class Run:
             raise
         except Exception as failure:
             state = state_of(policy, optimizer) if optimizer.moves == before else held
-            kept = self.resumes() if state is None else self._keep(step, state, notes)
+            resumption = self.resumes() if state is None else self._keep(step, state, notes)
             text = str(failure) if isinstance(failure, UserError) else explain(failure)
             if text is None:
-                failure.add_note(kept)
+                failure.add_note(resumption)
                 raise
             kind = type(failure) if isinstance(failure, StepFailed) else StepFailed
-            raise kind(f"step {step + 1}: {text}\n{kept}") from failure
+            raise kind(f"step {step + 1}: {text}\n{resumption}") from failure
 
     def _keep(self, step: int, state: State, notes: dict[str, Any]) -> str:
         try:
@@ -163,15 +164,15 @@ class Run:
     def _instead(self) -> str:
         step = self.last_step()
         return (
-            f"the one after step {step} is taken" if step else "there is no other, so the run begins at its first step"
+            f"the one after step {step} is used" if step else "there is no other, so the run begins at its first step"
         )
 
     def _forget_logs_from(self, step: int) -> None:
         """Drop what was logged after the checkpoint: it will be computed again."""
         lines = self.log.read_bytes().decode(errors="replace").splitlines() if self.log.exists() else []
-        kept = [line for line in lines if _step_of(line, default=step) < step]
+        earlier = [line for line in lines if _step_of(line, default=step) < step]
         writing = self.log.with_suffix(".writing")
-        writing.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        writing.write_text("".join(f"{line}\n" for line in earlier), encoding="utf-8")
         writing.rename(self.log)  # a kill in between must not lose the lines before the checkpoint
         self.completions.mkdir(exist_ok=True)
         for table in self.completions.iterdir():
@@ -181,11 +182,11 @@ class Run:
 
 def check_log(run: Run, steps: int) -> None:
     """Warn where the log does not hold the first `steps` steps, each once."""
-    found = [_step_of(line, default=-1) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    if found != list(range(steps)):
+    steps_logged = [_step_of(line, default=-1) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    if steps_logged != list(range(steps)):
         warn(
-            f"{run.log} is damaged: it holds {len(set(found))} of the {steps} steps before the checkpoint. The weights "
-            "are whole; the curves of the report will not be"
+            f"{run.log} is damaged: it holds {len(set(steps_logged))} of the {steps} steps before the checkpoint. The "
+            "weights are whole; the curves of the report will not be"
         )
 
 
@@ -197,7 +198,7 @@ def check_completions(run: Run, written: Mapping[str, str]) -> None:
     for name, digest in written.items():
         table = run.completions / name
         try:
-            is_whole = sha256(table) == digest
+            is_whole = file_sha256(table) == digest
         except FileNotFoundError:
             warn(f"{table} is missing: the report will lack these completions")
             continue

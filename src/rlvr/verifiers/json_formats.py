@@ -19,14 +19,14 @@ def unchecked(schema: str) -> set[str]:
         todo: list[tuple[Any, bool]] = [(json.loads(schema), False)]
     except (ValueError, RecursionError):
         return set()
-    found = set[str]()
+    formats = set[str]()
     while todo:
         value, has_names = todo.pop()
         if isinstance(value, list):
             todo += [(inner, False) for inner in value]
         elif isinstance(value, dict):
             if not has_names and isinstance(value.get("format"), str):
-                found.add(value["format"])
+                formats.add(value["format"])
             inside = [(key, inner) for key, inner in value.items() if has_names or key not in VALUES]
             todo += [(inner, not has_names and key in BY_NAME) for key, inner in inside]
-    return found - set(CHECKED)
+    return formats - set(CHECKED)

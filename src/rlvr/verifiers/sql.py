@@ -75,16 +75,16 @@ def _verify_on(setup: str, answer: str, task: dict[str, Any]) -> Verdict:
         if len(expected.rows) > ROWS:
             return fault(GOLD, f"the gold's query returns more than {ROWS:,} rows")
         try:
-            found = run(database, unfence(answer), len(expected.rows) + 1, tables)  # more are wrong anyway
+            result = run(database, unfence(answer), len(expected.rows) + 1, tables)  # more are wrong anyway
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             is_too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
             return wrong(OUTPUT if is_too_big else UNPARSABLE, ascii(str(error))[:300])
-    if not found.num_columns:
+    if not result.num_columns:
         return wrong(UNPARSABLE, "not a query")
-    if expected.tables and not found.tables:
+    if expected.tables and not result.tables:
         return Verdict("wrong", None, "it writes the result down, without reading a table")
-    is_same = same(found.rows, expected.rows, is_ordered=task["ordered"])
-    return right_if(found.num_columns == expected.num_columns and is_same)
+    is_same = same(result.rows, expected.rows, is_ordered=task["ordered"])
+    return right_if(result.num_columns == expected.num_columns and is_same)
 
 
 def read(gold: str) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class RunningVerifier:
         if answer is None:
             return wrong(MISSING)
         arguments = {"answer": answer} | ({"question": problem.question} if self.verifier.reads_question else {})
-        asked = tuple(self._call(self.verifier.target, arguments | {"gold": gold}) for gold in problem.golds)
-        return asked if problem.accepted else asked[0]
+        calls = tuple(self._call(self.verifier.target, arguments | {"gold": gold}) for gold in problem.golds)
+        return calls if problem.accepted else calls[0]
 
     def ask_gold(self, gold: str) -> Verdict | Future[Reply]:
         """Right for a gold that the verifier can use, else a fault."""

@@ -133,8 +133,8 @@ def _words(sample: Sample) -> list[str]:
     text = sample.completion.text[:LONGEST]
     for mark in sample.tags.marks():
         text = text.replace(mark, " ")
-    found = _WORD.findall(_COMMAND.sub(" ", text).casefold())
-    parts = ("".join(part) for word in found for _, part in groupby(word, _is_dense))
+    words = _WORD.findall(_COMMAND.sub(" ", text).casefold())
+    parts = ("".join(part) for word in words for _, part in groupby(word, _is_dense))
     return [part for part in parts if len(part) > 1 or _is_dense(part)]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from rlvr.rewards.judge import ledger
 from rlvr.rewards.judge.endpoint import Ask, EndpointError, connect
 from rlvr.rewards.judge.options import Options, find_key
+from rlvr.runtime.files import json_sha256
 
 SEED = 0
 LONGEST = 2000  # characters of a reason, and of a reply that is sent back
@@ -59,7 +60,7 @@ async def _judge(conversation: list[dict[str, str]], folder: Path, options: Opti
     """A score and its reason, or NaN and the failure."""
     body = {"model": options.model, "messages": conversation, "temperature": 0, "seed": SEED}
     body |= {"max_tokens": options.max_output_tokens}
-    key = hashlib.sha256(json.dumps([options.base_url, body], sort_keys=True).encode()).hexdigest()
+    key = json_sha256([options.base_url, body])
     if verdict := ledger.read(folder, key):
         return verdict["score"], verdict["reason"]
     try:

@@ -45,13 +45,13 @@ def signature(*, path: str, function: str) -> dict[str, Any]:
     `peak_bytes` is the address space that the process has taken so far, 0 where the system does not say.
     """
     with contextlib.chdir("."):
-        found = _load(path, function)
-        constructor, called = [], inspect.signature(found)
-        if inspect.isclass(found):
-            if not any("__call__" in vars(base) for base in found.__mro__):
+        target = _load(path, function)
+        constructor, called = [], inspect.signature(target)
+        if inspect.isclass(target):
+            if not any("__call__" in vars(base) for base in target.__mro__):
                 raise TypeError(f"the class {function} has no method __call__")
-            constructor, called = list(called.parameters), inspect.signature(found.__call__)
-    parameters = list(called.parameters.values())[inspect.isclass(found) :]  # without self
+            constructor, called = list(called.parameters), inspect.signature(target.__call__)
+    parameters = list(called.parameters.values())[inspect.isclass(target) :]  # without self
     listed = [[one.name, one.kind.name, one.default is not one.empty] for one in parameters]
     return {"parameters": listed, "constructor": constructor, "peak_bytes": _peak_bytes()}
 
@@ -139,20 +139,20 @@ def _load(path: str, function: str) -> Any:
         sys.modules[module.__name__] = module  # where dataclasses look for the names of their annotations
         exec(compile(source, path, "exec"), module.__dict__)
         _modules[path] = digest, module
-    if not callable(found := _modules[path][1].__dict__.get(function)):
+    if not callable(target := _modules[path][1].__dict__.get(function)):
         raise TypeError(f"{path} has no function {function!r}")
-    return found
+    return target
 
 
 def _target(path: str, function: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """What to call, and the options it still takes. An instance of a class is made once, from the options it names."""
-    found = _load(path, function)
-    if not inspect.isclass(found):
-        return found, dict(options)
-    given = {name: options[name] for name in inspect.signature(found).parameters if name in options}
-    key = found.__module__, function, json.dumps(given, sort_keys=True)
+    target = _load(path, function)
+    if not inspect.isclass(target):
+        return target, dict(options)
+    given = {name: options[name] for name in inspect.signature(target).parameters if name in options}
+    key = target.__module__, function, json.dumps(given, sort_keys=True)
     if key not in _instances:
-        _instances[key] = found(**given)
+        _instances[key] = target(**given)
     return _instances[key], {name: value for name, value in options.items() if name not in given}
 
 

@@ -46,8 +46,8 @@ def counted(values: Any, count: int, where: str) -> list[Any]:
     if not isinstance(values, list):
         raise TypeError(f"{where} returned {shown(values)}: the batch form returns a list of {count} numbers or Nones")
     if len(values) != count:
-        found = f"more than {count}" if len(values) > count else str(len(values))
-        raise ValueError(f"{where} returned {found} values for {count} completions: return one for each")
+        size = f"more than {count}" if len(values) > count else str(len(values))
+        raise ValueError(f"{where} returned {size} values for {count} completions: return one for each")
     return values
 
 

@@ -49,10 +49,10 @@ def _takes_content(code: CodeType) -> bool:
 def _used(function: Any, code: CodeType) -> list[Any]:
     """What the names in a function's code stand for: globals, members of modules, and variables around it."""
     names = [name for inner in _codes(code) for name in inner.co_names]
-    found = [function.__globals__.get(name) for name in names]
-    members = [vars(module).get(name) for module in found if isinstance(module, ModuleType) for name in names]
+    values = [function.__globals__.get(name) for name in names]
+    members = [vars(module).get(name) for module in values if isinstance(module, ModuleType) for name in names]
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    return [*found, *members, *cells]
+    return [*values, *members, *cells]
 
 
 def _is_from(value: Any, folder: Path) -> bool:
