@@ -33,6 +33,8 @@ def of(schema: object, answer: str) -> tuple[str, str | None]:
     [
         '{"name": "Ada"}',
         ' {"name": "Ada", "age": 36}\n',
+        '```json\n{"name": "a ``` mark"}\n```',
+        '  ```json\n  {"name": "Ada"}\n  ```',
         '```json\n{"name": "Ada"}\n```',
         '```\n{"name": "Ada", "friend": {"name": "Bob"}}\n```',
         '{"name": "\\ud800"}',

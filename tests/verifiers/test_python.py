@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import marshal
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -183,6 +184,22 @@ def test_a_verdict_is_json() -> None:
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
+DOCUMENTED = """\
+def x(y):
+    '''Double y.
+
+    ```python
+    x(1)
+    ```
+
+    ```
+    2
+    ```
+    '''
+    return 2 * y
+"""
+
+
 @pytest.mark.parametrize(
     ("answer", "program"),
     [
@@ -199,6 +216,20 @@ def test_a_verdict_is_json() -> None:
         ("```python\nprint(2)\n```\n```text\n2\n```", "print(2)\n"),
         ("```\nprint(2)\n```\n```\nhello, world\n```", "print(2)\n"),
         ("```\nprint(2)\n```\n```\n[1, 2]\n```", "print(2)\n"),
+        ("1. Code:\n   ```python\n   x = 1\n   ```\n2. Done", "x = 1\n"),
+        ("- ```python\n  if 1:\n    x = 1\n  ```", "if 1:\n  x = 1\n"),
+        ("```python\n    # first\n    x = 1\n    ```", "# first\nx = 1\n"),
+        ("\t```python\n\tx = 1\n\n\ty = 2\n\t```", "x = 1\n\ny = 2\n"),
+        ("  ```python\nx = 1\n  ```", "x = 1\n"),
+        (f"```python\n{DOCUMENTED}```\nDone.", DOCUMENTED),
+        (f"  ```python\n{indent(DOCUMENTED, '  ')}  ```\nDone.", DOCUMENTED),
+        ("```python\nx = '```'\ny = 2\n```", "x = '```'\ny = 2\n"),
+        ('```python\nx = """\n```\n"""\n```\nDone.', 'x = """\n```\n"""\n'),
+        ("```python\nx = 1  # as ```y```\ny = 2\n```", "x = 1  # as ```y```\ny = 2\n"),
+        ("````python\nx = '```'\n````", "x = '```'\n"),
+        ("Call ```x(1)``` so:\n```python\nx = print\n```", "x = print\n"),
+        ("```python\nx = 1```\nDone.", "x = 1"),
+        ("```python\nx = (\n```\nor\n```python\nx = 1\n```", "x = 1\n"),
     ],
 )
 def test_the_program_is_the_last_fence_that_defines_what_the_tests_call(answer: str, program: str) -> None:
