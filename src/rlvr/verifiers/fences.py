@@ -19,7 +19,7 @@ _MARGIN = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
 
 def unfence(answer: str) -> str:
     """The content of the code fence if that is the whole answer, else the stripped answer."""
-    text = answer.strip()
+    text = answer.strip().removeprefix("\ufeff").strip()
     fence = FENCED.fullmatch(text)
     return fence[1] if fence and not _INSIDE.search(fence[1]) else text
 

@@ -89,7 +89,10 @@ def _verify_on(setup: str, answer: str, task: dict[str, Any]) -> Verdict:
 
 def read(gold: str) -> dict[str, Any]:
     """The task, with `setup` as a list. Raises ValueError."""
-    task = json.loads(gold)
+    try:
+        task = json.loads(gold)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     if not isinstance(task, dict) or task.keys() != FIELDS.keys():
         raise ValueError(f"it must be a JSON object with {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
