@@ -425,6 +425,21 @@ def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
         ('a: "\\uD83D"', r"holds \\ud83d, half of a character"),
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
+        ("a: &a {b: *a}", "holds itself"),
+        ("a: &a [1, *a, *a]", "more than 100,000 values"),
+        ("a: &a\n  b: [{c: *a}]", "holds itself"),
+        ("a: " + "[" * 2000 + "]" * 2000, "more than 64 levels deep"),
+        ("a: " + "{b: " * 100 + "1" + "}" * 100, "more than 64 levels deep"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{n}: &{n} [{', '.join([f'*{o}'] * 8)}]\n" for o, n in zip("abcdefgh", "bcdefghi", strict=True)),
+            "more than 100,000 values",
+        ),
+        ("a: 2020-02-30", "a value cannot be read"),
+        ("a: !!int x", "a value cannot be read"),
+        ("a: !!bool x", "a value cannot be read"),
+        ("a: " + "9" * 5000, "a value cannot be read"),
+        ("a: 0x" + "f" * 5000, "a value cannot be read"),
     ],
 )
 def test_a_file_that_is_no_mapping(text: str, message: str, tmp_path: Path) -> None:
