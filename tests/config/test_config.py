@@ -192,6 +192,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"rewards": {"number": {"weight": 0.0, "options": {"right": 1.0, "wrong": 0.0, "missing": 0.0}}}},
         ["at least one reward function needs a weight other than 0"],
     ),
+    "a verdict that takes forever": (
+        {"verifiers.seconds": 1e308},
+        ["verifiers.seconds: 1e+308 is above 86400 seconds"],
+    ),
+    "a function that takes forever": (
+        {"verifiers.function_seconds": 86401.0},
+        ["verifiers.function_seconds: 86401 is above 86400 seconds, a day"],
+    ),
+    "a program that takes forever": (
+        {"verifiers.python.wall_seconds": 1e308, "verifiers.python.cpu_seconds": 1e307},
+        ["verifiers.python.wall_seconds: 1e+308 is above", "verifiers.python.cpu_seconds: 1e+307 is above"],
+    ),
+    "no time at all": ({"verifiers.seconds": 0.0}, ["verifiers.seconds: 0.0 (float): Input should be greater than 0"]),
     "a program's time": (
         {"verifiers.python.cpu_seconds": 6.0},
         ["verifiers.python: cpu_seconds 6 must be below wall_seconds 6"],
