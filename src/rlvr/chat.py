@@ -29,6 +29,10 @@ PROBE = "0"  # a question that every vocabulary can write
 
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30  # for one chat
 LONGEST = 2**20  # characters that a chat template may write around the messages
+BOX = "\\boxed{"
+BOXES = re.compile(  # \boxed {2}, \fbox{2} and \boxed 2: LaTeX needs no braces around one symbol
+    r"\\(?:boxed|fbox)(?:\s*\{|[ \t]*(?P<bare>[-+]?(?:\d[\d.,/]*)?\d|(?<=[ \t])[A-Z])(?![\w{]))"
+)
 GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # blocks of transformers around an assistant's turn
 REMEDY = "repair its chat_template.jinja, or use a model with another"
 
@@ -278,10 +282,18 @@ class Reading:
     counts: tuple[int, int, int, int]
 
 
+def plain_boxes(text: str, tags: Tags) -> str:
+    """`text` with each box written as the tags have it, if they are \\boxed{ and }."""
+    if not tags.is_box or tags.marks()[2] != BOX:
+        return text
+    return BOXES.sub(lambda match: f"{BOX}{match['bare']}}}" if match["bare"] else BOX, text)
+
+
 def read(text: str, tags: Tags) -> Reading:
     start, end, answer_start, answer_end = tags.marks()
     _, start_tag, rest = text.partition(start)
     reasoning, end_tag, _ = rest.partition(end)
+    text = plain_boxes(text, tags)
     ends = len(list(_boxes(text, answer_start))) if tags.is_box else text.count(answer_end)
     counts = text.count(start), text.count(end), text.count(answer_start), ends
     return Reading(
@@ -296,7 +308,7 @@ def extract_answer(text: str, tags: Tags) -> str | None:
     tags, such as the line breaks of xml, is not part of the answer.
     """
     start, end, answer_start, answer_end = tags.marks()
-    body = text.strip()
+    body = plain_boxes(text, tags).strip()
     if not body.startswith(start):
         return None
     reasoning, tag, rest = body[len(start) :].partition(end)
@@ -324,7 +336,7 @@ def extract_tagged(text: str, tags: Tags) -> str | None:
     None without the tag.
     """
     _, end, answer_start, answer_end = tags.marks()
-    rest = text.rpartition(end)[2]
+    rest = plain_boxes(text, tags).rpartition(end)[2]
     if tags.is_box and (boxes := list(_boxes(rest, answer_start))):
         return boxes[-1]
     closed, last = rest.rfind(answer_end), rest.rfind(answer_start)

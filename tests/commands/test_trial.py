@@ -148,6 +148,14 @@ def test_the_command_prints_points_means_and_signal(
     assert "questions without signal (all completions worth the same): 1 of 2" in text
 
 
+def test_a_file_that_is_missing_or_empty_says_what_it_should_hold(project: Path) -> None:
+    with pytest.raises(UserError, match=r"none.jsonl does not exist: give a table .* with a completion in each row"):
+        try_file(Path("none.jsonl"), None)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no rows: write one completion per row"):
+        try_file(Path("empty.jsonl"), None)
+
+
 def test_only_the_first_completions(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("some.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     try_file(Path("some.jsonl"), 1)

@@ -192,6 +192,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"rewards": {"number": {"weight": 0.0, "options": {"right": 1.0, "wrong": 0.0, "missing": 0.0}}}},
         ["at least one reward function needs a weight other than 0"],
     ),
+    "a verdict that takes forever": (
+        {"verifiers.seconds": 1e308},
+        ["verifiers.seconds: 1e+308 is above 86400 seconds"],
+    ),
+    "a function that takes forever": (
+        {"verifiers.function_seconds": 86401.0},
+        ["verifiers.function_seconds: 86401 is above 86400 seconds, a day"],
+    ),
+    "a program that takes forever": (
+        {"verifiers.python.wall_seconds": 1e308, "verifiers.python.cpu_seconds": 1e307},
+        ["verifiers.python.wall_seconds: 1e+308 is above", "verifiers.python.cpu_seconds: 1e+307 is above"],
+    ),
+    "no time at all": ({"verifiers.seconds": 0.0}, ["verifiers.seconds: 0.0 (float): Input should be greater than 0"]),
     "a program's time": (
         {"verifiers.python.cpu_seconds": 6.0},
         ["verifiers.python: cpu_seconds 6 must be below wall_seconds 6"],
@@ -425,6 +438,21 @@ def test_a_power_of_ten_is_a_number(written: str, tmp_path: Path) -> None:
         ('a: "\\uD83D"', r"holds \\ud83d, half of a character"),
         ("", "must be a mapping of sections, found NoneType"),
         ("- a\n", "must be a mapping of sections, found list"),
+        ("a: &a {b: *a}", "holds itself"),
+        ("a: &a [1, *a, *a]", "more than 100,000 values"),
+        ("a: &a\n  b: [{c: *a}]", "holds itself"),
+        ("a: " + "[" * 2000 + "]" * 2000, "more than 64 levels deep"),
+        ("a: " + "{b: " * 100 + "1" + "}" * 100, "more than 64 levels deep"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"{n}: &{n} [{', '.join([f'*{o}'] * 8)}]\n" for o, n in zip("abcdefgh", "bcdefghi", strict=True)),
+            "more than 100,000 values",
+        ),
+        ("a: 2020-02-30", "a value cannot be read"),
+        ("a: !!int x", "a value cannot be read"),
+        ("a: !!bool x", "a value cannot be read"),
+        ("a: " + "9" * 5000, "a value cannot be read"),
+        ("a: 0x" + "f" * 5000, "a value cannot be read"),
     ],
 )
 def test_a_file_that_is_no_mapping(text: str, message: str, tmp_path: Path) -> None:

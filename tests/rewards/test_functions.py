@@ -383,9 +383,17 @@ def test_repetition_is_seen_without_spaces(text: str) -> None:
     assert points_of("repetition", text, words=3, points=-1.0) < -0.95
 
 
+@pytest.mark.parametrize("padding", ["\n" * 500, "\r\n" * 300, " " * 500, "\t" * 500, "\n \n\t" * 200, "\u3000" * 500])
+@pytest.mark.parametrize("text", ["{}", "<answer>8</answer>{}", "We add{} 3 and 5."])
+def test_padding_with_white_space_is_repetition(padding: str, text: str) -> None:
+    assert points_of("repetition", text.format(padding), words=3, points=-1.0) < -0.9
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "one two\n\n\nthree four\n\n\nfive six\n",
+        "def f(x):\n" + " " * 24 + "return x\n\n\n" + "name" + " " * 40 + "price",
         "see https://example.com/books/maths/page?number=12&part=3&language=en#answer for the whole proof",
         r"we get \frac{1}{2}+\frac{1}{3}=\frac{5}{6} and that is the sum",
         "今天的天气很好，我们去公园散步吧",

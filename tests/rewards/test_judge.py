@@ -440,6 +440,8 @@ def test_a_verdict_is_exactly_what_was_asked_for(reply: str, message: str | None
         ({"concurrency": 0}, "concurrency 0 must be at least 1"),
         ({"retries": -1}, "retries -1 must be at least 0"),
         ({"seconds": 0.0}, "seconds 0 must be above 0"),
+        ({"seconds": 1e308}, r"seconds 1e\+308 must be above 0, and at most 86400, a day"),
+        ({"retries": 10**400}, "retries 10+ must be at most 1000"),
         ({"max_cost": -0.5}, "max_cost -0.5 must not be negative"),
     ],
 )

@@ -178,6 +178,42 @@ class TestLayouts:
         with pytest.raises(UserError, match=f"row 1: .*{message}"):
             one(load, {"chat": chat, "answer": 1}, columns__question="chat")
 
+    CALL: ClassVar = {"role": "assistant", "tool_calls": [{"name": "add"}]}
+    FAULTY: ClassVar[list[tuple[list[Any], str]]] = [
+        ([USER, CALL], "turn 2 .assistant. has no content, only tool calls"),
+        (
+            [USER, CALL, {"role": "tool", "content": "5"}, reply("5")],
+            "turn 2 .assistant. has no content, only tool calls",
+        ),
+        ([], "the conversation has no turns: leave the row out"),
+        ([USER, {"content": "5"}], "turn 2 .no role. has no role"),
+        ([{"role": "user"}, reply("5")], "turn 1 .user. has no content: leave the row out"),
+        ([USER, "five"], "turn 2 is no object with role and content, but str"),
+        ([{"from": "human", "text": "5"}], "turn 1 .human. has no value"),
+    ]
+
+    @pytest.mark.parametrize("place", [1, 2])
+    @pytest.mark.parametrize("chat, message", FAULTY)
+    def test_a_turn_that_cannot_be_read_is_named_with_its_row(
+        self, chat: list[Any], message: str, place: int, load: Load
+    ) -> None:
+        rows = [{"messages": [USER, reply("5")]}]
+        rows.insert(place - 1, {"messages": chat})
+        with pytest.raises(UserError, match=f"row {place}: column 'messages': {message}"):
+            one(load, *rows)
+
+    @pytest.mark.parametrize("chat, message", FAULTY)
+    def test_a_column_of_such_turns_is_named(self, chat: list[Any], message: str, load: Load) -> None:
+        with pytest.raises(UserError, match=f"row 1: column 'messages': {message}"):
+            one(load, {"messages": chat}, {"messages": chat})
+
+    @pytest.mark.parametrize("content", [None, "", " "])
+    def test_a_last_turn_without_text_is_named(self, content: str | None, load: Load) -> None:
+        with pytest.raises(UserError, match=r"row 1: turn 2 \(assistant\), the last of 'messages', has no text"):
+            one(load, {"messages": [USER, {"role": "assistant", "content": content}]})
+        with_gold = {"messages": [USER, {"role": "assistant", "content": content}], "answer": "5"}
+        assert one(load, with_gold).answer == "5"
+
 
 class TestGolds:
     @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

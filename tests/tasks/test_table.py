@@ -68,6 +68,11 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
     [
         ("a.xlsx", b"PK", r"cannot read files of kind '\.xlsx'.*: save the sheet as CSV UTF-8"),
         ("a.csv.gz", b"\x1f\x8b", r"cannot read files of kind '\.gz'.*: unpack it"),
+        ("a.csv", b"PK\x03\x04\x14\0\x06\0", "an Excel sheet or a zip file, whatever its name: save the sheet as CSV"),
+        ("a.csv", b"\x1f\x8b\x08\0\0\0", "compressed with gzip, whatever its name: unpack it"),
+        ("a.jsonl", b"\x1f\x8b\x08\0\0\0", "compressed with gzip, whatever its name: unpack it"),
+        ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Excel sheet, whatever its name: save it as CSV UTF-8"),
+        ("a.json", b"PAR1\x15\0", "a Parquet file, whatever its name: name it .parquet"),
         ("a.csv", "question,answer\na,1\n".encode("utf-16-le"), "null characters, as UTF-16 without its mark"),
         ("a.csv", "question,answer\nwie groß?,1".encode("latin-1"), r"is not UTF-8 \(byte 23\): save it as UTF-8"),
         ("a.csv", b"question;answer\na;b;c\n", "line 2: 3 values for 2 columns: .* hold a semicolon"),

@@ -71,6 +71,34 @@ def test_the_options_of_the_question_name_no_letter() -> None:
                 assert letter(between.join(marks.format(*option) for option in options)) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("D. Both A and B", "D"), ("C) Both A and B", "C"), ("E) A and B", "E"), ("(D) A, B and C", "D"),
+        ("D) A and C only", "D"), ("D: Neither A nor B", "D"), ("E. Either A or B", "E"),
+        ("D) All of A, B, and C", "D"),
+        ("d) both a and b", "D"), ("The answer is (D) Both A and B.", "D"), ("D (both A and B)", "D"),
+        ("**D) Both (A) and (B)**", "D"), ("C. A and B are correct", "C"), ("D. Options A and B", "D"),
+        ("B) x", "B"), ("B: Y", "B"),
+    ],
+)  # fmt: skip
+def test_the_text_of_an_option_may_name_letters(text: str, named: str) -> None:
+    assert letter(text) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A. B. C. D.", "B. C.", "B - C", "A: B", "b. c.", "A - B - C - D", "A.B.C.D.", "B. C", "B) C",
+        "[A] B [C]", "A. A.",
+        "A. Both A and B", "A) B and C", "B. A or C", "C) A or B", "D. A and E", "D) Either A and B", "E) Both A or B",
+        "The answer is (B) Both A and C", "D) Both A and B or C",
+    ],
+)  # fmt: skip
+def test_letters_alone_are_several(text: str) -> None:
+    assert letter(text) is None
+
+
 @pytest.mark.parametrize("gold", ["", "Paris", "A or B", "7"])
 def test_a_gold_without_a_letter_is_our_fault(gold: str) -> None:
     verdict = verify("B", gold)
@@ -89,6 +117,11 @@ def test_no_text_breaks_it(text: str) -> None:
         "The answer is D: Lima", "I would go with D.", "D because Lima is the capital", "D, Lima",
         "D, since it is larger",
         "**D** is the correct choice", "The best answer is [D].",
+        "The answer must be D.", "The answer should be D", "The answer is clearly D", "I believe the answer is D.",
+        "I am sure that it is D", "Selected: D", "We chose option D", "The only correct answer is D.", "D;", "<D>",
+        "The answer is <D>.", "D is the correct answer because it is the capital.", "D is correct, since it's larger",
+        "D is right. Lima is the capital.", "The answer is D (Lima)", "D (Lima)", "D (Lima).", "D\nLima", "d\nLima",
+        "The answer is D\n\nLima is the capital.", "D because it's the capital", "D\nA river in Peru",
     ],
 )  # fmt: skip
 def test_a_letter_in_a_sentence(answer: str) -> None:
@@ -102,6 +135,13 @@ def test_a_letter_in_a_sentence(answer: str) -> None:
         "The answer is not (D) Lima", "The answer is (D) Lima or (E) Quito", "The answer is D. No, E.", "D. or E.",
         "D, E", "d, e", "D, not E", "D, and the second too", "D, or maybe the last", "D but perhaps another",
         "Neither D nor E", "D is correct and E is correct", "Is D correct?", "The answer is (D) Lima, not (E)",
+        "D is correct because E is wrong, or E", "D is correct as well as the last", "D is correct. But the last fits",
+        "D is right, or the last", "D is the answer because it is e", "D (or E)", "D (E)", "D (A)", "D (not sure)",
+        "D (or the last)", "D (Lima?)", "D\nE", "D\nA", "d\na", "D\nmaybe the last", "D\nWait, the last", "D, A",
+        "D\nLima\nE\nQuito", "The answer should be D or E", "The answer must not be D",
+        "I believe it is D. Or the last",
+        "The answer should be D, unless it is the last", "I am not sure that it is D", "Should it be D?", "<D> <E>",
+        "<b>D</b>", "D>E", "d > 5", "I believe the answer is D. But perhaps the last", "Selected: D, E", "D; E",
     ],
 )  # fmt: skip
 def test_a_letter_that_is_denied_or_one_of_two(answer: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlvr.verifiers import json_schema
 from rlvr.verifiers.json_formats import CHECKED, unchecked
-from rlvr.verifiers.json_schema import verify
+from rlvr.verifiers.json_schema import check_gold, verify
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -33,6 +33,11 @@ def of(schema: object, answer: str) -> tuple[str, str | None]:
     [
         '{"name": "Ada"}',
         ' {"name": "Ada", "age": 36}\n',
+        '```json\n{"name": "a ``` mark"}\n```',
+        '  ```json\n  {"name": "Ada"}\n  ```',
+        '\ufeff{"name": "Ada"}',
+        '\ufeff```json\n{"name": "Ada"}\n```',
+        '```json\n\ufeff{"name": "Ada"}\n```',
         '```json\n{"name": "Ada"}\n```',
         '```\n{"name": "Ada", "friend": {"name": "Bob"}}\n```',
         '{"name": "\\ud800"}',
@@ -108,6 +113,54 @@ def test_a_schema_that_cannot_be_applied_is_our_fault(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "create_connection", refuse)
     found = verify('"a"', gold)
     assert (found.outcome, found.cause) == ("fault", "gold") and found.message
+
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/definitions/x"},
+        {"$ref": "http://x/y"},
+        {"$ref": "other.json#/a"},
+        {"$ref": "#anchor"},
+        {"properties": {"a": {"items": {"$ref": "#/$defs/x"}}}, "$defs": {"y": {}}},
+        {"anyOf": [{"type": "string"}, {"not": {"$ref": "#/$defs/x"}}]},
+        {"$ref": "#/parts/a", "parts": {"a": {"items": {"$ref": "#/parts/b"}}}},
+        {"$schema": DRAFT_7, "definitions": {"x": {"dependencies": {"a": {"$ref": "#/definitions/y"}}}}},
+        {"$ref": "#"},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_a_bad_gold(schema: dict[str, Any]) -> None:
+    found = check_gold(json.dumps(schema))
+    assert found.is_fault and found.cause == "gold" and ("$ref" in found.message or "recursion" in found.message)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"next": {"$ref": "#"}}},
+        {"$ref": "#/$defs/tree", "$defs": {"tree": {"type": ["array", "null"], "items": {"$ref": "#/$defs/tree"}}}},
+        {"$ref": "#node", "$defs": {"node": {"$anchor": "node", "items": {"$ref": "#node"}}}},
+        {"$id": "http://x/y", "items": {"$ref": "y#/$defs/a"}, "$defs": {"a": {"type": "null"}}},
+        {"$ref": "http://x/part", "$defs": {"a": {"$id": "http://x/part", "items": {"$ref": "#/$defs/b"},
+                                                  "$defs": {"b": {"type": "null"}}}}},
+        {"$schema": DRAFT_7, "items": {"$ref": DRAFT_7}},
+        {"$schema": DRAFT_7, "definitions": {"x": {"type": "null"}}, "items": {"$ref": "#/definitions/x"}},
+        {"$schema": "http://json-schema.org/draft-03/schema#", "extends": {"$ref": "#/definitions/x"},
+         "definitions": {"x": {"type": "any"}}},
+        {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"$ref": "#"}}},
+        {"properties": {"$ref": {"type": "string"}}},
+        {"const": {"$ref": "#/nowhere"}},
+        {"$dynamicRef": "#node", "$defs": {"node": {"$dynamicAnchor": "node", "items": {"$dynamicRef": "#node"}}}},
+        {"enum": [{"$ref": "#/nowhere"}]},
+        True,
+    ],
+)  # fmt: skip
+def test_references_that_lead_somewhere_are_fine(schema: object) -> None:
+    assert check_gold(json.dumps(schema)).is_right
 
 
 def test_the_draft_is_the_one_that_the_schema_names() -> None:

@@ -297,6 +297,32 @@ def test_texts_stay_texts(write: Write) -> None:
     assert said["points"] == [5.0]
 
 
+@pytest.mark.parametrize(
+    ("body", "remedy"),
+    [
+        ('key = "content"; return [float(len(c[0][key])) for c in completions]', "messages: true"),
+        ('return [float(len(c[0].get("role"))) for c in completions]', "messages: true"),
+        ('return [float(len(c[-1]["role"])) for c in completions]', "messages: true"),
+        ('return [float(len(c[0]["content"])) + len(c.split()) for c in completions]', "messages: false"),
+        (
+            'import re; return [float(bool(c[0]["content"])) + len(re.findall("x", c)) for c in completions]',
+            "messages: false",
+        ),
+    ],
+)
+def test_a_failure_over_chats_and_texts_names_the_setting(write: Write, body: str, remedy: str) -> None:
+    path = write(f"def f(completions):\n    {body}\n")
+    found = call(path=path, function="f", items=[item("one"), item("two")], options={}, messages=None)
+    assert all(map(math.isnan, found["points"]))
+    assert all(remedy in message for message in found["messages"]), found["messages"]
+
+
+def test_a_failure_of_another_kind_names_no_setting(write: Write) -> None:
+    path = write("def f(completions): return [1 / 0 for c in completions]")
+    (message,) = call(path=path, function="f", items=[item("one")], options={}, messages=None)["messages"]
+    assert "messages:" not in message
+
+
 def test_classes_partials_and_re_exports(write: Write) -> None:
     write("def scaled(completion, *, scale): return scale * len(completion)", "user/elsewhere.py")
     path = write(

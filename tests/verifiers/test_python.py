@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import marshal
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -47,6 +48,10 @@ RIGHT = {
     "white space at the ends": ("print('a  ')\nprint()\nprint('b\\n\\n')", {"stdin": "", "stdout": "a\n\nb"}),
     "a main guard": ("if __name__ == '__main__':\n    print(1)", {"stdin": "", "stdout": "1\n"}),
     "sys.exit(0)": ("import sys\nprint(1)\nsys.exit(0)", {"stdin": "", "stdout": "1"}),
+    "exit()": ("print(1)\nexit()\nprint(2)", {"stdin": "", "stdout": "1"}),
+    "exit(0)": ("def main():\n    print(1, end='')\n    exit(0)\nmain()", {"stdin": "", "stdout": "1"}),
+    "quit()": ("if input() == '0':\n    quit()\nprint(1)", {"stdin": "0", "stdout": ""}),
+    "a caught exit()": ("try:\n    exit(3)\nexcept SystemExit as e:\n    print(e.code)", {"stdin": "", "stdout": "3"}),
     "output at exit": ("import atexit\natexit.register(print, 1)", {"stdin": "", "stdout": "1"}),
     "output of a thread": (
         "import threading\nthreading.Thread(target=print, args=(1,)).start()",
@@ -98,6 +103,9 @@ WRONG = {  # cause, program, test
     "an exception in an assert": ("crash", DOUBLE, {"assert": "assert f(None) == 1"}),
     "no function": ("crash", "def g(x): return x", call(1, 4)),
     "the right output, then an error": ("crash", "print(1)\nraise ValueError('late')", {"stdin": "", "stdout": "1"}),
+    "exit with a status": ("crash", "print(1)\nexit(3)", {"stdin": "", "stdout": "1"}),
+    "quit with a message": ("crash", "print(1)\nquit('no')", {"stdin": "", "stdout": "1"}),
+    "exit in a call": ("crash", "def f(x): exit()", call(1, 4)),
     "an error status": ("crash", "print(1)\nraise SystemExit(3)", {"stdin": "", "stdout": "1"}),
     "no more input": ("crash", "input()\ninput()", {"stdin": "1\n", "stdout": "1"}),
     "an endless call": ("timeout", "def f(x):\n    while True: pass", call(1, 4)),
@@ -180,6 +188,22 @@ def test_a_verdict_is_json() -> None:
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
+DOCUMENTED = """\
+def x(y):
+    '''Double y.
+
+    ```python
+    x(1)
+    ```
+
+    ```
+    2
+    ```
+    '''
+    return 2 * y
+"""
+
+
 @pytest.mark.parametrize(
     ("answer", "program"),
     [
@@ -196,6 +220,20 @@ def test_a_verdict_is_json() -> None:
         ("```python\nprint(2)\n```\n```text\n2\n```", "print(2)\n"),
         ("```\nprint(2)\n```\n```\nhello, world\n```", "print(2)\n"),
         ("```\nprint(2)\n```\n```\n[1, 2]\n```", "print(2)\n"),
+        ("1. Code:\n   ```python\n   x = 1\n   ```\n2. Done", "x = 1\n"),
+        ("- ```python\n  if 1:\n    x = 1\n  ```", "if 1:\n  x = 1\n"),
+        ("```python\n    # first\n    x = 1\n    ```", "# first\nx = 1\n"),
+        ("\t```python\n\tx = 1\n\n\ty = 2\n\t```", "x = 1\n\ny = 2\n"),
+        ("  ```python\nx = 1\n  ```", "x = 1\n"),
+        (f"```python\n{DOCUMENTED}```\nDone.", DOCUMENTED),
+        (f"  ```python\n{indent(DOCUMENTED, '  ')}  ```\nDone.", DOCUMENTED),
+        ("```python\nx = '```'\ny = 2\n```", "x = '```'\ny = 2\n"),
+        ('```python\nx = """\n```\n"""\n```\nDone.', 'x = """\n```\n"""\n'),
+        ("```python\nx = 1  # as ```y```\ny = 2\n```", "x = 1  # as ```y```\ny = 2\n"),
+        ("````python\nx = '```'\n````", "x = '```'\n"),
+        ("Call ```x(1)``` so:\n```python\nx = print\n```", "x = print\n"),
+        ("```python\nx = 1```\nDone.", "x = 1"),
+        ("```python\nx = (\n```\nor\n```python\nx = 1\n```", "x = 1\n"),
     ],
 )
 def test_the_program_is_the_last_fence_that_defines_what_the_tests_call(answer: str, program: str) -> None:

@@ -83,6 +83,24 @@ def test_what_is_no_reading_statement_is_unparsable(answer: str) -> None:
     assert (found.outcome, found.cause) == ("wrong", "unparsable") and found.message
 
 
+@pytest.mark.parametrize("module", ["fts5(a, b)", "fts4(a, b)", "fts5(a, b, tokenize = 'porter')", "rtree(id, a, b)"])
+def test_virtual_tables_can_be_read(module: str) -> None:
+    rows = "(1, 2, 3), (4, 5, 6)" if "rtree" in module else "('red apples', 'x'), ('blue', 'y')"
+    gold = {"setup": f"CREATE VIRTUAL TABLE f USING {module}; INSERT INTO f VALUES {rows}", "ordered": False}
+    assert check_gold(json.dumps(gold | {"query": "SELECT * FROM f"})).is_right
+    if "fts" in module:
+        task = json.dumps(gold | {"query": "SELECT a, b FROM f WHERE f MATCH 'apples' ORDER BY rowid"})
+        assert verify("SELECT * FROM f WHERE a = 'red apples'", task).is_right
+        assert verify("SELECT * FROM f", task).outcome == "wrong"
+    for statement in (
+        "DELETE FROM f",
+        "INSERT INTO f(f) VALUES ('optimize')",
+        "DROP TABLE f",
+        "PRAGMA data_version = 1",
+    ):
+        assert verify(statement, json.dumps(gold | {"query": "SELECT * FROM f"})).cause == "unparsable"
+
+
 LIST = json.dumps(
     {
         "setup": "CREATE TABLE bags (name, weights); INSERT INTO bags VALUES ('red', '[3, 4]'), ('blue', '[5]')",

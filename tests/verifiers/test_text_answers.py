@@ -65,8 +65,19 @@ def test_marks_around_the_whole_are_left_out(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "answer",
+    ["「東京」", "『東京』", "【東京】", "（東京）", "《東京》。", "〈東京〉", "〔東京〕", "“東京”", "**「東京」**"],
+)
+def test_marks_of_east_asia_are_left_out(answer: str) -> None:
+    assert normalised(answer, "東京").is_right and normalised("東京", answer).is_right
+    assert not normalised(answer, "京都").is_right
+
+
+@pytest.mark.parametrize(
     "answer, gold",
     [
+        ("「東京」と「京都」", "東京」と「京都"),
+        ("「東京』", "東京"),
         ("", "?"),
         ("!", "?"),
         ("()", "?"),

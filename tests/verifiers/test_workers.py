@@ -124,6 +124,11 @@ def test_a_deadline_ends_the_call(call: Callable[..., Reply], name: str, argumen
     assert call("echo", value="next").value == "next"
 
 
+@pytest.mark.parametrize("seconds", [1e7, 1e308, math.inf])
+def test_a_deadline_may_be_far_away(call: Callable[..., Reply], seconds: float) -> None:
+    assert call("echo", seconds=seconds, value=1) == Reply(1, None, "")
+
+
 def test_a_limit_of_cpu_time_counts_what_the_call_computes(workers: Workers) -> None:
     workers.submit("called:echo", {"value": "the module is loaded"}, seconds=20.0).result(60)
     reply = workers.submit("called:spin", {}, seconds=60.0, cpu_seconds=0.3).result(60)

@@ -10,10 +10,11 @@ from rlvr.commands.doctor import HONEST, Trick, examine, findings, is_conclusive
 from rlvr.commands.trial import CompletionGroup, group_by_problem, spelled, summaries, totals, without_signal
 from rlvr.problems import tables as prepared
 from rlvr.rewards import Scorer, Scores, open_scorer
+from rlvr.runtime.files import check_pulled
 from rlvr.runtime.messages import note, warn
 from rlvr.runtime.printing import print_table
 from rlvr.stages.begin import stage
-from rlvr.tasks.table import read_local
+from rlvr.tasks.table import KINDS, read_local
 from rlvr.types import Problem, UserError
 
 SECTIONS = ("compute", "model", "rollout", "rewards", "verifiers")
@@ -93,7 +94,13 @@ def _problems(splits: Sequence[str]) -> list[Problem]:
 
 
 def _read_groups(file: Path, limit: int | None) -> list[CompletionGroup]:
-    rows = read_local(file)[:limit]
+    check_pulled(file)
+    if not file.exists():
+        raise UserError(
+            f"{file} does not exist: give a table ({KINDS}) with a completion in each row, and the id of its problem "
+            f"or its question and answer; `dvc repro grpo` writes such tables to {COMPLETIONS}"
+        )
+    rows = read_local(file, row="completion")[:limit]
     return group_by_problem(rows, _problems(SPLITS), file=str(file), count_tokens=_token_counter())
 
 

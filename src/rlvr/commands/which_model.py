@@ -71,7 +71,7 @@ def _adapter(cfg: Config, path: Path, folder: Path) -> Checkpoint:
         about = json.loads(read_text(path / ADAPTER))
         lora = cfg.model.lora.model_copy(update={"rank": about["r"], "alpha": about["lora_alpha"]})
         named = about["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path / ADAPTER} is not the config of an adapter: {type(error).__name__} {error}") from None
     cfg = _with_model(cfg, adapter="lora", lora=lora)
     is_of_prepared = not named or named == str(tables.BASE)

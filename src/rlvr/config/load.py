@@ -21,6 +21,7 @@ from rlvr.runtime.files import json_sha256, read_text
 from rlvr.types import UserError, nearest
 
 PARAMS_FILE = Path("params.yaml")
+MOST_LEVELS, MOST_VALUES = 64, 100_000  # of a YAML file that people write
 
 
 class Config(Section):
@@ -103,14 +104,43 @@ def parse_yaml(text: str, name: str) -> Any:
         values = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise UserError(f"{name} is not valid YAML:\n{error}") from None
+    except RecursionError:
+        raise _too_deep(name) from None
+    except (ValueError, KeyError) as error:  # a date that does not exist, `!!int x`, thousands of digits
+        raise UserError(f"{name} is not valid YAML: a value cannot be read ({error})") from None
+    _check_size(values, name)
     try:
         json.dumps(values, ensure_ascii=False, default=str, skipkeys=True).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         raise UserError(f"{name} holds {half}, half of a character: write the text without it") from None
-    except (ValueError, RecursionError):  # nodes that hold themselves: the check of the values says more
-        pass
+    except ValueError as error:  # a number of thousands of digits in another base
+        raise UserError(f"{name} is not valid YAML: a value cannot be read ({error})") from None
     return values
+
+
+def _check_size(value: Any, name: str) -> None:
+    """Raise UserError for nodes that hold themselves, and for so many or so deep ones that a program wrote them."""
+    todo, size = [value], 0
+    for _ in range(MOST_LEVELS):
+        inside = [
+            list(item.values()) if isinstance(item, dict) else item for item in todo if isinstance(item, dict | list)
+        ]
+        size += sum(map(len, inside))
+        if size > MOST_VALUES:
+            raise UserError(
+                f"{name} holds more than {MOST_VALUES:,} values: aliases (*name) repeat what they stand for"
+            )
+        todo = [item for items in inside for item in items]
+    if todo:
+        raise _too_deep(name)
+
+
+def _too_deep(name: str) -> UserError:
+    return UserError(
+        f"{name} nests more than {MOST_LEVELS} levels deep, or a value holds itself through an alias (*name within its "
+        "own &name): write it flat"
+    )
 
 
 def load_config(path: Path = PARAMS_FILE) -> Config:

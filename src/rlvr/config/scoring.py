@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from rlvr.config.base import Name, NonNegative, Positive, Rate, Section
+from rlvr.config.base import Name, NonNegative, Positive, Seconds, Section
 from rlvr.rewards import FUNCTIONS, custom
 from rlvr.rewards.functions import check_values
 from rlvr.rewards.judge import options as judge
@@ -22,8 +22,8 @@ class NumberVerifier(Section):
 
 
 class PythonVerifier(Section):
-    wall_seconds: Rate
-    cpu_seconds: Rate
+    wall_seconds: Seconds
+    cpu_seconds: Seconds
     memory_mib: Positive
     file_mib: Positive
     processes: Positive
@@ -45,9 +45,9 @@ class Verifiers(Section):
     answer: Name
     sandbox: Literal["bubblewrap", "rlimits-only"]
     workers: Positive
-    seconds: Rate
+    seconds: Seconds
     memory_mib: Positive
-    function_seconds: Rate
+    function_seconds: Seconds
     number: NumberVerifier
     python: PythonVerifier
 

@@ -94,7 +94,7 @@ def _check_whole(file: Path) -> None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold an object")

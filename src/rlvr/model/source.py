@@ -49,7 +49,7 @@ class Source:
         file = folder / FILE
         try:
             source = cls(**json.loads(read_text(file)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is damaged ({error}): run `rlvr prepare`, which writes it") from None
         return replace(source, name=str(folder)) if source.name == "." else source
 

@@ -226,7 +226,7 @@ def read_shape(path: Path) -> Shape:
     """The shape in a file of presets/shapes or in a model's config.json. Raises UserError."""
     try:
         values = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
     return shape_of(_of_text(values, str(path)), name=name, where=str(path))

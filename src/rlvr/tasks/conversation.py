@@ -22,6 +22,22 @@ def is_conversation(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
 
 
+def fault_of(value: Any) -> str | None:
+    """What keeps a list of turns, or an empty list, from being a conversation; None for one, and for other values."""
+    if not isinstance(value, list) or is_conversation(value):
+        return None
+    if not value:
+        return "the conversation has no turns: leave the row out"
+    if not any(isinstance(turn, Mapping) and any(role in turn for role, _ in KEYS) for turn in value):
+        return None
+    number, turn = next((i, turn) for i, turn in enumerate(value, start=1) if not _is_turn(turn))
+    if not isinstance(turn, Mapping):
+        return f"turn {number} is no object with role and content, but {type(turn).__name__}"
+    role, missing = next(((turn[key], other) for key, other in KEYS if key in turn), ("no role", "role"))
+    calls = ", only tool calls, which rlvr cannot read" if "tool_calls" in turn else ""
+    return f"turn {number} ({role}) has no {missing}{calls}: leave the row out, or write the text of the turn"
+
+
 def unpacked(value: Any) -> Any:
     """A conversation that a cell of a CSV holds as the text of JSON or of a Python list; anything else as it is."""
     if not isinstance(value, str) or not value.startswith("[{") or not value.rstrip().endswith("]"):

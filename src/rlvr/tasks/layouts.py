@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rlvr.tasks.cells import lookup, places
-from rlvr.tasks.conversation import is_conversation, last_answer
+from rlvr.tasks.conversation import fault_of, is_conversation, last_answer, turns_of
 from rlvr.tasks.table import TableRow
 from rlvr.types import UserError
 
@@ -59,17 +59,23 @@ def _conversations(layout: Layout, rows: Sequence[TableRow], columns: Sequence[s
 
     A prompt may be text, too, as in TRL's tables without chats.
     """
-    chat = next((name for name in CONVERSATIONS if is_conversation(lookup(rows[0], name))), None)
-    is_text = chat is None and isinstance(rows[0].get(PROMPT), str)
+    number, chat = _first_conversation(rows, source)
+    first = rows[number - 1]
+    is_text = chat is None and isinstance(first.get(PROMPT), str)
     if is_text:
         chat = PROMPT
     if chat is None:
         return None
-    has_answer = not is_text and bool(last_answer(rows[0][chat], f"{source} row 1"))
+    has_answer = not is_text and bool(last_answer(first[chat], f"{source} row {number}"))
     golds = [layout.answer, *GOLDS, *([chat] if has_answer else [])]
-    answer = next((gold for gold in golds if lookup(rows[0], gold) is not None), None)
+    answer = next((gold for gold in golds if lookup(first, gold) is not None), None)
     if is_text and answer is None:
         return None
+    if answer is None and turns_of(first[chat], source)[-1]["role"] == "assistant" and layout.answer not in columns:
+        raise UserError(
+            f"{source} row {number}: turn {len(first[chat])} (assistant), the last of {chat!r}, has no text, and no "
+            f"other column holds the answer: leave the row out, or name the column with {KEY}columns.answer"
+        )
     answer = answer or layout.answer
     optional = {key: name for key in OPTIONAL if _exists(name := getattr(layout, key), columns)}
     if has_answer and answer != chat:
@@ -81,6 +87,21 @@ def _conversations(layout: Layout, rows: Sequence[TableRow], columns: Sequence[s
         columns_read,
         note=f"{source} has no column {layout.question!r} and was read as {kind}, as if {KEY}columns had {named}",
     )
+
+
+def _first_conversation(rows: Sequence[TableRow], source: str) -> tuple[int, str | None]:
+    """The number of the first row with a conversation, and its column; 1 and None without any.
+
+    Raises UserError where a column holds nothing but turns that cannot be read.
+    """
+    for name in CONVERSATIONS:
+        values = [lookup(row, name) for row in rows]
+        if number := next((i for i, value in enumerate(values, start=1) if is_conversation(value)), None):
+            return number, name
+        faults = ((i, fault) for i, value in enumerate(values, start=1) if (fault := fault_of(value)))
+        if found := next(faults, None):
+            raise UserError(f"{source} row {found[0]}: column {name!r}: {found[1]}")
+    return 1, None
 
 
 def _exists(name: str | None, columns: Sequence[str]) -> bool:

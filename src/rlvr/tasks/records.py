@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rlvr.tasks.cells import lookup, text_at, texts_at
-from rlvr.tasks.conversation import asked, is_conversation, unpacked
+from rlvr.tasks.conversation import asked, fault_of, is_conversation, unpacked
 from rlvr.tasks.filters import passes
 from rlvr.tasks.layouts import KEY, Layout, layout_of
 from rlvr.tasks.pools import Pools
@@ -85,6 +85,8 @@ def _problem(layout: Layout, row: TableRow, identity: str, where: str) -> Proble
     conversation = lookup(row, layout.question)
     if is_conversation(conversation):
         context, question = asked(conversation, where)
+    elif fault := fault_of(conversation):
+        raise UserError(f"{where}: column {layout.question!r}: {fault}")
     else:
         context, question = (), text_at(row, layout.question, where)
     golds = texts_at(row, layout.answer, where)

@@ -23,6 +23,13 @@ MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+OTHERS = (  # what begins like this, whatever its name: what it is, and the remedy
+    (b"PK\3\4", "an Excel sheet or a zip file, whatever its name: save the sheet as CSV UTF-8, or unpack the file"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel sheet, whatever its name: save it as CSV UTF-8"),
+    (b"\x1f\x8b", "compressed with gzip, whatever its name: unpack it (gzip -d, after adding .gz to the name)"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd, whatever its name: unpack it"),
+    (b"PAR1", "a Parquet file, whatever its name: name it .parquet"),
+)
 REMEDIES = {
     ".xlsx": ": save the sheet as CSV UTF-8",
     ".xls": ": save the sheet as CSV UTF-8",
@@ -33,11 +40,11 @@ REMEDIES = {
 }
 
 
-def read_local(path: Path, split: str | None = None) -> list[TableRow]:
+def read_local(path: Path, split: str | None = None, *, row: str = "question with its answer") -> list[TableRow]:
     """The rows of a file, or of the files of a folder, see files_of.
 
     Raises UserError, naming file and line, for a file that is missing, empty, of another kind, not UTF-8 or malformed,
-    and for one whose rows need more than half of the memory that is free.
+    and for one whose rows need more than half of the memory that is free. `row` is what each should hold.
     """
     room = free_memory() // 2
     try:
@@ -49,7 +56,7 @@ def read_local(path: Path, split: str | None = None) -> list[TableRow]:
             "parts, keep the rows and columns that are used, or end what else uses the memory"
         ) from None
     if not rows:
-        raise UserError(f"{path} holds no rows: write one question with its answer per row")
+        raise UserError(f"{path} holds no rows: write one {row} per row")
     return rows
 
 
@@ -100,6 +107,8 @@ def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             start = file.read(FIRST)
+            if kind := next((kind for mark, kind in OTHERS if start.startswith(mark)), None):
+                raise UserError(f"{path} is {kind}")
             encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8-sig")
             if encoding == "utf-8-sig" and b"\0" in start:
                 raise UserError(f"{path} holds null characters, as UTF-16 without its mark does: save it as UTF-8")

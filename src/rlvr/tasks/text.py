@@ -9,10 +9,13 @@ from decimal import Decimal
 THOUSANDS = re.compile(r"(?<![\d,])(\d{1,3}),(\d{3})(?![\d,])")  # 1,234 and 1,234.50, but 1,234,567 may be a list
 BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 FULL_STOP = re.compile(r"\.(?!\d)")
+LEADING_DOTS = re.compile(r"\.{2,}(?=\w)")  # ...X is another pattern than X...
 EXCLAMATION = re.compile(r"(?<=[^\W\d]{2})!(?!=)|(?<![\w)\]}!])!(?![=\w(])")  # of a sentence; not 5!, n!, !n and !=
-APOSTROPHE = re.compile(r"(?<!\b[^\W\d])(?<!')'|'(?=[^\W\d])")  # all but the primes of f'(x) and y''
+APOSTROPHE = re.compile(r"(?<!\b[^\W\d])(?<!['\d])'|'(?=[^\W\d])")  # all but the primes of f'(x), y'' and 5'
+QUOTED = re.compile(r"""(?<![\w"'])(["'])((?:(?!\1).)*)\1(?!\w)""", re.DOTALL)
+QUOTE = re.compile(r'(?<!\d)"')  # all but the inches of 5"
 COLON = re.compile(r"(?<!\d):|:(?!\d)")  # 3:4 is a ratio
-SIGNS = "-.*/%!#&@_\\:'()[]{}"  # punctuation to Unicode, but 8-2, 8*2 and 8/2, [1] and (1), C# and C differ
+SIGNS = "-.*/%!#&@_\\:'\"()[]{}"  # punctuation to Unicode, but 8-2, 8*2 and 8/2, [1] and (1), C# and C differ
 SAME = str.maketrans("\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{RIGHT SINGLE QUOTATION MARK}\N{PRIME}", "---''")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 
@@ -25,6 +28,7 @@ def normalized(text: str) -> str:
     """
     raised = "".join(map(_raised, text))
     folded = THOUSANDS.sub(r"\1\2", unicodedata.normalize("NFKC", raised).lower().translate(SAME))
+    folded = QUOTED.sub(r" \2 ", folded)
     *words, last = folded.split() or [""]
     stripped = [word if all(map(_is_punctuation, word)) else _bare(word) for word in words]
     return " ".join(" ".join([*stripped, _bare(last)]).split()) or text
@@ -32,7 +36,9 @@ def normalized(text: str) -> str:
 
 def _bare(word: str) -> str:
     """`word` with spaces in place of the punctuation of sentences."""
-    for punctuation in (BETWEEN_LETTERS, FULL_STOP, EXCLAMATION, APOSTROPHE, COLON):
+    if dots := LEADING_DOTS.match(word):
+        return dots[0] + _bare(word[dots.end() :])
+    for punctuation in (BETWEEN_LETTERS, FULL_STOP, EXCLAMATION, APOSTROPHE, QUOTE, COLON):
         word = punctuation.sub(" ", word)
     return "".join(" " if _is_punctuation(c) and c not in SIGNS else c for c in word)
 

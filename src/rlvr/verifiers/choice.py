@@ -13,19 +13,45 @@ _WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|mathbf|mathrm)\s*\{")
 _DECORATION = str.maketrans(dict.fromkeys("*_`\"'“”‘’{}$", " "))
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:]|\s[-–—]\s)(.*)", re.DOTALL)
 _LETTER = re.compile(r"[(\[]?\s*\b([A-Za-z])\b")
-_END = re.compile(r"\s*[)\]]?[\s.!]*")
+_ANGLE = re.compile(r"<\s*([A-Za-z])\s*>(?=[\s.!;]*$)")
+_END = re.compile(r"\s*[)\]]?[\s.!;]*")
 _MARK = re.compile(r"\s*[)\].:]{1,2}(?=\s)(.*)", re.DOTALL)
-_IS = re.compile(r"\s*[)\]]?\s+(?:is|was)\s(.*?)[\s.!]*", re.DOTALL)
+_IS = re.compile(r"\s*[)\]]?\s+(?:is|was)\s(.*)", re.DOTALL)
+_CLAIM = re.compile(  # `the best answer`, then why
+    r"(.+?)(?:[\s.!;]*|,?\s+(?:because|since|as(?! well\b))\s(?P<why>.*)|[.,:!]\s(?P<more>.*))", re.DOTALL
+)
+_ASIDE = re.compile(r"\s*[)\]]?(?:[ \t]*\((.*)\)[\s.!;]*|[.!;]*\s*\n\s*(.*))", re.DOTALL)  # C (Oslo)
 _REASON = re.compile(r"\s*[)\]]?(?:,?\s+(?:because|since)\s|,\s+(?!and\b|but\b|maybe\b|perhaps\b))(.*)", re.DOTALL)
-_LONE_LETTER = re.compile(r"\b[b-hj-z]\b")
+_LONE_LETTER = re.compile(r"\b[b-hj-ln-ru-z]\b")  # not those of it's, isn't and I'm
+_STARTS_WITH_LETTER = re.compile(r"\W*[A-Za-z]\b(?!\s+[a-z])")
 _ANOTHER = re.compile(r"\b(?:or|and)\b\s*[(\[]?\s*[A-Z]\b(?!\s+[a-z])|\b[A-Z][)\]]")
 _LABELS = re.compile(r"(?<=[^\W_])[\s,;]+[(\[]?([A-Za-z])\s*[)\].:](?=\s)")  # of further options
-_ANOTHER_ANYWHERE = re.compile(r"\b[B-HJ-Z]\b|\b[AI][)\].,!]")
+_ANOTHER_ANYWHERE = re.compile(r"\b[B-HJ-Z]\b|\b[AI][)\].,!]|^\W*A\W*$|\b(?:or|and|is|be|not)\W+A\W*$")
+_LETTERS_ONLY = re.compile(r"(?:[\s,;:.)\]([/&|–—-]*\b[A-Za-z]\b)+[\s,;:.)\]!]*")
+_FIRST_LETTERS = "ABCDEFGHIJ"  # of the usual options: `B) x` has the text x, `B) C` names two options
+# The text of an option that names earlier ones: `Both A and B`, `A, B and C only`.
+_ONE = r"[(\[]?\b([A-Z])\b[)\]]?"
+_EARLIER = re.compile(
+    rf"[\s,:([]*(?:(?P<how>both|all of|only|neither|either)\s+)?(?:(?:options?|answers?|choices?)\s+)?"
+    rf"{_ONE}(?:\s*,\s*{_ONE})*,?\s*(?P<joint>\band\b|&|\bnor\b|\bor\b)\s*{_ONE}"
+    r"(?:\s+only|\s+are\s+(?:both\s+)?(?:correct|true|right))?[\s.!;)\]]*",
+    re.IGNORECASE,
+)
+_JOINTS = {"neither": ("nor", "or"), "either": ("or",)}
+_HEDGE_WORDS = (
+    "or nor but not no never maybe perhaps possibly probably likely either neither both unless although though however "
+    "alternatively instead wait also wrong incorrect false guess guessing unsure sure if actually second other another"
+)
+_HEDGE = re.compile(rf"\b(?:{'|'.join(_HEDGE_WORDS.split())})\b|n['’ ]?t\b|\?", re.IGNORECASE)
+_TURNS = re.compile(
+    r"\W*(?:but|maybe|perhaps|possibly|probably|unless|although|though|however|alternatively|or|also)\b", re.IGNORECASE
+)
 _DENIED = re.compile(r"\s*(?:is|was)\s*(?:n['’]t|not|never|wrong|incorrect|false)\b|\s*(?:no|not|or|wait)\b[\s,]", re.I)
 # Words allowed around the letter, as in "I think that the correct answer is option B" and "B is right".
 _PHRASE = (
-    "the my final correct right best true answer option choice letter is it it s i choose pick select would think say "
-    "be to that so therefore thus hence go with one"
+    "the my our final correct right best true only answer option choice letter solution conclusion is it it s i we "
+    "choose pick select chose chosen picked selected would must should has think say believe am sure certain confident "
+    "clearly obviously definitely certainly surely indeed be to that so therefore thus hence go with one"
 )
 _PHRASE_WORDS = frozenset(_PHRASE.split())
 
@@ -33,9 +59,9 @@ _PHRASE_WORDS = frozenset(_PHRASE.split())
 def verify(answer: str, gold: str) -> Verdict:
     """Right if the answer names the letter of the gold, A to Z in either case, and no other.
 
-    It reads `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer is B`, `The answer is (B) Paris`,
-    `B is correct`, `B) Paris`, `B, Paris` and `B because …`, and the gold in the same way. A gold
-    that names no letter is a fault.
+    It reads `B`, `(b)`, `B.`, `Option B`, `**B**`, `\\boxed{B}`, `The answer must be B`, `The answer is (B) Paris`,
+    `B is correct because …`, `B) Paris`, `B (Paris)`, `B, Paris` and `B because …`, and the gold in the same way. The
+    text of an option may name earlier ones: `D) Both A and B`. A gold that names no letter is a fault.
     """
     expected = letter(gold)
     if expected is None:
@@ -59,29 +85,67 @@ def letter(text: str) -> str | None:
     if len(text) > LONGEST:
         return None
     text = _WRAPPER.sub(" ", unicodedata.normalize("NFKC", text)).translate(_DECORATION).strip()
+    text = _ANGLE.sub(r"(\1)", text)
     labelled = _LABEL.fullmatch(text)
     if labelled:
-        is_one = not (_ANOTHER.search(labelled[2]) or _DENIED.match(labelled[2]) or _lists(labelled[2], labelled[1]))
-        return labelled[1].upper() if is_one else None
+        return labelled[1].upper() if _is_option(labelled[2], labelled[1]) else None
     for match in _LETTER.finditer(text):
         if not _is_phrase(text[: match.start()]):
             return None
-        if _ends_after(text[match.end() :]):
+        if _ends_after(text[match.end() :], match[1]):
             return match[1].upper()
     return None
 
 
-def _ends_after(rest: str) -> bool:
-    """Whether nothing after a letter names another: `.`, `) Paris.` or ` is the right answer.`"""
+def _is_option(text: str, letter: str) -> bool:
+    """Whether `text` is the option behind the label of `letter`, and not another letter, a denial or a list."""
+    if _names_earlier(text, letter):
+        return True
+    if _LETTERS_ONLY.fullmatch(text):
+        first = _FIRST_LETTERS if letter.isupper() else _FIRST_LETTERS.lower()
+        return not any(other in first for other in re.findall("[A-Za-z]", text))
+    return not (_ANOTHER.search(text) or _DENIED.match(text) or _lists(text, letter))
+
+
+def _names_earlier(text: str, letter: str) -> bool:
+    """Whether `text` is an option such as `Both A and B`, whose letters all stand before `letter`."""
+    match = _EARLIER.fullmatch(text)
+    if match is None or match["joint"].lower() not in _JOINTS.get((match["how"] or "").lower(), ("and", "&")):
+        return False
+    named = [other.upper() for other in re.findall(r"\b[A-Za-z]\b", text)]
+    return max(named) < letter.upper() and len(set(named)) == len(named)
+
+
+def _ends_after(rest: str, letter: str) -> bool:
+    """Whether nothing after a letter names another: `.`, `) Paris.`, ` (Paris)` or ` is the right answer.`"""
     if _END.fullmatch(rest):
         return True
-    said = _IS.fullmatch(rest)
-    if said:
-        return bool(said[1]) and _is_phrase(said[1])
+    if said := _IS.fullmatch(rest):
+        return _is_claim(said[1])
+    if aside := _ASIDE.fullmatch(rest):
+        text = aside[1] or aside[2] or ""
+        return _names_earlier(text, letter) or not (_names_other(text) or _HEDGE.search(text))
     label = _MARK.match(rest)
     if label is None and (label := _REASON.fullmatch(rest)) and _LONE_LETTER.search(label[1]):
         return False
-    return label is not None and not _ANOTHER_ANYWHERE.search(label[1]) and not _DENIED.match(label[1])
+    if label is None:
+        return False
+    if _names_earlier(label[1], letter):
+        return True
+    return not (_ANOTHER_ANYWHERE.search(label[1]) or _DENIED.match(label[1]) or _TURNS.match(label[1]))
+
+
+def _is_claim(text: str) -> bool:
+    """Whether `text`, after `B is`, says that it is right, and perhaps why, without another letter."""
+    claim = _CLAIM.fullmatch(text)
+    if claim is None or not _is_phrase(claim[1]):
+        return False
+    why, more = claim["why"] or "", claim["more"] or ""
+    return not (_names_other(why + more) or _HEDGE.search(more))
+
+
+def _names_other(text: str) -> bool:
+    return any(one.search(text) for one in (_ANOTHER_ANYWHERE, _LONE_LETTER)) or bool(_STARTS_WITH_LETTER.match(text))
 
 
 def _lists(text: str, letter: str) -> bool:

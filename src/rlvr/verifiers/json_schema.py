@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -16,7 +17,9 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from jsonschema_specifications import REGISTRY
+from referencing import Resource
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import specification_with
 
 from rlvr.verifiers.fences import unfence
 from rlvr.verifiers.json_formats import CHECKED
@@ -25,6 +28,7 @@ from rlvr.verifiers.verdict import GOLD, RIGHT, UNPARSABLE, Verdict, fault, wron
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # of a host name
 DEPTH = 32  # nesting of the answer; a recursive schema takes many Python frames per level
 MESSAGE_LENGTH = 300
+REFERENCES = ("$ref", "$dynamicRef")
 
 
 def verify(answer: str, gold: str) -> Verdict:
@@ -47,18 +51,22 @@ def verify(answer: str, gold: str) -> Verdict:
     try:
         complaint = next(schema.iter_errors(value), None)
     except (Unresolvable, re.error, RecursionError) as failure:
-        return fault(GOLD, f"the schema cannot be applied (nothing is fetched): {shorten(failure)}")
+        return fault(GOLD, f"the schema cannot be applied: {shorten(failure)}")
     if complaint is None:
         return RIGHT
     return Verdict("wrong", None, f"{complaint.json_path}: {complaint.message}"[:MESSAGE_LENGTH])
 
 
 def check_gold(gold: str) -> Verdict:
-    """A fault unless `gold` is a JSON Schema."""
+    """A fault unless `gold` is a JSON Schema that can be applied: each $ref leads somewhere, and not only to itself."""
     try:
-        validator(gold)
+        schema = validator(gold)
     except (ValueError, SchemaError, RecursionError) as error:
         return fault(GOLD, f"the gold is not a JSON Schema: {shorten(error)}")
+    try:
+        next(schema.iter_errors(None), None)
+    except (re.error, RecursionError) as failure:
+        return fault(GOLD, f"the schema cannot be applied: {shorten(failure)}")
     return RIGHT
 
 
@@ -69,9 +77,30 @@ def validator(gold: str) -> Validator:
         raise ValueError(f"a schema is an object or a boolean, not a {type(schema).__name__}")
     kind = validator_for(schema, default=Draft202012Validator)
     kind.check_schema(schema)
+    check_references(schema, str(kind.META_SCHEMA.get("$schema", "")))
     exact = extend(kind, {"multipleOf": multiple_of, "divisibleBy": multiple_of})
     # only the known drafts: the default registry asks the network
     return exact(schema, registry=REGISTRY, format_checker=FORMATS)
+
+
+def check_references(schema: dict[str, Any] | bool, dialect: str) -> None:
+    """Raise ValueError for a $ref, however deep, that leads nowhere. Nothing is fetched."""
+    root: Resource[Any] = specification_with(dialect).create_resource(schema)
+    todo, seen = [(root, REGISTRY.resolver_with_root(root))], set[int]()
+    while todo:
+        part, resolver = todo.pop()
+        if id(part.contents) in seen:
+            continue
+        seen.add(id(part.contents))
+        with suppress(AttributeError, TypeError):  # what draft 3 calls extends, which the library takes for a list
+            todo += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
+        values = part.contents.items() if isinstance(part.contents, dict) else ()
+        for reference in [value for key, value in values if key in REFERENCES and isinstance(value, str)]:
+            try:
+                found = resolver.lookup(reference)
+            except (Unresolvable, ValueError):
+                raise ValueError(f"its $ref {reference!r} leads nowhere in it, and nothing is fetched") from None
+            todo.append((specification_with(dialect).create_resource(found.contents), found.resolver))
 
 
 def multiple_of(_: Validator, step: Any, value: Any, __: Any) -> Iterator[ValidationError]:
@@ -111,6 +140,7 @@ def _fits(pattern: re.Pattern[str], day: str | None, value: object) -> bool:
 
 def strict(text: str) -> Any:
     """Parse `text` as strict JSON. Raises ValueError (and RecursionError for deep nesting)."""
+    text = text.removeprefix("\ufeff")  # a byte order mark, as editors on Windows write it
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite, parse_int=bounded)
 
 

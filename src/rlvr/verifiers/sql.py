@@ -23,6 +23,7 @@ LIMITS = {
 }
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 NO_TABLES = {"json_each", "json_tree", "sqlite_master", "sqlite_schema"}  # can be read without the data of the setup
+DATA_VERSION = "data_version"  # the pragma that a full-text index (FTS5) asks when it is read; it changes nothing
 FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 
 SqlRow = tuple[Any, ...]
@@ -89,7 +90,10 @@ def _verify_on(setup: str, answer: str, task: dict[str, Any]) -> Verdict:
 
 def read(gold: str) -> dict[str, Any]:
     """The task, with `setup` as a list. Raises ValueError."""
-    task = json.loads(gold)
+    try:
+        task = json.loads(gold)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     if not isinstance(task, dict) or task.keys() != FIELDS.keys():
         raise ValueError(f"it must be a JSON object with {', '.join(FIELDS)}")
     for name, kind in FIELDS.items():
@@ -123,7 +127,8 @@ def prepare(database: sqlite3.Connection, setup: str) -> set[str]:
         if action == sqlite3.SQLITE_READ and first and first.lower() not in NO_TABLES:
             tables.add(first)
         is_forbidden = action == sqlite3.SQLITE_FUNCTION and second in FORBIDDEN_FUNCTIONS
-        return sqlite3.SQLITE_OK if action in READING and not is_forbidden else sqlite3.SQLITE_DENY
+        is_reading = action in READING or (action == sqlite3.SQLITE_PRAGMA and (first, second) == (DATA_VERSION, None))
+        return sqlite3.SQLITE_OK if is_reading and not is_forbidden else sqlite3.SQLITE_DENY
 
     database.set_authorizer(authorize)
     return tables

@@ -9,7 +9,8 @@ from rlvr.verifiers.verdict import UNPARSABLE, Verdict, right_if, wrong
 
 _QUOTES = "\"'`“”„‘’‚«»‹›"
 _FINAL = ".,;:!?…。！？"
-_AROUND = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("(", ")"), ("[", "]"), ("{", "}"))
+_PAIRS = "**__()[]{}「」『』【】《》〈〉〔〕"
+_AROUND = (("**", "**"), ("__", "__"), *zip(_PAIRS[::2], _PAIRS[1::2], strict=True))
 _SAME = str.maketrans(dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("\u2010\u2011", "-"))
 _UNSEEN = str.maketrans("", "", "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u2060\u2066\u2067\u2068\u2069\ufeff")
 _POWER = re.compile(r"(?<=\d)(?=[⁰¹²³⁴-⁹])")  # 5² is not 52; Ca²⁺ and Ca2+ are the same

@@ -23,6 +23,19 @@ _DATE = re.compile(
     rf"(?<!\d)(?:\d{{1,2}}([./ -])\d{{1,2}}\1{_YEAR}|{_YEAR}([./ -])\d{{1,2}}\2\d{{1,2}}|{_YEAR} ?[-/] ?{_YEAR}"
     rf"|{_YEAR}[01]\d[0-3]\d)(?!\d)"
 )
+# Other numbers: 3.14159265, 978-3-16-148410-0, 2026-000123, and what follows `Order`, `Invoice no.` or `#`.
+_DECIMAL = re.compile(r"\d+\.\d+")
+_WITH_ONE_POINT = re.compile(r"0\d{2,4}\.\d{5,}|\d{3}\.\d{4}")  # 555.0123
+_COUNTED = re.compile(rf"97[89][ -]?(?:\d[ -]?){{9}}\d|{_YEAR}[-/]\d{{4,}}|\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
+_LABELS = (
+    "isbn|issn|doi|iban|vat|id|uid|sku|po|invoice|order|ticket|case|ref|reference|account|acct|customer|client|member"
+    "|tracking|article|item|part|product|serial|version|contract|policy|booking|reservation|confirmation|receipt"
+    "|transaction|claim|file|document|registration|licen[cs]e|patent|rechnung|bestellung|vorgang|kunden(?:nummer)?"
+)
+_LABELLED = re.compile(
+    rf"(?:\b(?:{_LABELS})s?[ .:-]*(?:(?:no|nr|num|number|nummer|id|code)\b)?[ .:#-]*(?:is )?|#)[ (]*$", re.IGNORECASE
+)
+LABEL_CHARACTERS = 40  # before a number, searched for what it counts
 _MONEY = re.compile(r"[$€£¥]|\b(?:eur|usd|gbp|chf|euro|dollar|pound)")
 _STREETS = "street|st|road|rd|avenue|ave|lane|ln|drive|square|boulevard|blvd|court|place|quay|terrace|way"
 _STREET = re.compile(
@@ -62,7 +75,8 @@ def recipient_name(sample: Sample, *, column: str, points: float) -> float | Non
 def signature_block(sample: Sample, *, points: float) -> float:
     """`points` if the last 400 characters of the answer contain a phone number, e-mail address or street address.
 
-    Dates, spans of years and amounts of money are no phone numbers.
+    Dates, spans of years, amounts of money, decimals, and the numbers of orders, invoices and books are no phone
+    numbers.
     Source: the e-mail rubric of Unsloth's GRPO guide, +1.
     """
     end = (sample.reading.tagged or "").rstrip()[-SIGNATURE_CHARACTERS:]
@@ -72,6 +86,13 @@ def signature_block(sample: Sample, *, points: float) -> float:
 
 
 def _is_another_number(text: str, match: re.Match[str]) -> bool:
+    number = match[0].lstrip("(")
+    if not number.startswith("+") and (
+        (_DECIMAL.fullmatch(number) and not _WITH_ONE_POINT.fullmatch(number))
+        or _COUNTED.fullmatch(number)
+        or _LABELLED.search(text[max(0, match.start() - LABEL_CHARACTERS) : match.start()])
+    ):
+        return True
     digits = sum(character.isdigit() for character in _DATE.sub("", match[0]))
     around = text[max(0, match.start() - 2) : match.start()] + text[match.end() : match.end() + 5]
     return not MIN_DIGITS <= digits <= MAX_DIGITS or _MONEY.search(around.lower()) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlvr.chat import plain_boxes
 from rlvr.rewards.sample import Sample
 
 
@@ -28,7 +29,7 @@ def soft_format(sample: Sample, *, points: float) -> float:
     White space between the two is allowed. Source: Will Brown's GRPO demo for GSM8K, soft_format_reward_func.
     """
     start, end, answer_start, answer_end = sample.tags.marks()
-    before, tag, after = sample.completion.text.partition(answer_start)
+    before, tag, after = plain_boxes(sample.completion.text, sample.tags).partition(answer_start)
     before = before.rstrip()
     is_there = tag and answer_end in after and before.endswith(end) and start in before[: -len(end)]
     return points if is_there else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlvr.chat import plain_boxes
 from rlvr.rewards.functions.prose import LONGEST, count_words
 from rlvr.rewards.sample import Sample
 
@@ -42,6 +43,6 @@ def too_long(sample: Sample, *, words: int, points: float) -> float:
     e-mail rubric of Unsloth's GRPO guide: -1.
     """
     _, end, answer_start, answer_end = sample.tags.marks()
-    text = sample.completion.text[:LONGEST]
+    text = plain_boxes(sample.completion.text[:LONGEST], sample.tags)
     after = (text.partition(end)[2] or text).partition(answer_start)[2]
     return points if count_words(after.replace(answer_end, " ")) > words else 0.0

@@ -16,6 +16,7 @@ LONG_WORD, LONGEST_WORD, LONGEST_RUN = (
     30,
     60,
 )  # characters of one word, of letters in a row, of a text without spaces
+MOST_BREAKS = 3  # in a row; more line breaks pad a text
 FEW_WORDS, EXPECTED = 3, 0.1  # words from which on a share of frequent ones is expected
 DENSE = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"}
 
@@ -43,6 +44,8 @@ STOP_WORDS = {
 
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’][^\W\d_]+)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
+_BETWEEN = re.compile(r"\s+|\S+")
+_BREAK = re.compile(r"[\n\r\v\f\x85\u2028\u2029]")
 _PART = re.compile(r"\w+|\W")
 _SENTENCE = re.compile(r"[.!?…]+(?=\s|$)|\n{2,}")
 _VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿæœø]+")
@@ -51,7 +54,8 @@ _VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿ
 def repetition(sample: Sample, *, words: int, points: float) -> float:
     """`points` (a penalty is negative) times 1 − distinct / all, over the runs of `words` words in the completion.
 
-    0 for fewer words than that. Case is ignored. A character of a script without spaces (Chinese, Thai …) is a word; so
+    0 for fewer words than that. Case is ignored. So is white space, but each line break after three in a row, and each
+    other blank after 60, is a word. A character of a script without spaces (Chinese, Thai …) is a word; so
     is each part of a text of over 60 characters without a space, and each character of a part of over 30. Source: the
     repetition penalty of Yeo et al., Demystifying Long Chain-of-Thought Reasoning in LLMs (arXiv 2502.03373).
     """
@@ -118,7 +122,11 @@ def count_words(text: str) -> int:
 
 def _units(text: str) -> list[str]:
     units: list[str] = []
-    for word in text.split():
+    for word in _BETWEEN.findall(text):
+        if word.isspace():
+            lines = len(_BREAK.findall(word))
+            units += ["\n"] * (max(0, lines - MOST_BREAKS) + max(0, len(word) - lines - LONGEST_RUN))
+            continue
         if len(word) <= LONGEST_RUN and not any(map(_is_dense, word)):
             units.append(word)
             continue

@@ -18,6 +18,7 @@ from rlvr.types import Answered, Problem
 NAME = "judge"
 TARGET = "rlvr.rewards.judge.verdicts:call"
 FOLDER = ".judge"  # verdicts and money spent; it outlives a run, so that a stored verdict costs nothing
+MOST_SECONDS, MOST_RETRIES = 86_400.0, 1000
 LONGEST_WAIT_SECONDS = 60.0  # between two tries; a server that asks for more counts as down
 
 
@@ -55,8 +56,10 @@ class Options:
         for name, least in (("concurrency", 1), ("max_output_tokens", 1), ("max_characters", 1), ("retries", 0)):
             if asdict(self)[name] < least:
                 raise ValueError(f"{name} {asdict(self)[name]} must be at least {least}")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds {self.seconds:g} must be above 0")
+        if not 0 < self.seconds <= MOST_SECONDS:
+            raise ValueError(f"seconds {self.seconds:g} must be above 0, and at most {MOST_SECONDS:.0f}, a day")
+        if self.retries > MOST_RETRIES:
+            raise ValueError(f"retries {self.retries} must be at most {MOST_RETRIES}")
         for name in ("max_cost", "price_per_million_input", "price_per_million_output"):
             if asdict(self)[name] < 0:
                 raise ValueError(

@@ -13,6 +13,7 @@ file descriptor 1 is
 
 from __future__ import annotations
 
+import builtins
 import os
 import resource
 import sys
@@ -122,6 +123,7 @@ def _play(program: Any, calls: list[dict[str, Any]] | None) -> None:
     """Run the program as a script, or load it as a module and reply to `calls`, one line each."""
     module = type(sys)("program" if calls is not None else "__main__")
     sys.modules[module.__name__] = module
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as the module site does, which is not loaded here
     space = module.__dict__
     exec(program, space)
     for call in calls or ():

@@ -35,6 +35,11 @@ Parameters = Mapping[str, inspect.Parameter]
 
 COPY = "RLVR_USER_COPY"  # the variable that stages/code.py names, too: this file imports nothing of the package
 
+_TO_CHATS = "; it was given texts: with messages: true in its settings, completions are chats, as in TRL"
+_TO_TEXTS = "; it was given chats: with messages: false in its settings, completions are texts"
+HINTS_OF_TEXTS = dict.fromkeys(("string indices must be integers", "'str' object has no attribute 'get'"), _TO_CHATS)
+HINTS_OF_CHATS = dict.fromkeys(("'list' object has no attribute", "object, got 'list'"), _TO_TEXTS)
+
 _modules: dict[str, tuple[str, ModuleType]] = {}  # by path: a hash of the source, and the module made from it
 _instances: dict[tuple[str, str, str], Any] = {}  # of the user's classes, by module, class and options
 
@@ -69,15 +74,21 @@ def call(
     """
     with contextlib.chdir("."):  # the function may leave the folder; the next call begins in it again
         target, rest = _target(path, function, options)
+        hints = HINTS_OF_TEXTS
         parameters, where = inspect.signature(target).parameters, f"{path}:{function}"
         if messages or (messages is None and is_batch(parameters) and reads_messages(target, path)):
-            items = [_as_messages(item) for item in items]
+            items, hints = [_as_messages(item) for item in items], HINTS_OF_CHATS
         if is_batch(parameters):
             results = _together(target, parameters, items, rest, where)
         else:
             results = _singly(target, parameters, items, rest)
         scored = [points_of(result, where) for result in results]
-    return {"points": [points for points, _ in scored], "messages": [message for _, message in scored]}
+    return {"points": [points for points, _ in scored], "messages": [_hinted(message, hints) for _, message in scored]}
+
+
+def _hinted(message: str, hints: Mapping[str, str]) -> str:
+    """The message, with the setting that changes what the function is given."""
+    return message + next((hint for error, hint in hints.items() if error in message), "")
 
 
 def verify(*, answer: str, gold: str, path: str, function: str) -> dict[str, Any]:

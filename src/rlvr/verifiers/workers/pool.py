@@ -28,6 +28,7 @@ from rlvr.verifiers.workers.child import MESSAGE_LENGTH, OUT_OF_MEMORY, REPLY_BY
 
 LOAD_SECONDS = 120.0  # to start the interpreter and load the target's module; not part of a deadline
 KILL_SECONDS = 10.0  # for a killed process to disappear
+LONGEST_POLL_SECONDS = 86_400.0  # one wait; the system takes no more than 24 days
 ATTEMPTS = 3  # for a call whose process dies before the call begins
 CHUNK_BYTES = 2**20
 
@@ -200,7 +201,8 @@ def _exchange(process: _Process, job: _Job, closing: int) -> tuple[Reply, bool]:
     poll.register(process.replies, select.POLLIN)
     poll.register(process.requests, select.POLLOUT)
     while True:
-        ready = {fd for fd, _ in poll.poll(max(0, math.ceil(1000 * (deadline - time.monotonic()))))}
+        rest_seconds = min(max(0.0, deadline - time.monotonic()), LONGEST_POLL_SECONDS)
+        ready = {fd for fd, _ in poll.poll(math.ceil(1000 * rest_seconds))}
         if closing in ready:
             process.kill()
             return Reply(None, "worker", "the workers were closed"), has_begun
