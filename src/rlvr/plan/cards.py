@@ -84,7 +84,9 @@ def find_card(name: str) -> Card:
     near = [card.name for card in named] or [plain[key].name for key in difflib.get_close_matches(query, plain, n=1)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     listed = ", ".join(card.name for card in CARDS)
-    raise UserError(f"unknown card {name!r}; known: {listed}{hint} (or give --vram-gib)")
+    if size := re.fullmatch(r"(\d+(?:\.\d+)?)(?:gi?b)?", query):
+        hint = f"; for a card of that memory give --vram-gib {size[1]}"
+    raise UserError(f"unknown card {name!r}; known: {listed}{hint or ' (or give --vram-gib)'}")
 
 
 def card_of_size(vram_gib: float) -> Card:

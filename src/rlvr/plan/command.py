@@ -86,7 +86,9 @@ def estimated(planned: Plan) -> list[str]:
     if not planned.settings.is_cuda or planned.settings.weight_bytes != 2:
         return []
     known = "" if planned.card in CARDS else f", at the speed of {SPEED_OF}"
-    return [f"estimated, not measured{known}: {planned.estimate}"]
+    count = planned.settings.completions_per_step
+    made = f"for an update on {count} completions, without generating them (estimated, not measured{known})"
+    return [f"about {planned.estimate.duration} {made}", f"  of it {planned.estimate}"]
 
 
 def demand(planned: Plan) -> None:
@@ -125,7 +127,8 @@ def _show_all(console: Console, cards: Sequence[Card], context: int | None, sett
         raise UserError("presets/shapes is missing here: run this in the project's folder, or name a model")
     console.print(_table(longest_grid(shapes, cards, settings)))
     console.print("(all): the model's own limit. –: fewer than 256 tokens fit. One model: rlvr plan MODEL --card CARD")
-    console.print("rule of thumb: 1 GB per billion weights for QLoRA, 4 GB for 16-bit LoRA")
+    console.print("Long contexts wait in the memory of the host, up to tens of GiB: rlvr plan MODEL says how much.")
+    console.print("rule of thumb: 1 GB per billion weights for QLoRA, 4 GB for 16-bit LoRA, whatever the context")
     return True
 
 

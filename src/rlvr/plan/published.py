@@ -69,5 +69,6 @@ def rule_of_thumb(shape: Shape) -> str:
     """The rule that people use, printed next to a plan: QLoRA needs a GB for each billion, 16-bit LoRA four."""
     billions = shape.parameters() / 1e9
     return (
-        f"rule of thumb: {billions:.1f} GB for QLoRA (1 GB per billion weights), {4 * billions:.1f} GB for 16-bit LoRA"
+        f"rule of thumb: {billions:.1f} GB for QLoRA (1 GB per billion weights), {4 * billions:.1f} GB for 16-bit "
+        "LoRA, whatever the context"
     )

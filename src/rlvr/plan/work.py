@@ -132,11 +132,21 @@ class Estimate:
     seconds: float
     kinds: dict[str, float]
 
+    @property
+    def duration(self) -> str:
+        """In two or three digits."""
+        return f"{self.seconds / 60:,.0f} minutes" if self.seconds >= 600 else _rounded(self.seconds)
+
     def __str__(self) -> str:
-        shown = {name: f"{name.removesuffix(MEANWHILE)} {seconds:,.2f}" for name, seconds in self.kinds.items()}
+        """By kind; what runs next to the rest stands behind it."""
+        shown = {name: f"{name.removesuffix(MEANWHILE)} {_rounded(seconds)}" for name, seconds in self.kinds.items()}
         own = ", ".join(text for name, text in shown.items() if not name.endswith(MEANWHILE))
         others = ", ".join(text for name, text in shown.items() if name.endswith(MEANWHILE))
-        return f"{self.seconds:,.2f} s an update ({own}; meanwhile {others})"
+        return f"{own}; at the same time {others}"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def update_estimate(shape: Shape, settings: PlanSettings, choice: Choice, card: Card) -> Estimate:
