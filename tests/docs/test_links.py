@@ -121,7 +121,8 @@ def test_the_list_of_words_finds_words(text: str, found: bool) -> None:
     ("page", "names"),
     [
         ("README.md", ["default", "smollm2"]),
-        ("docs/results/README.md", ["default", "losses", "memory", "sampling", "seeds", "smollm2", "trl"]),
+        ("docs/results/README.md", ["default", "losses", "memory", "quarters", "sampling", "seeds", "smollm2", "trl"]),
+        ("docs/memory.md", ["plans"]),
     ],
 )
 def test_measured_figures_stand_between_their_markers(page: str, names: list[str]) -> None:
