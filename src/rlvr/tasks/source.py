@@ -42,7 +42,7 @@ def read(data: DataSource) -> tuple[list[TableRow], dict[str, Any]]:
 
 
 def check_local(prepare: Prepare) -> None:
-    """Raise UserError where the data of the task should be a local file or folder and is not there."""
+    """Raise UserError where the data of the task should be a local file or folder that is missing."""
     records = prepare.records
     sources: dict[str, list[str | None]] = {
         "gsm8k": [prepare.gsm8k.source],
