@@ -25,7 +25,7 @@ test-all: .venv/dev ## run every test, the slow ones too, one after the other
 
 experiments: .venv/core ## compare DVC's experiments: the parameters that differ, accuracy before and after
 	@$(BIN)/dvc exp show --only-changed --drop \
-		'(data|evaluations|logs|metrics|models)|.*(first|seconds|bytes|/|pass_at|tokens|lenient)'
+		'(data|evaluations|logs|metrics|models)|(first|seconds|peak_bytes)[.]|last[.].*/|(base|sft|grpo)[.](pass_at|mean_tokens|accuracy_)'
 
 torture: .venv/dev ## provoke faults in a tiny pipeline (kills, signals, damages, full disks, edits): a table of what held
 	PYTHONPATH=src:tests $(BIN)/python -m torture

@@ -1,6 +1,6 @@
-"""The memory plan next to what two GRPO steps needed, by phase, for the eight runs of docs/memory.md.
+"""The memory plan next to what two GRPO steps needed, by phase, for runs of two presets: docs/memory.md has the table.
 
-    python benchmarks/plans.py                                     # all eight, written to results/cpu/plans.json
+    python benchmarks/plans.py                                     # all, written to results/cpu/plans.json
     python benchmarks/plans.py default                             # those of one preset, only printed
     python benchmarks/plans.py default --out plans.json            # ... and written
 

@@ -226,6 +226,12 @@ class TestBox:
             (r"<think>a</think>\boxed", None),
             (r"<think>a</think>\boxed {", None),
             (r"<think>a</think>\boxed 2x", None),
+            (r"<think>a</think>\boxed 2.5x", None),
+            (r"<think>a</think>\boxed 2\pi", None),
+            (r"<think>a</think>\boxed 10^3", None),
+            (r"<think>a</think>\boxed 12 or 13", None),
+            (r"<think>a</think>\boxed 7:30", None),
+            (r"<think>a</think>\boxed I think 5", None),
             (r"<think>a</think>\boxedx{2}", None),
         ],
     )

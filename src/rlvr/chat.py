@@ -30,9 +30,10 @@ PROBE = "0"  # a question that every vocabulary can write
 RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30  # for one chat
 LONGEST = 2**20  # characters that a chat template may write around the messages
 BOX = "\\boxed{"
-BOXES = re.compile(  # \boxed {2}, \fbox{2} and \boxed 2: LaTeX needs no braces around one symbol
-    r"\\(?:boxed|fbox)(?:\s*\{|[ \t]*(?P<bare>[-+]?(?:\d[\d.,/]*)?\d|(?<=[ \t])[A-Z])(?![\w{]))"
-)
+# \boxed {2}, \fbox{2}, and at the end of a sentence or before another box \boxed 2: one symbol needs no braces
+_BARE = r"(?P<bare>[-+]?\d+(?:,\d{3})*(?:\.\d+)?|(?<=[ \t])[A-Z])"
+_BEHIND_BARE = r"(?=\.?\$*[.!]?\s*(?:\n|<|$)|\$?\s*(?:,|or|and)?\s*\$?\\(?:boxed|fbox))"
+BOXES = re.compile(rf"\\(?:boxed|fbox)(?:\s*\{{|[ \t]*{_BARE}{_BEHIND_BARE})")
 GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # blocks of transformers around an assistant's turn
 REMEDY = "repair its chat_template.jinja, or use a model with another"
 

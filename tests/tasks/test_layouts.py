@@ -186,7 +186,7 @@ class TestLayouts:
             "turn 2 .assistant. has no content, only tool calls",
         ),
         ([], "the conversation has no turns: leave the row out"),
-        ([USER, {"content": "5"}], "turn 2 .no role. has no role"),
+        ([USER, {"content": "5"}], "turn 2 has no role: write who speaks"),
         ([{"role": "user"}, reply("5")], "turn 1 .user. has no content: leave the row out"),
         ([USER, "five"], "turn 2 is no object with role and content, but str"),
         ([{"from": "human", "text": "5"}], "turn 1 .human. has no value"),

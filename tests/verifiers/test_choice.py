@@ -79,7 +79,7 @@ def test_the_options_of_the_question_name_no_letter() -> None:
         ("D) All of A, B, and C", "D"),
         ("d) both a and b", "D"), ("The answer is (D) Both A and B.", "D"), ("D (both A and B)", "D"),
         ("**D) Both (A) and (B)**", "D"), ("C. A and B are correct", "C"), ("D. Options A and B", "D"),
-        ("B) x", "B"), ("B: Y", "B"),
+        ("B) x", "B"), ("B: Y", "B"), ("B) A", "B"), ("A: B", "A"), ("B) B", "B"),
     ],
 )  # fmt: skip
 def test_the_text_of_an_option_may_name_letters(text: str, named: str) -> None:
@@ -89,7 +89,7 @@ def test_the_text_of_an_option_may_name_letters(text: str, named: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "A. B. C. D.", "B. C.", "B - C", "A: B", "b. c.", "A - B - C - D", "A.B.C.D.", "B. C", "B) C",
+        "A. B. C. D.", "B. C.", "B - C", "b. c.", "A - B - C - D", "A.B.C.D.", "B. C",
         "[A] B [C]", "A. A.",
         "A. Both A and B", "A) B and C", "B. A or C", "C) A or B", "D. A and E", "D) Either A and B", "E) Both A or B",
         "The answer is (B) Both A and C", "D) Both A and B or C",

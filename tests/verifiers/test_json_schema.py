@@ -122,6 +122,9 @@ DRAFT_7 = "http://json-schema.org/draft-07/schema#"
     "schema",
     [
         {"$ref": "#/definitions/x"},
+        {"$ref": "#/title", "title": "x"},
+        {"$ref": "#/allOf", "allOf": [{}]},
+        {"$ref": "#/minimum", "minimum": 1},
         {"$ref": "http://x/y"},
         {"$ref": "other.json#/a"},
         {"$ref": "#anchor"},

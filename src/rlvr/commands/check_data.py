@@ -43,7 +43,7 @@ def main(cfg: Config) -> None:
     _advise(cfg, problems, num_train=len(splits["train"].rows))
     for name, few in (("train", FEW_PROBLEMS), ("evaluation", FEW_HELD_OUT)):
         if (rows := len(splits[name].rows)) < few:
-            note(f"{rows} rows in {name} are few: {few} or more {WHY_MORE[name]}")
+            note(f"rows in {name}: {rows}, which is few; {few} or more {WHY_MORE[name]}")
 
 
 def _tokenizer(cfg: Config) -> object:

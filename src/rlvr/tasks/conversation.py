@@ -32,8 +32,11 @@ def fault_of(value: Any) -> str | None:
         return None
     number, turn = next((i, turn) for i, turn in enumerate(value, start=1) if not _is_turn(turn))
     if not isinstance(turn, Mapping):
-        return f"turn {number} is no object with role and content, but {type(turn).__name__}"
-    role, missing = next(((turn[key], other) for key, other in KEYS if key in turn), ("no role", "role"))
+        kind = type(turn).__name__
+        return f"turn {number} is no object with role and content, but {kind}: leave the row out, or write one"
+    role, missing = next(((turn[key], other) for key, other in KEYS if key in turn), (None, None))
+    if missing is None:
+        return f"turn {number} has no role: write who speaks (system, user or assistant), or leave the row out"
     calls = ", only tool calls, which rlvr cannot read" if "tool_calls" in turn else ""
     return f"turn {number} ({role}) has no {missing}{calls}: leave the row out, or write the text of the turn"
 

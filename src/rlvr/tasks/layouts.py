@@ -99,7 +99,7 @@ def _first_conversation(rows: Sequence[TableRow], source: str) -> tuple[int, str
         if number := next((i for i, value in enumerate(values, start=1) if is_conversation(value)), None):
             return number, name
         faults = ((i, fault) for i, value in enumerate(values, start=1) if (fault := fault_of(value)))
-        if found := next(faults, None):
+        if (found := next(faults, None)) and not isinstance(rows[0].get(PROMPT), str):
             raise UserError(f"{source} row {found[0]}: column {name!r}: {found[1]}")
     return 1, None
 

@@ -28,7 +28,7 @@ OTHERS = (  # what begins like this, whatever its name: what it is, and the reme
     (b"\xd0\xcf\x11\xe0", "an old Excel sheet, whatever its name: save it as CSV UTF-8"),
     (b"\x1f\x8b", "compressed with gzip, whatever its name: unpack it (gzip -d, after adding .gz to the name)"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd, whatever its name: unpack it"),
-    (b"PAR1", "a Parquet file, whatever its name: name it .parquet"),
+    (b"PAR1\x15", "a Parquet file, whatever its name: name it .parquet"),
 )
 REMEDIES = {
     ".xlsx": ": save the sheet as CSV UTF-8",

@@ -12,6 +12,7 @@ LONGEST = 1000  # characters
 _WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|mathbf|mathrm)\s*\{")
 _DECORATION = str.maketrans(dict.fromkeys("*_`\"'“”‘’{}$", " "))
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:]|\s[-–—]\s)(.*)", re.DOTALL)
+_LETTER_TEXT = re.compile(r"[(\[]?\s*[A-Za-z]\s*[)\]:]\s*[A-Za-z][\s.!]*")  # B) A, where A is the text of option B
 _LETTER = re.compile(r"[(\[]?\s*\b([A-Za-z])\b")
 _ANGLE = re.compile(r"<\s*([A-Za-z])\s*>(?=[\s.!;]*$)")
 _END = re.compile(r"\s*[)\]]?[\s.!;]*")
@@ -43,6 +44,7 @@ _HEDGE_WORDS = (
     "alternatively instead wait also wrong incorrect false guess guessing unsure sure if actually second other another"
 )
 _HEDGE = re.compile(rf"\b(?:{'|'.join(_HEDGE_WORDS.split())})\b|n['’ ]?t\b|\?", re.IGNORECASE)
+_OF_OTHERS = re.compile(r"\b(?:others?|all|any|each|every|might|could|may)\b", re.IGNORECASE)
 _TURNS = re.compile(
     r"\W*(?:but|maybe|perhaps|possibly|probably|unless|although|though|however|alternatively|or|also)\b", re.IGNORECASE
 )
@@ -87,6 +89,8 @@ def letter(text: str) -> str | None:
     text = _WRAPPER.sub(" ", unicodedata.normalize("NFKC", text)).translate(_DECORATION).strip()
     text = _ANGLE.sub(r"(\1)", text)
     labelled = _LABEL.fullmatch(text)
+    if labelled and _LETTER_TEXT.fullmatch(text):
+        return labelled[1].upper()
     if labelled:
         return labelled[1].upper() if _is_option(labelled[2], labelled[1]) else None
     for match in _LETTER.finditer(text):
@@ -140,8 +144,8 @@ def _is_claim(text: str) -> bool:
     claim = _CLAIM.fullmatch(text)
     if claim is None or not _is_phrase(claim[1]):
         return False
-    why, more = claim["why"] or "", claim["more"] or ""
-    return not (_names_other(why + more) or _HEDGE.search(more))
+    more = f"{claim['why'] or ''} {claim['more'] or ''}".strip()
+    return not (_names_other(more) or _HEDGE.search(more) or _OF_OTHERS.search(more))
 
 
 def _names_other(text: str) -> bool:

@@ -58,14 +58,14 @@ def verify(answer: str, gold: str) -> Verdict:
 
 
 def check_gold(gold: str) -> Verdict:
-    """A fault unless `gold` is a JSON Schema that can be applied: each $ref leads somewhere, and not only to itself."""
+    """A fault unless `gold` is a JSON Schema that can be applied: each $ref leads to a schema."""
     try:
         schema = validator(gold)
     except (ValueError, SchemaError, RecursionError) as error:
         return fault(GOLD, f"the gold is not a JSON Schema: {shorten(error)}")
     try:
         next(schema.iter_errors(None), None)
-    except (re.error, RecursionError) as failure:
+    except (re.error, RecursionError, Unresolvable) as failure:
         return fault(GOLD, f"the schema cannot be applied: {shorten(failure)}")
     return RIGHT
 
@@ -98,9 +98,11 @@ def check_references(schema: dict[str, Any] | bool, dialect: str) -> None:
         for reference in [value for key, value in values if key in REFERENCES and isinstance(value, str)]:
             try:
                 found = resolver.lookup(reference)
+                if not isinstance(found.contents, dict | bool):
+                    raise ValueError("no schema")
+                todo.append((specification_with(dialect).create_resource(found.contents), found.resolver))
             except (Unresolvable, ValueError):
                 raise ValueError(f"its $ref {reference!r} leads nowhere in it, and nothing is fetched") from None
-            todo.append((specification_with(dialect).create_resource(found.contents), found.resolver))
 
 
 def multiple_of(_: Validator, step: Any, value: Any, __: Any) -> Iterator[ValidationError]:

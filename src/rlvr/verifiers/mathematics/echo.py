@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlvr.verifiers.mathematics.notation import PERCENT, plain_text, unwrap
+from rlvr.verifiers.mathematics.notation import PERCENT, plain_text, unwrap, without_name
 from rlvr.verifiers.mathematics.tokens import CLOSING, OPENING, is_number, tokens
 from rlvr.verifiers.mathematics.units import without_unit
 
@@ -23,7 +23,7 @@ def is_echo(answer: str, gold: str, question: str) -> bool:
         return False
     whole, target = _formula(answer), _formula(gold)
     formula = _without_name(whole)
-    if _is_worked_out(formula, target) or _is_solved(whole):
+    if _is_worked_out(formula, target) or _is_solved(formula):
         return False
     side = formula[_last(formula, "=") + 1 :]
     source = tokens(question)
@@ -33,8 +33,9 @@ def is_echo(answer: str, gold: str, question: str) -> bool:
 
 def _formula(text: str) -> list[str]:
     """The tokens of an answer, without its unit and brackets around the whole."""
-    bare = PERCENT.sub("", without_unit(unwrap(text)))
-    formula = tokens(bare)
+    formula = tokens(PERCENT.sub("", without_unit(without_name(unwrap(text)))))
+    if formula[-2:] == ["^", "circ"]:
+        formula = formula[:-2]
     while len(formula) > 2 and formula[0] == OPENING and _closes(formula) == len(formula) - 1:
         formula = formula[1:-1]
     return formula
@@ -51,9 +52,12 @@ def _closes(formula: list[str]) -> int:
 
 
 def _without_name(formula: list[str]) -> list[str]:
-    """Without y = or f(x) = before it."""
-    place = formula.index("=") if formula.count("=") == 1 else -1
-    return formula[place + 1 :] if place in (1, 2) and all(map(str.isalpha, formula[:place])) else formula
+    """Without y = or f(x) = before it, or = y behind."""
+    for order in (formula, _turned(formula)):
+        place = order.index("=") if order.count("=") == 1 else -1
+        if place in (1, 2) and all(map(str.isalpha, order[:place])):
+            return order[place + 1 :]
+    return formula
 
 
 def _is_worked_out(formula: list[str], target: list[str]) -> bool:
@@ -63,6 +67,11 @@ def _is_worked_out(formula: list[str], target: list[str]) -> bool:
 
 
 def _is_numeral(formula: list[str]) -> bool:
+    """A number, or a list of them."""
+    bare = [token for token in formula if token not in BRACKETS]
+    if "," in bare:
+        place = bare.index(",")
+        return _is_numeral(bare[:place]) and _is_numeral(bare[place + 1 :])
     digits = formula[1:] if formula[:1] and formula[0] in SIGNED else formula
     return len(digits) == 1 and is_number(digits[0])
 

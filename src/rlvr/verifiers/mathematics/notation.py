@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr.verifiers.mathematics.units import SHORT_UNITS, without_unit
+from rlvr.verifiers.mathematics.units import without_unit
 
 SIGNS = str.maketrans(
     {
@@ -59,7 +59,11 @@ ARGUMENT = r"(\{[^{}]*\}|\\[A-Za-z]+(?:\{[^{}]*\})?|[A-Za-z0-9])"
 FRACTION = re.compile(rf"\\([dtc]?frac)\s*{ARGUMENT}\s*{ARGUMENT}")
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
 FUNCTION = re.compile(rf"(?<![\\A-Za-z])({FUNCTIONS})(?![A-Za-z])")
-IN_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?\s*[)}]?")
+TRIGONOMETRIC = r"(\\(?:sin|cos|tan|cot|sec|csc))\s*"
+DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
+ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\\circ")
+WITH_ANGLE = r"[^(){}]*\^\\circ[^(){}]*"
+IN_DEGREES = re.compile(rf"{TRIGONOMETRIC}(?:\(({WITH_ANGLE})\)|\{{({WITH_ANGLE})\}}|((?:\d+(?:\.\d+)?)\s*\^\\circ))")
 CHOOSE = re.compile(r"(?<![A-Za-z\\])C\((\d+),\s*(\d+)\)|(?<![\w.])(\d+)C(\d+)(?!\w)")
 ABSOLUTE = re.compile(r"(?<![A-Za-z\\])abs\(([^()]*)\)")
 INFINITE = re.compile(r"(?<![A-Za-z\\])(?:inf|infinity|oo)(?![A-Za-z])")
@@ -67,14 +71,21 @@ UNITED = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
 ELEMENT = re.compile(r"(?<=^[A-Za-z]) in (?=[(\[{\\])")
 LONG_EXPONENT = re.compile(r"\^\s*(-?\d*\.\d+|-?\d{2,})")
 ABOUT = re.compile(r"^\s*\\approx(?![A-Za-z])\s*")
-VALUE_NAME = re.compile(rf"(?!(?:{FUNCTIONS}|sqrt)\b)[A-Za-z]{{4,}}(?: [A-Za-z]+){{0,3}}\s*[:=]\s*(?=[-+.\d\\$(\[])")
+VALUE_NAMES = (
+    "answer|result|total|sum|product|difference|quotient|remainder|value|area|volume|perimeter|circumference|length|"
+    "width|height|distance|speed|time|mean|median|mode|average|probability|cost|price|age|radius|diameter|slope|"
+    "maximum|minimum"
+)
+VALUE_NAME = re.compile(
+    rf"\s*(?:(?:the|final|correct|total)\s+)*(?:{VALUE_NAMES})\s*[:=]\s*(?=[-+.\d\\$(\[])(?=[^=:]*$)", re.IGNORECASE
+)
 VALUE_IN_MARKS = re.compile(r"([A-Za-z]\w*\s*=\s*)\$([^$]+)\$")
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*[AaPp]\.?[Mm]\.?")
-NO_PRODUCT = re.compile(rf"[Nn]/[Aa]|[A-Z]{{2,}}|no|(?=\w\w)(?:{SHORT_UNITS})")  # but text, compared as it is
+NO_PRODUCT = re.compile(r"[Nn]/[Aa]|TBD|DNE|no")  # but text, compared as it is
 NAMES = "sqrt|infinity|alpha|beta|gamma|delta|theta|lambda|sigma|omega|arc|sinh|cosh|tanh"
 WORDS = re.compile(rf"(?!(?:{NAMES})\b)(?:[A-Za-z][a-z]{{2,}}|[A-Za-z][a-z]?(?= [a-z]{{3}}))(?: [a-z]+)*")
 IN_TEXT = re.compile(r"\\(?:text|mathrm|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
-SMALL_WORDS = r"(?<![A-Za-z])(?:so|of|to|is|it|as|at|an|be|we|if|no|are|but|not|for|the|per|am|pm|etc)(?![A-Za-z])"
+SMALL_WORDS = r"(?:^|(?<=[\s,]))(?:so|of|are|but|not|for|the|per|etc)(?=\s|$)"
 # the parser would read a product of letters
 PROSE = re.compile(rf"[A-Za-z]{{3,}}\s+[A-Za-z]{{2,}}|(?<![A-Za-z])(?!{NAMES})[A-Za-z][a-z]{{3,}}|{SMALL_WORDS}")
 
@@ -144,12 +155,17 @@ def is_closed(text: str, brackets: str = "{}") -> bool:
     return depth == 0
 
 
+def without_name(text: str) -> str:
+    """`text` without what it calls its value: Area = 5, Answer: 5, and without an opening \\approx."""
+    name = VALUE_NAME.match(text)
+    return ABOUT.sub("", text[name.end() :] if name else text)
+
+
 def plain_to_latex(text: str) -> str:
     """Rewrite plain notations for the parser: 1 234, 2 1/2, 1.5e-3, x**2, 12 cm, pi, ln 2, no solution."""
-    text = VALUE_NAME.sub("", VALUE_IN_MARKS.sub(r"\1\2", ABOUT.sub("", text)), count=1)
+    text = without_unit(without_name(VALUE_IN_MARKS.sub(r"\1\2", text)))
     if TIME_OF_DAY.fullmatch(text):
-        raise Unreadable("a time of day")
-    text = without_unit(text)
+        return rf"\text{{{re.sub('[. ]', '', text.lower())}}}"
     if NO_PRODUCT.fullmatch(text):
         return rf"\text{{{text}}}"
     if "$" in text.replace(r"\$", ""):
@@ -181,11 +197,16 @@ def plain_to_latex(text: str) -> str:
 def _as_functions(text: str) -> str:
     r"""ln 2 as \ln 2, \sin 30^\circ as \sin(\frac{30\pi}{180}), C(5,2) as \binom{5}{2}, (0,oo) as (0,\infty)."""
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*(?:\{|(?=\d))", lambda m: r"\sqrt" + m[0][4:].strip(), text)
-    text = IN_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", FUNCTION.sub(r"\\\1 ", text))
+    text = IN_DEGREES.sub(_in_radians, DEGREE.sub(r"^\\circ", FUNCTION.sub(r"\\\1 ", text)))
     text = CHOOSE.sub(lambda match: rf"\binom{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
     text = CROSS.sub(r"\\times ", ABSOLUTE.sub(r"|\1|", text))
-    text = ELEMENT.sub(r"\\in ", UNITED.sub(r"\\cup ", INFINITE.sub(r"\\infty ", text)))
-    return re.sub(r"\\approx(?![A-Za-z])", "=", text)
+    return ELEMENT.sub(r"\\in ", UNITED.sub(r"\\cup ", INFINITE.sub(r"\\infty ", text)))
+
+
+def _in_radians(match: re.Match[str]) -> str:
+    function, *angles = match.groups()
+    angle = ANGLE.sub(r"\\frac{\1\\pi}{180}", next(filter(None, angles)))
+    return f"{function}({angle})"
 
 
 def closed_fraction(match: re.Match[str]) -> str:

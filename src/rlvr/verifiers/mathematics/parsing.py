@@ -33,11 +33,17 @@ def read(text: str) -> Basic | MatrixBase:
     bare = unwrap(plain_signs(text)).replace("\n", " ")
     refuse_bombs(bare)
     words = [word for match in JOIN.finditer(bare) for word in match.groups() if word]
-    is_of_sets = RELATION.search(bare) or all(INTERVAL.fullmatch(part) for part in JOIN.split(bare)[::3])
-    if len(set(words)) == 1 and is_of_sets:
+    if len(set(words)) == 1 and (RELATION.search(bare) or (words[0] == "or" and _are_intervals(JOIN.split(bare)[::3]))):
         sets = [_as_set(_expression(part)) for part in JOIN.sub("\n", bare).split("\n")]
         return Union(*sets) if words[0] == "or" else Intersection(*sets)
     return _expression(JOIN.sub(",", bare) if words else bare)
+
+
+def _are_intervals(parts: list[str]) -> bool:
+    """Whether all are intervals and not points: one is half open, or has no end."""
+    marks = [part.strip()[:1] + part.strip()[-1:] for part in parts]
+    is_one = any(mark in ("(]", "[)") for mark in marks) or any("infty" in part for part in parts)
+    return is_one and all(map(INTERVAL.fullmatch, parts))
 
 
 def _expression(text: str) -> Basic | MatrixBase:

@@ -11,6 +11,7 @@ NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 TOKEN = re.compile(rf"{NUMBER}|\\?[A-Za-z]+|<=|>=|!=|\\[{{}}]|\S")
 IN_TEXT = re.compile(r"\\(?:text|mathrm|mbox|operatorname|textbf|mathbf)\s*\{([^{}]*)\}")
 
+CHOICES = re.compile(r"\\[dt]?binom\s*(\d)\s*(\d)")
 NAMES = {
     "cdot": "*", "times": "*", "ast": "*", "div": "/", "le": "<=", "leq": "<=", "leqslant": "<=", "lt": "<", "ge": ">=",
     "geq": ">=", "geqslant": ">=", "gt": ">", "ne": "!=", "neq": "!=", "dfrac": "frac", "tfrac": "frac",
@@ -26,6 +27,7 @@ def tokens(text: str) -> list[str]:
     2\cdot(3+4) is 2 ( 3 + 4 ), \frac{2+4}{3} is ( 2 + 4 ) / 3, \sqrt{98} is sqrt 98.
     """
     text = SPACING.sub(" ", unwrap(plain_signs(text)).replace("**", "^"))
+    text = CHOICES.sub(r"\\binom{\1}{\2}", text)
     text = IN_TEXT.sub(r" \1 ", CROSS.sub("*", FRACTION.sub(closed_fraction, text)))
     text = text.replace(r"\$", " ").replace("$", " ").replace(r"\%", "%")
     named = [_named(token) for token in TOKEN.findall(text)]

@@ -13,7 +13,7 @@ SHORT_UNITS = (
     "USD|EUR|GBP|m|g|s|h|l|L|J|N|W|V|K"
 )
 OTHERWISE = (  # words that make another number or a denial of it
-    f"{NAMES}|hundreds|thousands|millions|mio|mn|bn|lakh|crore|tens|dozens?|doz|gross|score|half|halves|doubled|tripled|halved|grand|pi|point|base|choose|"
+    f"{NAMES}|hundreds|thousands|millions|mio|mn|bn|lakh|crore|tens|dozens?|doz|half|halves|doubled|tripled|halved|grand|pi|point|base|choose|"
     "root|factorial|below|above|negative|wrong|incorrect|maybe|perhaps|and|or|not|nor"
 )
 NO_UNIT = (
@@ -40,6 +40,7 @@ UNIT = re.compile(
 BEHIND_CONSTANT = re.compile(
     rf"((?:{NUMBER}\s*)?(?:\\pi|(?:\\sqrt|√)\s*\{{?\d+\}}?))\s+(?=[A-Za-z]{{2}})(?:{SHORT}|{WORDS})"
 )
+UNIT_OF_VALUE = re.compile(rf"\s(?:[A-Za-z]{{2,}}|[A-Za-z]\s*/\s*[A-Za-z])|{TEXT}")
 BEHIND_LETTER = re.compile(rf"([A-Za-z])\s+(?=[A-Za-z]{{2}})(?:{SHORT})")
 NAME = re.compile(r"\s*[A-Za-z](?:_\w|_\{\w+\})?\s*")
 IN_WORDS = re.compile(rf"({NUMBER})\s*\((?:{NAMES})(?:[ -](?:and |{NAMES}))*\)")
@@ -50,7 +51,7 @@ NO_UNIT_IN_TEXT = re.compile(rf"\b(?:{NO_UNIT})\b")
 def without_unit(text: str) -> str:
     r"""`text` without the unit behind its number: 12 cm, 12 (cups), 12\,\text{km}, $12$ litres."""
     name, sign, value = text.rpartition("=")
-    if sign and NAME.fullmatch(name):  # x = 12 cm
+    if sign and NAME.fullmatch(name) and UNIT_OF_VALUE.search(value):  # x = 12 cm, but not x = 12h
         return f"{name}={without_unit(value.strip())}"
     if behind := BEHIND_FORMULA.fullmatch(text):
         text = behind[1].strip()

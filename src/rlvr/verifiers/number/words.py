@@ -47,7 +47,7 @@ _BENDS = re.compile(
 
 # After a number: what follows at once …
 _FOLLOWS = re.compile(
-    r"[ ,;:.(\"'-]*(?:squared|cubed|root|sqrt|sin|cos|tan|log|ln|exp|pi|π|dozens?|doz|gross|score|lakh|crore|k|bn|mn"
+    r"[ ,;:.(\"'-]*(?:squared|cubed|root|sqrt|sin|cos|tan|log|ln|exp|pi|π|dozens?|doz|lakh|crore|k|bn|mn"
     r"|mio|grand|tens"
     r"|doubled|tripled|halved|twice|half(?!-)"
     r"|halves|quarters? of|(?:third|fourth|fifth|tenth|hundredth|thousandth)s?|(?:hundred|thousand|million|billion)s"
