@@ -185,7 +185,7 @@ def plain_to_latex(text: str) -> str:
     text = IMAGINARY.sub("i", text.replace(r"\varnothing", r"\emptyset"))
     text = FRACTION.sub(closed_fraction, REPEATING.sub(_exact, _each_sign(text)))
     text = re.sub(r"√\s*(\d+(?:\.\d+)?|[A-Za-z])", r"\\sqrt{\1}", text.replace("**", "^"))
-    text = LONG_EXPONENT.sub(r"^{\1}", re.sub(r"(\\sqrt\[3\])\s*(\d+|[A-Za-z])", r"\1{\2}", text))
+    text = LONG_EXPONENT.sub(r"^{\1}", re.sub(r"(\\sqrt\[3\])\s*(?:(\d+|[A-Za-z])|\(([^()]*)\))", r"\1{\2\3}", text))
     text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", re.sub(r"(?:√|\\sqrt)\s*\(", "sqrt(", text))
     if WORDS.fullmatch(text):
         return rf"\text{{{text}}}"
