@@ -93,6 +93,8 @@ def test_the_text_of_an_option_may_name_letters(text: str, named: str) -> None:
         "[A] B [C]", "A. A.",
         "A. Both A and B", "A) B and C", "B. A or C", "C) A or B", "D. A and E", "D) Either A and B", "E) Both A or B",
         "The answer is (B) Both A and C", "D) Both A and B or C",
+        "B was picked as the wrong one", "B is chosen as incorrect", "B is right, as are the others",
+        "B is correct as all options are", "B is correct because it might be any",
     ],
 )  # fmt: skip
 def test_letters_alone_are_several(text: str) -> None:
