@@ -207,6 +207,10 @@ class TestLayouts:
         with pytest.raises(UserError, match=f"row 1: column 'messages': {message}"):
             one(load, {"messages": chat}, {"messages": chat})
 
+    def test_a_prompt_of_text_needs_no_turns(self, load: Load) -> None:
+        found = one(load, {"prompt": "What is 2+3?", "completion": "5", "messages": []})
+        assert (found.question, found.answer) == ("What is 2+3?", "5")
+
     @pytest.mark.parametrize("content", [None, "", " "])
     def test_a_last_turn_without_text_is_named(self, content: str | None, load: Load) -> None:
         with pytest.raises(UserError, match=r"row 1: turn 2 \(assistant\), the last of 'messages', has no text"):
